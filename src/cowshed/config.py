@@ -1,0 +1,250 @@
+"""Configuration: TOML files, drop-ins and environment become one typed, frozen value.
+
+Order, later wins: the defaults below, ``config.toml``, ``conf.d/*.toml`` in name order, then
+environment variables ``COWSHED_<SECTION>_<KEY>``. A key nobody knows is an error that names the
+nearest known one. Each room receives its own section, never the whole.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from cowshed.errors import ConfigError, InvalidRequest, PermissionDenied
+from cowshed.units import GiB, MiB, TiB, parse_duration, parse_size
+
+
+def _option(default: Any, help: str, *, unit: str = "", choices: tuple[str, ...] = ()) -> Any:
+    metadata = {"help": help, "unit": unit, "choices": choices}
+    if isinstance(default, (list, dict)):
+        raise TypeError("use a tuple")
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class HostSection:
+    uri: str = _option("", "libvirt URI; empty: LIBVIRT_DEFAULT_URI, then qemu:///system for root where its socket is there, else qemu:///session")
+    virt_type: str = _option("auto", "auto probes KVM and falls back to TCG", choices=("auto", "kvm", "qemu"))
+    emulator: str = _option("", "path of the QEMU system emulator; empty: what libvirt names")
+    state: str = _option("", "directory of all state; empty: /var/lib/cowshed for root, else $XDG_DATA_HOME/cowshed")
+    kvm_probe_timeout: float = _option(4.0, "how long a test guest may take to show that KVM runs guests", unit="s")
+    address: str = _option("", "management address of this host; empty: found from the routes")
+    reserved_memory: int = _option(512 * MiB, "memory kept for the host", unit="B")
+    reserved_disk: int = _option(0, "disk space kept for the host", unit="B")
+    power_actions: bool = _option(False, "allow host_power_action to shut down or reboot this host")
+
+
+@dataclass(frozen=True, slots=True)
+class ImagesSection:
+    formats: tuple[str, ...] = _option(("raw", "qcow2", "iso"), "formats that may enter the store")
+    max_virtual_size: int = _option(16 * TiB, "largest size an image may claim", unit="B")
+    max_unpacked: int = _option(1 * TiB, "largest size a compressed download may unpack to", unit="B")
+    connect_timeout: float = _option(10.0, "for each connection to a server", unit="s")
+    read_timeout: float = _option(30.0, "longest silence in the middle of a download", unit="s")
+    retries: int = _option(3, "how often a broken download is resumed")
+    private_addresses: bool = _option(True, "allow downloads from loopback and private addresses")
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSection:
+    keep_format: bool = _option(False, "keep qcow2 images as qcow2 bases instead of converting them to raw")
+    max_size: int = _option(0, "bytes all bases together may hold; 0: no limit", unit="B")
+    max_age: float = _option(7 * 86400.0, "how long an unused base is kept", unit="s")
+    lock_timeout: float = _option(3600.0, "how long to wait for somebody else's fetch of the same image", unit="s")
+
+
+@dataclass(frozen=True, slots=True)
+class DisksSection:
+    backend: str = _option("qcow2", "where new disks live unless an instance says otherwise", choices=("qcow2", "raw"))
+    preallocation: str = _option("off", "for new disks", choices=("off", "metadata", "falloc", "full"))
+    cluster_size: int = _option(64 * 1024, "of new qcow2 disks", unit="B")
+    cache: str = _option("default", "QEMU's cache mode", choices=("default", "none", "writethrough", "writeback", "directsync", "unsafe"))
+    io: str = _option("", "QEMU's I/O mode; empty: QEMU decides", choices=("", "native", "threads", "io_uring"))
+    discard: str = _option("unmap", "what a guest's discard does", choices=("ignore", "unmap"))
+    detect_zeroes: str = _option("", "what QEMU does with written zeroes; empty: its default", choices=("", "off", "on", "unmap"))
+    bus: str = _option("virtio", "unless the image says otherwise", choices=("virtio", "scsi", "sata", "ide"))
+    ephemeral_filesystem: str = _option("ext4", "of ephemeral disks", choices=("ext2", "ext3", "ext4", "xfs", "vfat"))
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSection:
+    default: str = _option("user", "network of an instance that names none: user, none, network:NAME or bridge:NAME")
+    model: str = _option("virtio", "network card unless the image says otherwise")
+    user_backend: str = _option("auto", "of the user network", choices=("auto", "passt", "slirp"))
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleSection:
+    vnc: bool = _option(True, "give instances a VNC console")
+    spice: bool = _option(False, "give instances a SPICE console")
+    listen: str = _option("127.0.0.1", "address VNC and SPICE listen on")
+    log_size: int = _option(1 * MiB, "how much of the serial log is shown by default", unit="B")
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSection:
+    datasource: str = _option("nocloud", "how cloud-init gets its data", choices=("nocloud", "configdrive"))
+    config_drive: bool = _option(True, "give every instance a config drive")
+    cpu_mode: str = _option("", "libvirt's CPU mode; empty: host-model under KVM, maximum under TCG")
+    machine: str = _option("q35", "machine type unless the image says otherwise")
+    firmware: str = _option("bios", "unless the image says otherwise", choices=("bios", "uefi"))
+    agent: bool = _option(True, "give instances a channel for the QEMU guest agent")
+    rng: bool = _option(True, "give instances a random number generator")
+
+
+@dataclass(frozen=True, slots=True)
+class PowerSection:
+    shutdown_timeout: float = _option(60.0, "how long a guest may take to power off when asked", unit="s")
+    soft_reboot_timeout: float = _option(120.0, "how long a guest may take to reboot when asked", unit="s")
+    start_timeout: float = _option(60.0, "how long QEMU may take to start", unit="s")
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsSection:
+    tool_timeout: float = _option(300.0, "wall clock of one host tool", unit="s")
+    tool_memory: int = _option(2 * GiB, "address space of one host tool", unit="B")
+    operations: int = _option(4, "long disk operations at once")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All sections. ``sources`` maps ``section.key`` to the file or variable it came from."""
+
+    host: HostSection = field(default_factory=HostSection)
+    images: ImagesSection = field(default_factory=ImagesSection)
+    cache: CacheSection = field(default_factory=CacheSection)
+    disks: DisksSection = field(default_factory=DisksSection)
+    network: NetworkSection = field(default_factory=NetworkSection)
+    console: ConsoleSection = field(default_factory=ConsoleSection)
+    guest: GuestSection = field(default_factory=GuestSection)
+    power: PowerSection = field(default_factory=PowerSection)
+    limits: LimitsSection = field(default_factory=LimitsSection)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def state(self) -> Path:
+        """The directory of all state."""
+        return Path(self.host.state) if self.host.state else default_state()
+
+
+def default_state(environ: Mapping[str, str] = os.environ) -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/cowshed")
+    return Path(environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "cowshed"
+
+
+def default_files(environ: Mapping[str, str] = os.environ) -> list[Path]:
+    """The files that are read, in order; those that are not there are skipped."""
+    if os.geteuid() == 0:
+        folder = Path("/etc/cowshed")
+    else:
+        folder = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "cowshed"
+    return [folder / "config.toml", *sorted((folder / "conf.d").glob("*.toml"))]
+
+
+def sections() -> dict[str, type[Any]]:
+    """Section name to its class, in the order of the documentation."""
+    hints = get_type_hints(Config)
+    return {f.name: hints[f.name] for f in fields(Config) if is_dataclass(hints[f.name])}
+
+
+def load(files: list[Path] | None = None, environ: Mapping[str, str] = os.environ) -> Config:
+    """The configuration from ``files`` (default: the usual places) and the environment.
+
+    :raises ConfigError: a file cannot be read, or a key or value is wrong
+    """
+    config = Config()
+    for path in default_files(environ) if files is None else files:
+        if (override := environ.get("COWSHED_CONFIG")) and files is None and path.name == "config.toml":
+            path = Path(override)
+        config = _merge(config, _read(path), str(path))
+    return _merge(config, _from_environment(environ), "environment")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except PermissionError as error:
+        raise PermissionDenied(action="read", path=path) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(source=path, reason=str(error)) from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for name, kind in sections().items():
+        for option in fields(kind):
+            value = environ.get(f"COWSHED_{name}_{option.name}".upper())
+            if value is not None:
+                found.setdefault(name, {})[option.name] = value
+    return found
+
+
+def _merge(config: Config, data: Mapping[str, Any], source: str) -> Config:
+    known = sections()
+    sources = dict(config.sources)
+    for name, values in data.items():
+        if name not in known:
+            raise _unknown("section", name, known, source)
+        if not isinstance(values, Mapping):
+            raise ConfigError(source=source, reason=f"{name} must be a section: [{name}]")
+        hints = get_type_hints(known[name])
+        options = {f.name: f for f in fields(known[name])}
+        changes = {}
+        for key, value in values.items():
+            if key not in options:
+                raise _unknown("key", key, options, source, f"[{name}] ")
+            changes[key] = _convert(value, hints[key], options[key].metadata, f"[{name}] {key}", source)
+            sources[f"{name}.{key}"] = source
+        config = replace(config, **{name: replace(getattr(config, name), **changes)})
+    return replace(config, sources=sources)
+
+
+def _unknown(kind: str, name: str, known: Mapping[str, Any], source: str, where: str = "") -> ConfigError:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    return ConfigError(source=source, reason=f"{where}unknown {kind} {name}", hint=hint)
+
+
+def _convert(value: Any, kind: Any, metadata: Mapping[str, Any], where: str, source: str) -> Any:
+    try:
+        converted = _typed(value, kind, metadata["unit"])
+    except (InvalidRequest, ValueError, TypeError) as error:
+        raise ConfigError(source=source, reason=f"{where}: {error}") from error
+    choices = metadata["choices"]
+    if choices and converted not in choices:
+        raise ConfigError(source=source, reason=f"{where}: {converted!r} is not one of {', '.join(map(repr, choices))}")
+    return converted
+
+
+def _typed(value: Any, kind: Any, unit: str) -> Any:
+    if unit == "B":
+        return parse_size(value)
+    if unit == "s":
+        return parse_duration(value)
+    if kind is bool:
+        return _boolean(value)
+    if get_origin(kind) is tuple:
+        items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+        return tuple(get_args(kind)[0](item) for item in items)
+    if kind in (int, float) and isinstance(value, bool):
+        raise TypeError(f"{value!r} is not a number")
+    if kind is str and not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return kind(value)
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise TypeError(f"{value!r} is not true or false")

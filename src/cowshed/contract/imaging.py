@@ -1,0 +1,65 @@
+"""The image service contract: where images are kept, with Glance's meaning of each call."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from cowshed.contract.callbacks import SILENT, Progress
+from cowshed.model.image import Image, Location
+
+
+class ImageService(ABC):
+    """Find, read and write images. An image's bytes never change once it is active."""
+
+    @abstractmethod
+    def show(self, ref: str) -> Image:
+        """The image with this id, or with this name where exactly one has it.
+
+        :raises ImageNotFound:
+        :raises Conflict: several images have this name
+        """
+
+    @abstractmethod
+    def list(self, *, name: str | None = None) -> Sequence[Image]:
+        """All images that may be used, oldest first."""
+
+    @abstractmethod
+    def open(self, image: Image, *, offset: int = 0) -> BinaryIO:
+        """The stored bytes from ``offset`` on, as a stream to be closed by the caller.
+
+        :raises ImageNotFound:
+        """
+
+    def local_path(self, image: Image) -> Path | None:
+        """The file with the stored bytes, if they lie on this host (random access is faster)."""
+        return None
+
+    @abstractmethod
+    def download(self, image: Image, target: Path, *, progress: Progress = SILENT) -> None:
+        """Write the stored bytes to ``target`` (published whole, digest checked).
+
+        :raises DigestMismatch: :raises NoSpace: :raises ImageNotFound:
+        """
+
+    @abstractmethod
+    def upload(self, image: Image, source: BinaryIO, *, progress: Progress = SILENT) -> Image:
+        """Store the bytes of ``source`` as ``image`` and return the active record (size, digest).
+
+        :raises ImageRejected: the bytes are unsafe or not of ``image.disk_format``
+        :raises NameTaken: an active image has this id
+        """
+
+    @abstractmethod
+    def update(self, image_id: str, changes: Mapping[str, Any]) -> Image:
+        """Change name, properties, min_disk or min_ram. :raises ImageNotFound:"""
+
+    @abstractmethod
+    def delete(self, image_id: str) -> None:
+        """Forget the image; its bases in the cache stay while disks use them. :raises ImageNotFound:"""
+
+    @abstractmethod
+    def locations(self, image: Image) -> Sequence[Location]:
+        """Where else the bytes can be had, best first; may be empty."""

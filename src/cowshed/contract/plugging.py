@@ -1,0 +1,27 @@
+"""The plugging contract: the host side of a network interface."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from cowshed.model.host import HostCapabilities
+from cowshed.model.vif import PluggedVif, Vif
+
+
+class Plugger(ABC):
+    """Makes interfaces of one or more types usable. ``plug`` and ``unplug`` may be repeated."""
+
+    @abstractmethod
+    def check(self, vif: Vif, host: HostCapabilities) -> None:
+        """Everything that can be known before: the network is there, the port is free.
+
+        :raises NetworkNotFound: :raises PortInUse: :raises UnsupportedOperation:
+        """
+
+    @abstractmethod
+    def plug(self, vif: Vif, host: HostCapabilities) -> PluggedVif:
+        """Make the host side and say what the domain needs."""
+
+    @abstractmethod
+    def unplug(self, vif: Vif) -> None:
+        """Remove the host side; already gone is success."""

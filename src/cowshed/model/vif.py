@@ -1,0 +1,71 @@
+"""Vif: a network interface, as asked for and as plugged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class VifType(StrEnum):
+    """Where it leads: QEMU's own user network, a libvirt network, a bridge of the host, nowhere."""
+
+    USER = "user"
+    NETWORK = "network"
+    BRIDGE = "bridge"
+    NONE = "none"
+
+
+class Protocol(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+
+
+@dataclass(frozen=True, slots=True)
+class PortForward:
+    """``host_address:host_port`` on the host leads to ``guest_port`` in the guest."""
+
+    host_port: int
+    guest_port: int
+    protocol: Protocol = Protocol.TCP
+    host_address: str = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """What network data tells the guest; without ``address`` it uses DHCP. ``cidr`` like 10.0.0.0/24."""
+
+    cidr: str
+    address: str = ""
+    gateway: str = ""
+    dns: tuple[str, ...] = ()
+    routes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Vif:
+    """One interface asked for. ``source`` names the libvirt network or the bridge."""
+
+    id: str
+    address: str
+    type: VifType = VifType.USER
+    source: str = ""
+    model: str = ""
+    forwards: tuple[PortForward, ...] = ()
+    subnets: tuple[Subnet, ...] = ()
+    mtu: int | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PluggedVif:
+    """A vif after its host side exists: all that domain XML needs.
+
+    ``backend`` for type user: ``passt`` or ``slirp``; ``target`` the host device, if any.
+    """
+
+    vif: Vif
+    backend: str = ""
+    target: str = ""
+    model: str = "virtio"
+    link_up: bool = True

@@ -1,0 +1,50 @@
+"""A list of inverses: each step registers how to take it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from cowshed import log
+
+_log = log.logger(__name__)
+
+
+class Undo:
+    """Leaving the block with an error runs the inverses, last first, and re-raises the first error.
+
+    An inverse that fails is logged and the others still run, so clean-up never hides why it was
+    needed. Leaving without an error drops the list::
+
+        with Undo() as undo:
+            path.mkdir()
+            undo.push("remove the directory", path.rmdir)
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[str, Callable[[], Any]]] = []
+
+    def push(self, what: str, inverse: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Register ``inverse``; ``what`` names it in the log."""
+        self._steps.append((what, lambda: inverse(*args, **kwargs)))
+
+    def drop(self) -> None:
+        """Everything so far stays, whatever happens next."""
+        self._steps.clear()
+
+    def run(self) -> None:
+        """Take everything back now."""
+        while self._steps:
+            what, inverse = self._steps.pop()
+            try:
+                inverse()
+            except Exception:
+                _log.exception("could not %s", what)
+
+    def __enter__(self) -> Undo:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self.run()
