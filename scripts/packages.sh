@@ -1,0 +1,116 @@
+#!/bin/bash
+# Installs the Debian packages cowshed needs, by group. This file is the one list of them.
+#
+#   scripts/packages.sh [run|test|bench|debian|all]...     (default: run)
+#   scripts/packages.sh --list GROUP...                    print the names, install nothing
+#
+# Only what is missing is installed, and only then is the package index refreshed. Needs root or sudo for that;
+# an ordinary user on a machine that has everything needs neither.
+set -euo pipefail
+
+# What cowshed itself runs on: libvirt's daemon without the system service (a user's own daemon is started by
+# libvirt at the first connection), QEMU, firmware, and the tools of the disk layer.
+run=(
+    libvirt-daemon              # libvirtd, virtlogd
+    libvirt-daemon-driver-qemu
+    libvirt-clients             # virsh, virt-xml-validate
+    python3-libvirt
+    qemu-system-x86
+    qemu-utils                  # qemu-img, qemu-nbd, qemu-io
+    ovmf seabios                # UEFI and BIOS firmware
+    python3 python3-venv
+    e2fsprogs dosfstools xfsprogs
+    iproute2
+    util-linux
+    openssh-client
+    passt
+    # the tiny guest of the demo is put together from the contents of Debian packages, without root
+    busybox-static cpio xz-utils zstd kmod fdisk mtools
+    make
+)
+
+# What the tests need in addition.
+test=(
+    git
+    libxml2-utils               # xmllint
+    btrfs-progs
+    qemu-block-extra            # rbd, iscsi and curl for qemu-img
+    dnsmasq-base
+    strace
+    genisoimage                 # isoinfo: a second reader of our config drives
+)
+
+# What the benchmarks need in addition.
+bench=(
+    strace
+    time
+)
+
+# What building a small real Debian guest needs.
+debian=(
+    mmdebstrap
+    uidmap                      # user namespaces for mmdebstrap without root
+    extlinux
+    e2fsprogs fdisk
+    qemu-utils
+)
+
+groups=(run test bench debian)
+
+usage() { sed -n '2,8s/^# \{0,1\}//p' "$0"; }
+
+list=no
+wanted=()
+for arg in "$@"; do
+    case $arg in
+        -h|--help) usage; exit 0 ;;
+        --list) list=yes ;;
+        all) wanted+=("${groups[@]}") ;;
+        run|test|bench|debian) wanted+=("$arg") ;;
+        *) echo "packages.sh: unknown group '$arg' (there are: ${groups[*]} all)" >&2; exit 2 ;;
+    esac
+done
+[ ${#wanted[@]} -gt 0 ] || wanted=(run)
+
+names=()
+for group in "${wanted[@]}"; do
+    declare -n members=$group
+    names+=("${members[@]}")
+done
+mapfile -t names < <(printf '%s\n' "${names[@]}" | sort -u)
+
+if [ $list = yes ]; then
+    printf '%s\n' "${names[@]}"
+    exit 0
+fi
+
+if ! command -v dpkg-query >/dev/null; then
+    echo "packages.sh: this is not a Debian machine; install the equivalents of:" >&2
+    printf '  %s\n' "${names[@]}" >&2
+    exit 1
+fi
+
+missing=()
+for name in "${names[@]}"; do
+    status=$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null || true)
+    [ "$status" = installed ] || missing+=("$name")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if [ "$(id -u)" -eq 0 ]; then
+    as_root=()
+elif command -v sudo >/dev/null && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then
+    as_root=(sudo)
+else
+    {
+        echo "packages.sh: missing packages, and neither root nor sudo to install them. Please run as root:"
+        echo
+        echo "  apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
+    } >&2
+    exit 1
+fi
+
+echo "packages.sh: installing ${missing[*]}"
+"${as_root[@]}" apt-get -qq update
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}" >/dev/null
