@@ -28,7 +28,10 @@ def _option(default: Any, help: str, *, unit: str = "", choices: tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class HostSection:
-    uri: str = _option("", "libvirt URI; empty: LIBVIRT_DEFAULT_URI, then qemu:///system for root where its socket is there, else qemu:///session")
+    uri: str = _option(
+        "",
+        "libvirt URI; empty: LIBVIRT_DEFAULT_URI, then qemu:///system for root where its socket is there, else qemu:///session",
+    )
     virt_type: str = _option("auto", "auto probes KVM and falls back to TCG", choices=("auto", "kvm", "qemu"))
     emulator: str = _option("", "path of the QEMU system emulator; empty: what libvirt names")
     state: str = _option("", "directory of all state; empty: /var/lib/cowshed for root, else $XDG_DATA_HOME/cowshed")
@@ -63,10 +66,14 @@ class DisksSection:
     backend: str = _option("qcow2", "where new disks live unless an instance says otherwise", choices=("qcow2", "raw"))
     preallocation: str = _option("off", "for new disks", choices=("off", "metadata", "falloc", "full"))
     cluster_size: int = _option(64 * 1024, "of new qcow2 disks", unit="B")
-    cache: str = _option("default", "QEMU's cache mode", choices=("default", "none", "writethrough", "writeback", "directsync", "unsafe"))
+    cache: str = _option(
+        "default", "QEMU's cache mode", choices=("default", "none", "writethrough", "writeback", "directsync", "unsafe")
+    )
     io: str = _option("", "QEMU's I/O mode; empty: QEMU decides", choices=("", "native", "threads", "io_uring"))
     discard: str = _option("unmap", "what a guest's discard does", choices=("ignore", "unmap"))
-    detect_zeroes: str = _option("", "what QEMU does with written zeroes; empty: its default", choices=("", "off", "on", "unmap"))
+    detect_zeroes: str = _option(
+        "", "what QEMU does with written zeroes; empty: its default", choices=("", "off", "on", "unmap")
+    )
     bus: str = _option("virtio", "unless the image says otherwise", choices=("virtio", "scsi", "sata", "ide"))
     ephemeral_filesystem: str = _option("ext4", "of ephemeral disks", choices=("ext2", "ext3", "ext4", "xfs", "vfat"))
 
@@ -139,7 +146,9 @@ def default_state(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def default_files(environ: Mapping[str, str] = os.environ) -> list[Path]:
-    """The files that are read, in order; those that are not there are skipped."""
+    """The files that are read, in order; ``COWSHED_CONFIG`` names one instead of the usual places."""
+    if chosen := environ.get("COWSHED_CONFIG"):
+        return [Path(chosen)]
     if os.geteuid() == 0:
         folder = Path("/etc/cowshed")
     else:
@@ -159,9 +168,9 @@ def load(files: list[Path] | None = None, environ: Mapping[str, str] = os.enviro
     :raises ConfigError: a file cannot be read, or a key or value is wrong
     """
     config = Config()
+    if (chosen := environ.get("COWSHED_CONFIG")) and files is None and not Path(chosen).exists():
+        raise ConfigError(source=chosen, reason="COWSHED_CONFIG names it, but it is not there")
     for path in default_files(environ) if files is None else files:
-        if (override := environ.get("COWSHED_CONFIG")) and files is None and path.name == "config.toml":
-            path = Path(override)
         config = _merge(config, _read(path), str(path))
     return _merge(config, _from_environment(environ), "environment")
 
@@ -225,6 +234,8 @@ def _convert(value: Any, kind: Any, metadata: Mapping[str, Any], where: str, sou
 
 
 def _typed(value: Any, kind: Any, unit: str) -> Any:
+    if isinstance(value, bool) and kind is not bool:
+        raise TypeError(f"{value!r} is not a value of this kind")
     if unit == "B":
         return parse_size(value)
     if unit == "s":
@@ -234,8 +245,6 @@ def _typed(value: Any, kind: Any, unit: str) -> Any:
     if get_origin(kind) is tuple:
         items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
         return tuple(get_args(kind)[0](item) for item in items)
-    if kind in (int, float) and isinstance(value, bool):
-        raise TypeError(f"{value!r} is not a number")
     if kind is str and not isinstance(value, str):
         raise TypeError(f"{value!r} is not text")
     return kind(value)

@@ -27,8 +27,14 @@ def parse_size(text: str | int) -> int:
         return text
     match = _SIZE.fullmatch(text.strip())
     if not match:
-        raise InvalidRequest(reason=f"{text!r} is not a size", hint="write a number and a unit, for example 512M or 20G")
-    return int(float(match[1]) * _FACTORS[match[2].upper()]) if "." in match[1] else int(match[1]) * _FACTORS[match[2].upper()]
+        raise InvalidRequest(
+            reason=f"{text!r} is not a size", hint="write a number and a unit, for example 512M or 20G"
+        )
+    return (
+        int(float(match[1]) * _FACTORS[match[2].upper()])
+        if "." in match[1]
+        else int(match[1]) * _FACTORS[match[2].upper()]
+    )
 
 
 def format_size(size: int) -> str:
@@ -50,7 +56,9 @@ def parse_duration(text: str | float) -> float:
         return float(text)
     match = _DURATION.fullmatch(text.strip())
     if not match:
-        raise InvalidRequest(reason=f"{text!r} is not a duration", hint="write a number and a unit, for example 90s or 5m")
+        raise InvalidRequest(
+            reason=f"{text!r} is not a duration", hint="write a number and a unit, for example 90s or 5m"
+        )
     return float(match[1]) * _SECONDS[match[2].lower()]
 
 

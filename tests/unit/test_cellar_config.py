@@ -1,0 +1,87 @@
+"""The configuration: layers, types, and errors that name what was probably meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cowshed import config
+from cowshed.errors import ConfigError
+from cowshed.units import GiB
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_defaults_need_no_file() -> None:
+    loaded = config.load(files=[], environ={})
+    assert loaded.disks.backend == "qcow2"
+    assert loaded.sources == {}
+
+
+def test_later_file_wins_and_sources_are_known(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.toml", '[disks]\nbackend = "raw"\ncache = "none"\n')
+    second = write(tmp_path / "b.toml", '[disks]\nbackend = "qcow2"\n')
+    loaded = config.load(files=[first, second], environ={})
+    assert (loaded.disks.backend, loaded.disks.cache) == ("qcow2", "none")
+    assert loaded.sources == {"disks.backend": str(second), "disks.cache": str(first)}
+
+
+def test_environment_wins_over_files(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.toml", '[disks]\nbackend = "qcow2"\n')
+    loaded = config.load(files=[file], environ={"COWSHED_DISKS_BACKEND": "raw", "COWSHED_CONSOLE_VNC": "no"})
+    assert loaded.disks.backend == "raw"
+    assert loaded.console.vnc is False
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [('max_size = "20G"', 20 * GiB), ("max_size = 1024", 1024), ('max_size = "1.5GiB"', 3 * GiB // 2)],
+)
+def test_sizes_are_words_or_bytes(tmp_path: Path, text: str, value: int) -> None:
+    assert config.load(files=[write(tmp_path / "a.toml", f"[cache]\n{text}\n")], environ={}).cache.max_size == value
+
+
+def test_durations_are_words_or_seconds(tmp_path: Path) -> None:
+    loaded = config.load(files=[write(tmp_path / "a.toml", '[cache]\nmax_age = "2h"\n')], environ={})
+    assert loaded.cache.max_age == 7200
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ('[disks]\nbackand = "raw"\n', "unknown key backand", "did you mean backend?"),
+        ("[disk]\nx = 1\n", "unknown section disk", "did you mean disks?"),
+        ("[zebra]\nx = 1\n", "unknown section zebra", "known: host"),
+        ('[disks]\nbackend = "zfs"\n', "'zfs' is not one of", None),
+        ("[cache]\nmax_size = true\n", "not", None),
+        ("[console]\nvnc = 3\n", "not true or false", None),
+        ("[disks]\nbackend = 3\n", "not text", None),
+        ("disks = 3\n", "must be a section", None),
+        ("[disks\n", "Expected", None),
+        ('[cache]\nmax_size = "twenty"\n', "is not a size", None),
+    ],
+)
+def test_wrong_configuration_says_what_and_where(tmp_path: Path, text: str, said: str, hint: str | None) -> None:
+    file = write(tmp_path / "a.toml", text)
+    with pytest.raises(ConfigError) as caught:
+        config.load(files=[file], environ={})
+    assert said in str(caught.value)
+    assert str(file) in str(caught.value)
+    if hint:
+        assert hint in (caught.value.hint or "")
+
+
+def test_every_option_has_a_help_sentence() -> None:
+    from dataclasses import fields
+
+    missing = [
+        f"{name}.{option.name}"
+        for name, kind in config.sections().items()
+        for option in fields(kind)
+        if not option.metadata.get("help")
+    ]
+    assert missing == []
