@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages cowshed needs, by group. This file is the one list of them.
 #
-#   scripts/packages.sh [run|test|bench|debian|all]...     (default: run)
+#   scripts/packages.sh [run|guest|test|bench|debian|all]...     (default: run)
 #   scripts/packages.sh --list GROUP...                    print the names, install nothing
 #
 # Only what is missing is installed, and only then is the package index refreshed. Needs root or sudo for that;
@@ -24,9 +24,15 @@ run=(
     util-linux
     openssh-client
     passt
-    # the tiny guest of the demo is put together from the contents of Debian packages, without root
-    busybox-static cpio xz-utils zstd kmod fdisk mtools
+)
+
+# What building the tiny guest of the demo and the tests needs; its own contents are unpacked, never installed.
+guest=(
     make
+    cpio kmod zstd
+    dosfstools e2fsprogs fdisk mtools
+    syslinux syslinux-common
+    qemu-utils
 )
 
 # What the tests need in addition.
@@ -55,7 +61,7 @@ debian=(
     qemu-utils
 )
 
-groups=(run test bench debian)
+groups=(run guest test bench debian)
 
 usage() { sed -n '2,8s/^# \{0,1\}//p' "$0"; }
 
@@ -66,7 +72,7 @@ for arg in "$@"; do
         -h|--help) usage; exit 0 ;;
         --list) list=yes ;;
         all) wanted+=("${groups[@]}") ;;
-        run|test|bench|debian) wanted+=("$arg") ;;
+        run|guest|test|bench|debian) wanted+=("$arg") ;;
         *) echo "packages.sh: unknown group '$arg' (there are: ${groups[*]} all)" >&2; exit 2 ;;
     esac
 done
