@@ -1,0 +1,26 @@
+#!/bin/bash
+# All static checks, each with its time; goes on after a finding, so that one run shows them all.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+bin=.venv/bin
+failed=()
+
+check() {  # NAME COMMAND...
+    local name=$1 began=$EPOCHREALTIME output
+    shift
+    if output=$("$@" 2>&1); then
+        printf '%-14s ok      %5.1f s\n' "$name" "$(bc -l <<<"$EPOCHREALTIME - $began" 2>/dev/null || echo 0)"
+    else
+        printf '%-14s FAILED\n%s\n' "$name" "$output"
+        failed+=("$name")
+    fi
+}
+
+check ruff $bin/ruff check --quiet
+check format $bin/ruff format --check --quiet --diff
+check mypy $bin/mypy
+check imports $bin/lint-imports
+check shell bash -c 'for script in scripts/*.sh scripts/guest-tiny/* .ci/run; do bash -n "$script" || exit; done'
+check pages $bin/python docs/generate.py --check
+
+[ ${#failed[@]} -eq 0 ] || { echo "lint: ${failed[*]}"; exit 1; }

@@ -1,0 +1,207 @@
+"""What all tests share: the tiny guests, file systems of their own, a private home, and the guard on skips."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPECTED_SKIPS = ROOT / "tests" / "expected-skips.txt"
+
+# Folder -> seconds a test may take when it says nothing itself. Guests are translated (TCG) and share two cores.
+TIME_LIMITS = {"host": 120, "vm": 240, "debian": 600}
+
+MARKERS = {"debian": "vm"}
+
+
+# ------------------------------------------------------------------------------------------------------- a private home
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(SkipGuard(config), "skip-guard")
+    config.pluginmanager.register(PrivateHome(), "private-home")
+
+
+class PrivateHome:
+    """Each test process has its own XDG directories, so that no test sees or touches the caller's instances.
+
+    A libvirt daemon that a test made libvirt start (session mode) lives there as well and ends with the tests.
+    The place is short because a unix socket's path has room for about 100 characters.
+    """
+
+    def __init__(self) -> None:
+        self._place = Path(tempfile.mkdtemp(prefix="cowshed-", dir="/tmp"))
+        for name in [name for name in os.environ if name.startswith(("COWSHED_", "LIBVIRT_"))]:
+            del os.environ[name]
+        for variable, folder in {
+            "XDG_CONFIG_HOME": "config",
+            "XDG_DATA_HOME": "data",
+            "XDG_CACHE_HOME": "cache",
+            "XDG_STATE_HOME": "state",
+            "XDG_RUNTIME_DIR": "run",
+        }.items():
+            (self._place / folder).mkdir(mode=0o700)
+            os.environ[variable] = str(self._place / folder)
+
+    def pytest_unconfigure(self) -> None:
+        for pidfile in self._place.rglob("*.pid"):
+            try:
+                os.kill(int(pidfile.read_text().split()[0]), signal.SIGTERM)
+            except (OSError, ValueError, IndexError):
+                continue  # ended already
+        shutil.rmtree(self._place, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------------ markers and time limits
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0] if item.path.is_relative_to(ROOT / "tests") else ""
+        if folder in TIME_LIMITS:
+            item.add_marker(MARKERS.get(folder, folder))
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(TIME_LIMITS[folder]))
+        if folder == "vm" and item.get_closest_marker("xdist_group") is None:
+            # The guests of one file run one after the other, so that at most two translate at once.
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+# ------------------------------------------------------------------------------------------------------ the skip guard
+
+
+@dataclass(eq=False)  # pytest keeps its plugins in a set
+class SkipGuard:
+    """With CI=true, a skip that is not in tests/expected-skips.txt fails the run."""
+
+    config: pytest.Config
+    unexpected: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.expected = [
+            tuple(part.strip() for part in line.split(" | ", 1))
+            for line in (EXPECTED_SKIPS.read_text().splitlines() if EXPECTED_SKIPS.exists() else [])
+            if line.strip() and not line.startswith("#")
+        ]
+        # Under xdist the controller sees every report; a worker that judged as well would be a second opinion.
+        self.judging = os.environ.get("CI") == "true" and "PYTEST_XDIST_WORKER" not in os.environ
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._judge(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._judge(report)
+
+    def _judge(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if not report.skipped or hasattr(report, "wasxfail"):
+            return
+        longrepr = report.longrepr
+        reason = (longrepr[2] if isinstance(longrepr, tuple) else str(longrepr)).removeprefix("Skipped: ")
+        nodeid = report.nodeid.split("@")[0]  # xdist writes the group behind the name
+        if not any(fnmatch.fnmatch(nodeid, where) and fnmatch.fnmatch(reason, why) for where, why in self.expected):
+            self.unexpected[nodeid] = reason
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.judging and self.unexpected and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.judging and self.unexpected:
+            terminalreporter.section("skips that are not in tests/expected-skips.txt", red=True)
+            for nodeid, reason in sorted(self.unexpected.items()):
+                terminalreporter.line(f"{nodeid} | {reason}", red=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- tiny guests
+
+
+def _build_guest(folder: Path, script: str, *arguments: str) -> Path:
+    if shutil.which("apt-get") is None:
+        pytest.skip("guests are built from Debian packages, and there is no apt-get here")
+    done = subprocess.run(
+        ["bash", f"scripts/{script}", *arguments, str(folder)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, f"scripts/{script} failed:\n{done.stdout}{done.stderr}"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def guest_dir() -> Path:
+    """The tiny guest: ``vmlinuz``, ``initramfs``, ``initramfs-agent``, ``tiny.raw``, ``tiny.qcow2``. Never write there."""
+    return _build_guest(ROOT / "build" / "guest", "guest-tiny.sh")
+
+
+@pytest.fixture(scope="session")
+def guest_dir_generic() -> Path:
+    """The same with Debian's generic kernel, which knows SATA and LSI SCSI disks (and starts two seconds later)."""
+    return _build_guest(ROOT / "build" / "guest-generic", "guest-tiny.sh", "--kernel", "generic")
+
+
+@pytest.fixture(scope="session")
+def debian_image() -> Path:
+    """A small real Debian 12 with cloud-init, as qcow2 (``make guest-debian``). Never write there."""
+    return _build_guest(ROOT / "build" / "guest-debian", "guest-debian.sh") / "debian.qcow2"
+
+
+# --------------------------------------------------------------------------------------------------------- file systems
+
+
+class LoopFs(Protocol):
+    def __call__(self, kind: str = "ext4", size: str = "512M", options: str = "") -> Path: ...
+
+
+@pytest.fixture
+def loopfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopFs]:
+    """Makes file systems of their own: ``loopfs("xfs", size="1G")`` is the directory where a new one is mounted.
+
+    ``kind`` is ext4, xfs or btrfs; ``options`` are mount options. XFS wants at least 300M, Btrfs 110M. They are
+    sparse files behind loop devices and are gone after the test.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("needs root: mounts a file system")
+    if not Path("/dev/loop-control").exists():
+        pytest.skip("needs loop devices: no /dev/loop-control here")
+    mounted: list[Path] = []
+    place = tmp_path_factory.mktemp("loopfs")
+
+    def make(kind: str = "ext4", size: str = "512M", options: str = "") -> Path:
+        mkfs = {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q"], "btrfs": ["mkfs.btrfs", "-q"]}[kind]
+        if shutil.which(mkfs[0]) is None:
+            pytest.skip(f"needs {mkfs[0]}: see scripts/packages.sh test")
+        image = place / f"{kind}-{len(mounted)}.img"
+        target = place / f"{kind}-{len(mounted)}"
+        target.mkdir()
+        _call("truncate", "-s", size, str(image))
+        _call(*mkfs, str(image))
+        _call("mount", "-o", ",".join(filter(None, ["loop", options])), str(image), str(target))
+        mounted.append(target)
+        return target
+
+    try:
+        yield make
+    finally:
+        for target in reversed(mounted):
+            _call("umount", "--lazy", str(target))
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _call(*command: str) -> None:
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip() or done.returncode}"
