@@ -41,8 +41,11 @@ trap 'as_root rm -rf "$work/tree"; rm -rf "$work"' EXIT
 
 packages=(
     linux-image-cloud-amd64 initramfs-tools zstd systemd-boot-efi
-    systemd-sysv udev dbus kmod iproute2 netplan.io
-    cloud-init cloud-guest-utils qemu-guest-agent openssh-server sudo
+    systemd-sysv libpam-systemd udev dbus kmod login sudo
+    e2fsprogs fdisk cloud-guest-utils               # growpart and resize2fs: the root partition grows with the disk
+    iproute2 iputils-ping netbase netplan.io systemd-resolved ca-certificates curl
+    cloud-init qemu-guest-agent openssh-server
+    less nano procps
 )
 customize() { printf -- '--customize-hook=%s\n' "$1"; }
 hooks=(
@@ -50,7 +53,10 @@ hooks=(
     "$(customize 'chroot "$1" systemctl enable systemd-networkd')"
     "$(customize 'chroot "$1" systemctl mask systemd-networkd-wait-online')"
     "$(customize 'printf "LABEL=debian-root / ext4 errors=remount-ro 0 1\n" >"$1/etc/fstab"')"
-    "$(customize 'printf "datasource_list: [NoCloud, ConfigDrive, None]\n" >"$1/etc/cloud/cloud.cfg.d/90_cowshed.cfg"')"
+    "$(customize 'echo LANG=C.UTF-8 >"$1/etc/default/locale"')"
+    # No locales here to generate; one host key is enough, and its picture need not fill the console.
+    "$(customize 'printf "%s\n" "datasource_list: [NoCloud, ConfigDrive, None]" "locale: C.UTF-8" \
+        "ssh_genkeytypes: [ed25519]" "no_ssh_fingerprints: true" >"$1/etc/cloud/cloud.cfg.d/90_cowshed.cfg"')"
     "$(customize 'echo debian >"$1/etc/hostname"')"
     "$(customize ': >"$1/etc/machine-id"')"
     "$(customize 'rm -f "$1"/etc/ssh/ssh_host_*')"
@@ -58,7 +64,7 @@ hooks=(
     "$(customize 'cp -L "$1"/boot/initrd.img-* "$1/boot-files/initrd"')"
     "$(customize 'cp -L "$1/usr/lib/systemd/boot/efi/systemd-bootx64.efi" "$1/boot-files/"')"
 )
-mmdebstrap --quiet --mode=$mode --variant=important --components=main \
+mmdebstrap --quiet --mode=$mode --variant=apt --components=main \
     --include="$(IFS=,; echo "${packages[*]}")" \
     --aptopt='Apt::Install-Recommends "false"' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
