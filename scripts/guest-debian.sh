@@ -119,4 +119,4 @@ qemu-img convert -q -f raw -O qcow2 -c -m 4 -W "$work/disk" "$work/debian.qcow2"
 rm -f "$out/built"
 mv "$work/debian.qcow2" "$out/"
 echo "$key" >"$out/built"
-ls -lsh "$out/debian.qcow2" | awk '{print "  debian.qcow2", $6}'
+(cd "$out" && ls -lh debian.qcow2 | awk '{printf "  %-16s %s\n", $NF, $5}')

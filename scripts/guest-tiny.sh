@@ -187,4 +187,4 @@ rm -f "$out/built"
 mv "$work"/{vmlinuz,initramfs,initramfs-agent,tiny.raw,tiny.qcow2} "$out/"
 rm -rf "$index"
 echo "$key" >"$out/built"
-ls -lsh "$out" | awk 'NR > 1 && !/lock|built/ {printf "  %-16s %s\n", $NF, $6}'
+(cd "$out" && ls -lh vmlinuz initramfs* tiny.* | awk '{printf "  %-16s %s\n", $NF, $5}')

@@ -9,7 +9,7 @@ check() {  # NAME COMMAND...
     local name=$1 began=$EPOCHREALTIME output
     shift
     if output=$("$@" 2>&1); then
-        printf '%-14s ok      %5.1f s\n' "$name" "$(bc -l <<<"$EPOCHREALTIME - $began" 2>/dev/null || echo 0)"
+        printf '%-14s ok      %5.1f s\n' "$name" "$(awk "BEGIN {print $EPOCHREALTIME - $began}")"
     else
         printf '%-14s FAILED\n%s\n' "$name" "$output"
         failed+=("$name")

@@ -56,7 +56,7 @@ bench=(
 debian=(
     mmdebstrap
     uidmap                      # user namespaces for mmdebstrap without root
-    extlinux
+    syslinux syslinux-common mtools dosfstools
     e2fsprogs fdisk
     qemu-utils
 )
