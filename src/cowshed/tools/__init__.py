@@ -1,0 +1,1 @@
+"""The hands: host tools, files, formats. The only starter of processes."""

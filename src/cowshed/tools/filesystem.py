@@ -1,0 +1,289 @@
+"""Files that are complete or not there: atomic publishing, reflinks, sparse copies.
+
+Order of publishing (a crash at any point leaves the old state or the new one): write under a
+temporary name in the same directory, sync the file, give it its name, sync the directory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from cowshed.contract.callbacks import SILENT, Progress
+from cowshed.errors import CowshedError, NameTaken, NoSpace, NotFound, OperatorError, PermissionDenied
+from cowshed.units import MiB, format_size
+
+PART = ".part"
+FICLONE = 0x40049409  # linux/fs.h
+_CHUNK = 8 * MiB
+_SYNC_FILE_RANGE_WRITE = 2
+_RENAME_NOREPLACE = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def errors_of(path: Path | str, action: str) -> Iterator[None]:
+    """The one place where the system's file errors become ours."""
+    try:
+        yield
+    except CowshedError:
+        raise
+    except OSError as error:
+        raise _translated(error, path, action) from error
+
+
+def _translated(error: OSError, path: Path | str, action: str) -> CowshedError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        place = Path(path).parent
+        free = free_space(place) if place.exists() else 0
+        return NoSpace(place=place, needed="more", free=free, hint="free some space, then try again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return PermissionDenied(action=action, path=path)
+    if error.errno == errno.ENOENT:
+        return NotFound(kind="file", name=error.filename or path)
+    return OperatorError(reason=f"could not {action} {path}: {error.strerror or error}")
+
+
+# --- publishing -------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Publication:
+    """A file being made: write to ``fd`` or ``path``. ``sync_directory`` off leaves that to the caller."""
+
+    fd: int
+    path: Path
+
+
+@contextmanager
+def publish(
+    path: Path, *, mode: int = 0o600, replace: bool = False, sync: bool = True, sync_parent: bool = True
+) -> Iterator[Publication]:
+    """Make ``path`` appear whole when the block ends well, and leave nothing when it does not.
+
+    :raises NameTaken: ``path`` exists already (unless ``replace``)
+    :raises NoSpace: :raises PermissionDenied:
+    """
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{PART}"
+    with errors_of(path, "write"):
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        try:
+            yield Publication(fd, temporary)
+            os.fchmod(fd, mode)
+            if sync:
+                os.fsync(fd)
+            rename(temporary, path, replace=replace)
+            if sync_parent:
+                sync_directory(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        finally:
+            os.close(fd)
+
+
+def rename(source: Path, target: Path, *, replace: bool = False) -> None:
+    """:raises NameTaken: ``target`` exists (unless ``replace``)"""
+    if replace:
+        os.rename(source, target)
+        return
+    status = _libc.renameat2(-100, os.fsencode(source), -100, os.fsencode(target), _RENAME_NOREPLACE)
+    if status == 0:
+        return
+    number = ctypes.get_errno()
+    if number == errno.EEXIST:
+        raise NameTaken(kind="file", name=target)
+    if number not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(number, os.strerror(number), str(target))
+    try:  # a file system without RENAME_NOREPLACE
+        os.link(source, target)
+    except FileExistsError:
+        raise NameTaken(kind="file", name=target) from None
+    os.unlink(source)
+
+
+def sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, sync_parent: bool = True) -> None:
+    """Replace the content of ``path``; a reader sees the old or the new."""
+    with publish(path, mode=mode, replace=True, sync_parent=sync_parent) as publication:
+        os.write(publication.fd, data)
+
+
+def make_directory(path: Path, *, mode: int = 0o711) -> None:
+    """Durably, with its parents; an existing one is success."""
+    with errors_of(path, "create"):
+        missing = [place for place in (path, *path.parents) if not place.exists()]
+        for place in reversed(missing):
+            with suppress(FileExistsError):
+                place.mkdir(mode=mode)
+            sync_directory(place.parent)
+
+
+def remove_tree(path: Path, trash: Path) -> None:
+    """Rename ``path`` to ``trash`` (the atomic step), then delete that; already gone is success."""
+    with errors_of(path, "delete"):
+        if path.exists() and not trash.exists():
+            os.rename(path, trash)
+            sync_directory(path.parent)
+        for place in (trash, path):
+            if place.exists():
+                shutil.rmtree(place)
+
+
+def remove_file(path: Path) -> None:
+    """Already gone is success."""
+    with errors_of(path, "delete"), suppress(FileNotFoundError):
+        path.unlink()
+
+
+# --- space ------------------------------------------------------------------------------------
+
+
+def free_space(path: Path) -> int:
+    """Bytes an ordinary user may still write where ``path`` (or its nearest parent) is."""
+    while not path.exists():
+        path = path.parent
+    facts = os.statvfs(path)
+    return facts.f_bavail * facts.f_frsize
+
+
+def check_space(path: Path, needed: int) -> None:
+    """:raises NoSpace: fewer than ``needed`` bytes are free at ``path``"""
+    free = free_space(path)
+    if needed > free:
+        raise NoSpace(
+            place=path, needed=needed, free=free, hint=f"free {format_size(needed - free)}, or use another place"
+        )
+
+
+def allocated(path: Path) -> int:
+    """Bytes the file occupies on disk."""
+    return path.stat().st_blocks * 512
+
+
+def preallocate(fd: int, size: int) -> None:
+    os.posix_fallocate(fd, 0, size)
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a regular file, not through a symbolic link as its last part.
+
+    A FIFO or device would hang or mislead whoever reads it, so it is refused.
+    """
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OperatorError(reason=f"{path} is not a regular file")
+    return fd
+
+
+# --- copies -----------------------------------------------------------------------------------
+
+
+def reflink(source: int, target: int) -> bool:
+    """Share all blocks of ``source`` with ``target``; False where the file system cannot."""
+    try:
+        fcntl.ioctl(target, FICLONE, source)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM):
+            return False
+        raise
+    return True
+
+
+def can_reflink(directory: Path) -> bool:
+    """Tried once for each file system."""
+    place = directory
+    while not place.exists():
+        place = place.parent
+    return _can_reflink(place.stat().st_dev, place)
+
+
+@lru_cache
+def _can_reflink(device: int, place: Path) -> bool:
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=place) as source, tempfile.TemporaryFile(dir=place) as target:
+            source.write(b"x" * 4096)
+            source.flush()
+            return reflink(source.fileno(), target.fileno())
+    except OSError:
+        return False
+
+
+def extents(fd: int, end: int | None = None) -> Iterator[tuple[int, int]]:
+    """(offset, length) of the data in a sparse file, holes left out."""
+    end = os.fstat(fd).st_size if end is None else end
+    offset = 0
+    while offset < end:
+        try:
+            start = os.lseek(fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        if start >= end:
+            return
+        offset = min(os.lseek(fd, start, os.SEEK_HOLE), end)
+        yield start, offset - start
+
+
+def copy_sparse(source: int, target: int, *, progress: Progress = SILENT) -> int:
+    """Copy the data extents of ``source`` to the empty file ``target``; returns bytes of data.
+
+    Write-back starts behind each chunk, so that the final sync finds little to do (measured: four
+    times the throughput of one sync at the end).
+    """
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    copied = 0
+    for start, length in extents(source, size):
+        offset, end = start, start + length
+        while offset < end:
+            progress.check()
+            done = _copy_range(source, target, offset, min(_CHUNK, end - offset))
+            start_writing(target, offset, done)
+            offset += done
+            copied += done
+            progress.update(done)
+    return copied
+
+
+def _copy_range(source: int, target: int, offset: int, length: int) -> int:
+    try:
+        if done := os.copy_file_range(source, target, length, offset, offset):
+            return done
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+    data = os.pread(source, min(length, MiB), offset)
+    if not data:
+        raise OSError(errno.EIO, "the file became shorter while it was copied")
+    return os.pwrite(target, data, offset)
+
+
+def start_writing(fd: int, offset: int, length: int) -> None:
+    """Ask the kernel to begin writing this range back; does not wait (sync_file_range(2))."""
+    _libc.sync_file_range(
+        ctypes.c_int(fd), ctypes.c_int64(offset), ctypes.c_int64(length), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)
+    )

@@ -1,0 +1,197 @@
+"""The one door to processes: a list of arguments, no shell, a deadline, bounded output.
+
+A child gets a clean environment, ``/dev/null`` as standard input, its own process group (ended as
+a whole on a deadline or an interruption) and dies with us (PR_SET_PDEATHSIG).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+from cowshed import log
+from cowshed.errors import DeadlineExceeded, ToolFailed, ToolMissing
+from cowshed.tools.limits import NONE, Limits
+
+_log = log.logger(__name__)
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+OUTPUT = 1 << 20  # bytes kept of what a tool prints
+WORDS = 500  # characters of a failed tool's last words
+
+PACKAGES = {
+    "qemu-img": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "mkfs.ext4": "e2fsprogs",
+    "mkfs.xfs": "xfsprogs",
+    "mkfs.vfat": "dosfstools",
+    "libvirtd": "libvirt-daemon",
+    "ssh": "openssh-client",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a tool left: exit status and the (bounded) output."""
+
+    command: tuple[str, ...]
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+def find(tool: str) -> str | None:
+    """The absolute path of ``tool``, or None."""
+    if "/" in tool:
+        return tool if os.access(tool, os.X_OK) else None
+    return shutil.which(tool, path=os.environ.get("COWSHED_PATH", "") + ":" + PATH)
+
+
+def require(tool: str) -> str:
+    """The absolute path of ``tool``. :raises ToolMissing:"""
+    if path := find(tool):
+        return path
+    package = PACKAGES.get(tool)
+    raise ToolMissing(tool=tool, hint=f"install the package {package}" if package else None)
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    timeout: float = 300.0,
+    input: bytes | None = None,
+    limits: Limits = NONE,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    check: bool = True,
+    pass_fds: Sequence[int] = (),
+) -> Result:
+    """Run a tool to its end.
+
+    :param timeout: seconds of wall clock
+    :raises ToolMissing: it is not installed
+    :raises ToolFailed: its exit status is not 0 (only with ``check``)
+    :raises DeadlineExceeded: it was ended because it took too long
+    """
+    arguments = [require(str(command[0])), *(str(word) for word in command[1:])]
+    process = _start(arguments, input is not None, limits, env, cwd, pass_fds)
+    try:
+        stdout, stderr = _communicate(process, input, timeout)
+    except subprocess.TimeoutExpired:
+        end(process)
+        raise DeadlineExceeded(what=shlex.join(arguments), seconds=timeout) from None
+    except BaseException:
+        end(process)
+        raise
+    _log.debug("%s: status %d", shlex.join(arguments), process.returncode)
+    if check and process.returncode:
+        raise ToolFailed(command=shlex.join(arguments), status=process.returncode, output=_last_words(stderr or stdout))
+    return Result(tuple(arguments), process.returncode, stdout, stderr)
+
+
+def _start(
+    arguments: list[str],
+    has_input: bool,
+    limits: Limits,
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    pass_fds: Sequence[int],
+) -> subprocess.Popen[bytes]:
+    try:
+        process = subprocess.Popen(
+            [*_die_with_us(), *arguments],
+            stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(env),
+            cwd=cwd,
+            start_new_session=True,
+            pass_fds=tuple(pass_fds),
+        )
+    except FileNotFoundError as error:
+        raise ToolMissing(tool=arguments[0]) from error
+    _limit(process.pid, limits)
+    return process
+
+
+@cache
+def _die_with_us() -> tuple[str, ...]:
+    """A prefix that has the kernel end the tool when we die; setpriv is in util-linux, always there on Debian."""
+    setpriv = find("setpriv")
+    return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What every child gets: no locale surprises, no loader or proxy variables of the caller."""
+    kept = {name: os.environ[name] for name in ("HOME", "TMPDIR", "XDG_RUNTIME_DIR") if name in os.environ}
+    return {**kept, "LC_ALL": "C.UTF-8", "PATH": PATH, "MALLOC_ARENA_MAX": "1", **(extra or {})}
+
+
+def _limit(pid: int, limits: Limits) -> None:
+    """By prlimit from outside: setting them in the child would need Python code after fork, which
+    is slow and not safe with threads. The tool has not read any image yet at this point."""
+    import resource
+
+    with suppress(ProcessLookupError):
+        for kind, value in limits.resources():
+            resource.prlimit(pid, kind, (value, value))
+
+
+def _communicate(process: subprocess.Popen[bytes], input: bytes | None, timeout: float) -> tuple[bytes, bytes]:
+    outputs = [bytearray(), bytearray()]
+    pipes = (process.stdout, process.stderr)
+    readers = [
+        threading.Thread(target=_drain, args=(pipe, output), daemon=True)
+        for pipe, output in zip(pipes, outputs, strict=True)
+        if pipe
+    ]
+    for reader in readers:
+        reader.start()
+    if process.stdin:
+        with suppress(BrokenPipeError):
+            process.stdin.write(input or b"")
+        process.stdin.close()
+    process.wait(timeout)
+    for reader in readers:
+        reader.join(5)
+    return bytes(outputs[0]), bytes(outputs[1])
+
+
+def _drain(pipe: IO[bytes], output: bytearray) -> None:
+    """Read to the end, keep the last ``OUTPUT`` bytes."""
+    with pipe:
+        while chunk := pipe.read1(65536):  # type: ignore[attr-defined]
+            output += chunk
+            if len(output) > 2 * OUTPUT:
+                del output[:-OUTPUT]
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a child and everything it started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe:
+            with suppress(OSError):
+                pipe.close()
+
+
+def replace(command: Sequence[str]) -> None:
+    """Become ``command`` (an interactive program such as ssh); returns only by an error."""
+    os.execv(require(command[0]), list(command))  # noqa: S606
+
+
+def _last_words(output: bytes) -> str:
+    lines = [line.strip() for line in output.decode(errors="replace").splitlines() if line.strip()]
+    return " | ".join(lines[-3:])[-WORDS:] or "it said nothing"
