@@ -29,13 +29,15 @@ if [ "$(id -u)" -eq 0 ]; then
     mode=root
     as_root() { "$@"; }
 else
+    unshare --user true 2>/dev/null ||
+        { echo "guest-debian.sh: this host gives users no namespaces of their own; run it as root" >&2; exit 1; }
     mode=unshare
     as_root() { mmdebstrap --unshare-helper "$@"; }
 fi
 
 work=$(mktemp -d "$out/work.XXXXXX")
 chmod 755 "$work"
-trap 'as_root rm -rf "$work/tree"; rm -rf "$work"' EXIT
+trap '[ ! -d "$work/tree" ] || as_root rm -rf "$work/tree/root"; rm -rf "$work"' EXIT
 
 # ---- the system ------------------------------------------------------------------------------------------------------
 
@@ -106,13 +108,13 @@ dd if="$work/fat" of="$work/disk" bs=1M seek=$((boot_start / 2048)) conv=notrunc
 mkdir -m 777 "$work/tree"
 truncate -s $((size - root_start * 512)) "$work/ext4"
 chmod 666 "$work/ext4"
+# Device nodes cannot be made in a user namespace, and are not needed: the kernel mounts devtmpfs.
 as_root sh -c '
     set -e
-    tar -x -p --numeric-owner -f "$1/root.tar" -C "$1/tree"
-    rm -rf "$1/tree/boot-files"
-    chown 0:0 "$1/tree"; chmod 755 "$1/tree"
-    mkfs.ext4 -q -F -L debian-root -d "$1/tree" "$1/ext4"
-    rm -rf "$1"/tree/* ' sh "$work"
+    mkdir "$1/tree/root"
+    tar -x -p --numeric-owner --exclude="./dev/*" --exclude=./boot-files -f "$1/root.tar" -C "$1/tree/root"
+    mkfs.ext4 -q -F -L debian-root -d "$1/tree/root" "$1/ext4"
+    rm -rf "$1/tree/root"' sh "$work"
 dd if="$work/ext4" of="$work/disk" bs=1M seek=$((root_start / 2048)) conv=notrunc,sparse status=none
 
 qemu-img convert -q -f raw -O qcow2 -c -m 4 -W "$work/disk" "$work/debian.qcow2"
