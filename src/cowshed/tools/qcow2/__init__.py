@@ -1,0 +1,19 @@
+"""qcow2, natively: the header and the mapping are read, overlays are written, without a process.
+
+Source of every fact: QEMU's docs/interop/qcow2.txt (versions 2 and 3).
+"""
+
+from cowshed.tools.qcow2.header import Header, QcowError, read_header
+from cowshed.tools.qcow2.mapping import Extent, Kind, mapping
+from cowshed.tools.qcow2.overlay import create_blank, create_overlay
+
+__all__ = [
+    "Extent",
+    "Header",
+    "Kind",
+    "QcowError",
+    "create_blank",
+    "create_overlay",
+    "mapping",
+    "read_header",
+]
