@@ -1,0 +1,85 @@
+"""The QEMU guest agent: a program in the guest that may be missing, silent or hostile. Every call is bounded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from cowshed.errors import CowshedError, DataCorrupt, UnsupportedOperation
+
+if TYPE_CHECKING:
+    from cowshed.hypervisor.guest import Guest
+
+TIMEOUT: Final = 5  # seconds; libvirt asks the agent to synchronise first, which has its own 5 s
+_FROM_AGENT: Final = 1  # VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT
+
+
+@dataclass(frozen=True, slots=True)
+class GuestInterface:
+    """``addresses`` like ``10.0.2.15/24``, as the guest says (it may lie)."""
+
+    name: str
+    mac: str
+    addresses: tuple[str, ...]
+
+
+class Agent:
+    """Raises UnsupportedOperation when the agent is not configured, not connected or does not answer."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+
+    def ping(self) -> bool:
+        """Does it answer?"""
+        try:
+            self.command("guest-ping")
+        except UnsupportedOperation:
+            return False
+        return True
+
+    def command(self, execute: str, arguments: Mapping[str, Any] | None = None, *, timeout: int = TIMEOUT) -> Any:
+        """What the agent returns for one of its commands.
+
+        :param timeout: seconds for the answer
+        :raises UnsupportedOperation: no agent, no answer, or a command it does not know
+        :raises DataCorrupt: the answer is not what the protocol allows
+        """
+        from cowshed.hypervisor.binding import libvirt_qemu
+
+        request = json.dumps({"execute": execute, **({"arguments": dict(arguments)} if arguments else {})})
+        answer = self._guest.call(
+            f"ask the agent for {execute} in",
+            lambda domain: libvirt_qemu().qemuAgentCommand(domain, request, timeout, 0),
+        )
+        try:
+            return json.loads(answer)["return"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataCorrupt(
+                path=f"the agent of {self._guest.name}", reason=f"answer to {execute}: {error}"
+            ) from error
+
+    def addresses(self) -> list[GuestInterface]:
+        """The interfaces the guest has; loopback is left out."""
+        found = self._guest.call("ask the agent for addresses in", lambda d: d.interfaceAddresses(_FROM_AGENT, 0))
+        return [
+            GuestInterface(
+                name=str(name),
+                mac=str(facts.get("hwaddr") or ""),
+                addresses=tuple(f"{a['addr']}/{a['prefix']}" for a in facts.get("addrs") or ()),
+            )
+            for name, facts in (found or {}).items()
+            if name != "lo"
+        ]
+
+    def set_password(self, user: str, password: str) -> None:
+        self._guest.call(f"set the password of {user} in", lambda d: d.setUserPassword(user, password, 0))
+
+    def set_time(self, seconds: int, nanoseconds: int = 0) -> bool:
+        """Put the guest's clock right; False when its agent cannot."""
+        try:
+            self._guest.call("set the time of", lambda d: d.setTime({"seconds": seconds, "nseconds": nanoseconds}, 0))
+        except CowshedError:
+            return False
+        return True

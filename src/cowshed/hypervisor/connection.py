@@ -1,0 +1,294 @@
+"""The connection to libvirt: opened late, opened again when it broke, every call with its errors translated."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from cowshed import clock, log
+from cowshed.clock import Deadline
+from cowshed.errors import CowshedError, HypervisorUnavailable, InstanceNotFound
+from cowshed.hypervisor import capabilities, dial, loop, network, node, power, subscribe
+from cowshed.hypervisor.binding import libvirt
+from cowshed.hypervisor.errors import Translated
+from cowshed.hypervisor.events import Hub, Listener, Watch
+from cowshed.hypervisor.guest import Guest
+from cowshed.hypervisor.missed import Memory
+from cowshed.model.host import CpuStats, HostCapabilities, VirtType
+from cowshed.model.instance import PowerState
+
+_log = log.logger(__name__)
+T = TypeVar("T")
+
+KEEPALIVE = (5, 3)  # seconds between messages, how many may be lost: a stopped daemon fails calls in 20 s
+BACK_OFF = (0.1, 5.0)  # seconds: first and longest pause between two attempts to reach libvirt again
+
+
+class Hypervisor:
+    """Guests of one host. Threads may share it; nothing is asked of libvirt before the first call.
+
+    A connection that broke is opened again by the next call. A call that was under way when it broke
+    raises HypervisorUnavailable if it could have changed something (its outcome must be read, not
+    assumed); calls that only read are repeated once.
+
+    :param uri: libvirt's; ``qemu:///session`` works for root as well (see ``session``)
+    :param hide_kvm: start a session daemon that does not see the host's KVM, which runs no guests
+    :param connect_timeout: seconds until libvirt must have answered the first time
+    """
+
+    def __init__(self, uri: str, *, hide_kvm: bool = False, connect_timeout: float = 20.0) -> None:
+        self.uri = uri
+        self.session = urlsplit(uri).path == "/session"
+        self.hub = Hub()
+        self._hide_kvm = hide_kvm
+        self._connect_timeout = connect_timeout
+        self._lock = threading.RLock()
+        self._connection: Any = None
+        self._process = 0
+        self._callbacks: list[int] | None = None
+        self._wants_events = False
+        self._memory = Memory()
+        self._reconnecting = False
+        self._closed = threading.Event()
+        self.generation = 0
+
+    # --- the connection -----------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Reach libvirt; open already is nothing.
+
+        :raises HypervisorUnavailable: with what to do about it
+        :raises PermissionDenied: the socket may not be used by this user
+        """
+        with self._lock:
+            if self._usable():
+                return
+            self._closed.clear()
+            self._drop()
+            loop.ensure()
+            connection = dial.connect(self.uri, hide_kvm=self._hide_kvm, timeout=self._connect_timeout)
+            with Translated("watch the connection", uri=self.uri):
+                dial.keep_alive(connection, *KEEPALIVE)
+            self._connection, self._process = connection, os.getpid()
+            self.generation += 1
+            if self._wants_events:
+                self._subscribe()
+
+    def close(self) -> None:
+        """End the connection and its events; a later call opens it again."""
+        self._closed.set()
+        with self._lock:
+            self._drop()
+        self.hub.wake()
+
+    def alive(self) -> bool:
+        """Does libvirt answer now? Opens the connection if needed."""
+        try:
+            self.call("answer", lambda c: c.getLibVersion(), repeat=True)
+        except CowshedError:
+            return False
+        return True
+
+    def call(self, action: str, function: Callable[[Any], T], *, subject: str = "", repeat: bool = False) -> T:
+        """``function(virConnect)`` on an open connection, its errors translated.
+
+        :param action: completes "libvirt refused to ..."
+        :param subject: the instance or network, for people
+        :param repeat: it only reads: do it once more if the connection breaks under it
+        """
+        while True:
+            with self._lock:
+                self.open()
+                connection, generation = self._connection, self.generation
+            try:
+                with Translated(action, uri=self.uri, subject=subject):
+                    return function(connection)
+            except HypervisorUnavailable:
+                self._lost(generation)
+                if not repeat:
+                    raise
+                repeat = False
+
+    def _usable(self) -> bool:
+        if self._connection is None or self._process != os.getpid():
+            return False
+        try:
+            return bool(self._connection.isAlive())
+        except libvirt().libvirtError:
+            return False
+
+    def _lost(self, generation: int) -> None:
+        with self._lock:
+            if generation == self.generation:
+                self._drop()
+        self.hub.wake()
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        callbacks, self._callbacks = self._callbacks, None
+        if connection is not None and self._process == os.getpid():
+            dial.hang_up(connection, callbacks)
+
+    # --- what the host is ---------------------------------------------------------------------
+
+    def hostname(self) -> str:
+        return self.call("tell the host name", lambda c: str(c.getHostname()), repeat=True)
+
+    def version(self) -> tuple[int, int, int]:
+        """Of QEMU. :raises ToolMissing: there is no QEMU"""
+        return self.call("tell QEMU's version", lambda c: _version(c.getVersion()), repeat=True)
+
+    def libvirt_version(self) -> tuple[int, int, int]:
+        """Of the daemon's libvirt."""
+        return self.call("tell libvirt's version", lambda c: _version(c.getLibVersion()), repeat=True)
+
+    def capabilities(self, *, cache: Path, virt_type: VirtType, note: str = "", emulator: str = "") -> HostCapabilities:
+        """What domains may use here. ``cache`` is a file that keeps the answer, so that libvirt is
+        asked once per version of libvirt, QEMU and the firmwares.
+
+        :raises ToolMissing: there is no QEMU
+        :raises UnsupportedOperation: ``virt_type`` does not work here
+        """
+        return capabilities.get(self, cache=cache, virt_type=virt_type, note=note, emulator=emulator)
+
+    def node(self) -> node.NodeInfo:
+        return self.call("describe the host", node.info, repeat=True)
+
+    def cpu_stats(self) -> CpuStats:
+        return self.call("tell the CPU statistics", node.cpu_stats, repeat=True)
+
+    # --- guests -------------------------------------------------------------------------------
+
+    def guest(self, uuid: str) -> Guest:
+        """:raises InstanceNotFound: no domain has this UUID"""
+        domain = self.call("look up", lambda c: c.lookupByUUIDString(uuid), subject=uuid, repeat=True)
+        return Guest(self, domain)
+
+    def find(self, uuid: str) -> Guest | None:
+        try:
+            return self.guest(uuid)
+        except InstanceNotFound:
+            return None
+
+    def guests(self) -> list[Guest]:
+        """All defined or running ones, also those that cowshed did not make."""
+        return [Guest(self, domain) for domain in self.call("list", lambda c: c.listAllDomains(0), repeat=True)]
+
+    def states(self) -> dict[str, PowerState]:
+        """UUID to state of all, from one call."""
+        return self.call("list", power.states, repeat=True)
+
+    def define(self, xml: str) -> Guest:
+        """Define or redefine a domain, checked against libvirt's schema.
+
+        :raises NameTaken: another domain has this name
+        :raises HypervisorError: libvirt does not like the XML
+        """
+        flags = 1  # VIR_DOMAIN_DEFINE_VALIDATE
+        return Guest(self, self.call("define the domain", lambda c: c.defineXMLFlags(xml, flags)))
+
+    def stats(self, uuids: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+        """libvirt's statistics (``cpu.time``, ``balloon.current``, ``block.0.rd.bytes``, ...) by UUID.
+
+        :param uuids: of these only; those that are gone are left out. None means all
+        """
+        return self.call("tell the statistics", lambda c: power.stats(c, uuids), repeat=True)
+
+    # --- networks -----------------------------------------------------------------------------
+
+    def networks(self) -> list[network.NetworkFact]:
+        return self.call("list the networks", network.networks, repeat=True)
+
+    def start_network(self, name: str) -> None:
+        """Active already is success. :raises NetworkNotFound:"""
+        self.call("start network", lambda c: network.start(c, name), subject=name)
+
+    # --- events -------------------------------------------------------------------------------
+
+    def listen(self, listener: Listener) -> None:
+        """``listener`` hears of every guest from now on, on the event thread; it must not block.
+
+        When libvirt was away, what changed meanwhile is told as well (detail ``libvirt was away``).
+        """
+        self.hub.listen(listener)
+        self.expect_events()
+        with self._lock:
+            self._memory.learn(self.states())
+
+    def watch(self, uuid: str) -> Watch:
+        """Remember the events of one guest; see ``Watch``."""
+        self.expect_events()
+        return Watch(self.hub, uuid)
+
+    def expect_events(self) -> None:
+        """Events are heard from now on, also after a reconnection."""
+        with self._lock:
+            self._wants_events = True
+            self.open()
+            if self._callbacks is None:
+                self._subscribe()
+
+    def _subscribe(self) -> None:
+        with Translated("tell events", uri=self.uri):
+            self._callbacks = subscribe.subscribe(self._connection, self.hub)
+            generation = self.generation
+            dial.on_close(self._connection, lambda: self._closed_by_peer(generation))
+        self.hub.note = self._memory.note
+
+    def _closed_by_peer(self, generation: int) -> None:
+        """On the event thread: libvirt went away. Nothing here may wait."""
+        if self._closed.is_set() or generation != self.generation:
+            return
+        self.hub.wake()
+        if self.hub.listened and not self._reconnecting:
+            self._reconnecting = True
+            threading.Thread(target=self._reconnect, name="cowshed-libvirt-reconnect", daemon=True).start()
+
+    def _reconnect(self) -> None:
+        """Listeners have no call under way that would open the connection again: do it for them."""
+        pause, longest = BACK_OFF
+        try:
+            while not self._closed.wait(pause):
+                try:
+                    self.open()
+                    now = self.states()
+                except CowshedError as error:
+                    _log.info("libvirt is still away: %s", error)
+                    pause = min(2 * pause, longest)
+                    continue
+                for event in self._memory.missed(now):
+                    self.hub.put(event)
+                return
+        finally:
+            self._reconnecting = False
+
+    def patiently(self, read: Callable[[], T], deadline: Deadline) -> T:
+        """``read()``, again with growing pauses while libvirt cannot be reached, until ``deadline``.
+
+        :raises HypervisorUnavailable: it was away until then
+        """
+        pause, longest = BACK_OFF
+        while True:
+            try:
+                return read()
+            except HypervisorUnavailable:
+                left = deadline.remaining()
+                if left is not None and left <= pause:
+                    raise
+                clock.current().sleep(pause)
+                pause = min(2 * pause, longest)
+
+    def __enter__(self) -> Hypervisor:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _version(number: int) -> tuple[int, int, int]:
+    return number // 1_000_000, number // 1000 % 1000, number % 1000

@@ -1,0 +1,202 @@
+"""libvirt's error numbers become cowshed's errors: one table.
+
+The numbers are part of libvirt's stable interface (virErrorNumber and virErrorDomain in
+libvirt/virterror.h), so reading the table needs no binding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from types import TracebackType
+from typing import Any, Final
+
+from cowshed.errors import (
+    Busy,
+    CowshedError,
+    DeadlineExceeded,
+    HypervisorError,
+    HypervisorUnavailable,
+    InstanceNotFound,
+    InvalidRequest,
+    InvalidState,
+    NameTaken,
+    NetworkNotFound,
+    NoSpace,
+    PermissionDenied,
+    PortInUse,
+    ToolMissing,
+    UnsupportedOperation,
+)
+
+
+class Number(IntEnum):
+    """The virErrorNumber values that mean something to us."""
+
+    INTERNAL_ERROR = 1
+    NO_SUPPORT = 3
+    NO_CONNECT = 5
+    INVALID_CONN = 6
+    INVALID_ARG = 8
+    OPERATION_FAILED = 9
+    DOM_EXIST = 28
+    OPERATION_DENIED = 29
+    SYSTEM_ERROR = 38
+    RPC = 39
+    NO_DOMAIN = 42
+    NO_NETWORK = 43
+    AUTH_FAILED = 45
+    OPERATION_INVALID = 55
+    CONFIG_UNSUPPORTED = 67
+    OPERATION_TIMEOUT = 68
+    ARGUMENT_UNSUPPORTED = 74
+    OPERATION_ABORTED = 78
+    AUTH_CANCELLED = 79
+    NO_DOMAIN_METADATA = 80
+    OPERATION_UNSUPPORTED = 84
+    AGENT_UNRESPONSIVE = 86
+    RESOURCE_BUSY = 87
+    ACCESS_DENIED = 88
+    XML_INVALID_SCHEMA = 92
+    AUTH_UNAVAILABLE = 94
+    AGENT_UNSYNCED = 97
+
+
+FROM_RPC: Final = 7
+FROM_REMOTE: Final = 13
+
+_LOST: Final = frozenset(
+    {Number.INVALID_CONN, Number.NO_CONNECT, Number.RPC, Number.INTERNAL_ERROR, Number.SYSTEM_ERROR}
+)
+
+
+class Failure:
+    """One libvirtError, as plain values. ``subject`` names the instance (or network), for people."""
+
+    def __init__(self, error: Any, *, uri: str, action: str, subject: str) -> None:
+        self.uri = uri
+        self.action = action
+        self.subject = subject
+        self.number: int = error.get_error_code() or 0
+        self.domain: int = error.get_error_domain() or 0
+        self.errno: int = (error.get_int1() or 0) if self.number == Number.SYSTEM_ERROR else 0
+        self.message: str = (error.get_error_message() or str(error)).strip().rstrip(".")
+
+    @property
+    def connection_lost(self) -> bool:
+        """The way to the daemon broke; whether it did what it was asked is unknown."""
+        if self.number in (Number.INVALID_CONN, Number.NO_CONNECT):
+            return True
+        return self.domain in (FROM_RPC, FROM_REMOTE) and self.number in _LOST
+
+
+def _unavailable(f: Failure) -> CowshedError:
+    return HypervisorUnavailable(uri=f.uri, reason=f.message)
+
+
+def _invalid_state(f: Failure) -> CowshedError:
+    state = "not running" if "not running" in f.message else "in a state that forbids it"
+    return InvalidState(name=f.subject, state=state, action=f"asked to {f.action}", hint=f.message)
+
+
+def _denied(f: Failure) -> CowshedError:
+    return PermissionDenied(action=f.action, path=f"{f.subject or f.uri} ({f.message})")
+
+
+def _unsupported(f: Failure) -> CowshedError:
+    return UnsupportedOperation(subject=f.subject or "libvirt", operation=f.action, reason=f.message)
+
+
+TABLE: Final[dict[int, Callable[[Failure], CowshedError]]] = {
+    Number.NO_DOMAIN: lambda f: InstanceNotFound(name=f.subject),
+    Number.NO_NETWORK: lambda f: NetworkNotFound(name=f.subject),
+    Number.DOM_EXIST: lambda f: NameTaken(kind="domain", name=f.subject),
+    Number.OPERATION_INVALID: _invalid_state,
+    Number.OPERATION_DENIED: _denied,
+    Number.ACCESS_DENIED: _denied,
+    Number.AUTH_FAILED: _denied,
+    Number.AUTH_CANCELLED: _denied,
+    Number.AUTH_UNAVAILABLE: _denied,
+    Number.NO_SUPPORT: _unsupported,
+    Number.CONFIG_UNSUPPORTED: _unsupported,
+    Number.ARGUMENT_UNSUPPORTED: _unsupported,
+    Number.OPERATION_UNSUPPORTED: _unsupported,
+    Number.AGENT_UNRESPONSIVE: _unsupported,
+    Number.AGENT_UNSYNCED: _unsupported,
+    Number.RESOURCE_BUSY: lambda f: Busy(what=f.subject or f.uri, holder=f"another operation ({f.message})"),
+    Number.OPERATION_TIMEOUT: lambda f: Busy(what=f.subject or f.uri, holder=f"another operation ({f.message})"),
+    Number.INVALID_ARG: lambda f: InvalidRequest(reason=f"{f.action}: {f.message}"),
+    Number.NO_CONNECT: _unavailable,
+    Number.INVALID_CONN: _unavailable,
+}
+"""What an error number means. Everything else is a HypervisorError with libvirt's words."""
+
+
+def translate(error: Any, *, uri: str, action: str, subject: str = "") -> CowshedError:
+    """The error of cowshed that says what ``error`` (a libvirtError) says.
+
+    :param action: completes "libvirt refused to ..."
+    """
+    failure = Failure(error, uri=uri, action=action, subject=subject)
+    if failure.connection_lost:
+        return _unavailable(failure)
+    known = _from_words(failure)
+    if known is None and (make := TABLE.get(failure.number)):
+        known = make(failure)
+    known = known or HypervisorError(
+        action=f"{action} {subject}".strip(), reason=failure.message, number=failure.number
+    )
+    known.fields.setdefault("number", failure.number)
+    return known
+
+
+def _from_words(f: Failure) -> CowshedError | None:
+    """What libvirt tells in words only: QEMU's own complaints arrive as one generic number."""
+    text = f.message
+    if "Address already in use" in text or "Could not set up host forwarding rule" in text:
+        return PortInUse(port=_quoted(text), address="this host", hint=text)
+    if "No space left on device" in text:
+        return NoSpace(place=f.subject or "the host", needed="more", free="too few", hint=text)
+    if f.number == Number.OPERATION_FAILED and "already exists with uuid" in text:
+        return NameTaken(kind="domain", name=f.subject, hint=text)
+    if "Cannot check QEMU binary" in text or "does not exist or is not executable" in text:
+        return ToolMissing(tool="qemu-system", hint=text)
+    if f.number == Number.OPERATION_FAILED and "Active console session exists" in text:
+        return Busy(what=f"the console of {f.subject}", holder="another session")
+    return None
+
+
+def _quoted(text: str) -> str:
+    start, end = text.find("'"), text.rfind("'")
+    return text[start + 1 : end] if 0 <= start < end else "?"
+
+
+class Translated:
+    """The block's libvirt errors leave it as cowshed's: used around every call.
+
+    ``lost`` is told when the connection broke.
+    """
+
+    __slots__ = ("action", "lost", "subject", "uri")
+
+    def __init__(self, action: str, *, uri: str, subject: str = "", lost: Callable[[], None] | None = None) -> None:
+        self.action = action
+        self.uri = uri
+        self.subject = subject
+        self.lost = lost
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or not hasattr(error, "get_error_code"):
+            return
+        told = translate(error, uri=self.uri, action=self.action, subject=self.subject)
+        if isinstance(told, HypervisorUnavailable) and self.lost:
+            self.lost()
+        raise told from error
+
+
+__all__ = ["TABLE", "DeadlineExceeded", "Failure", "Number", "Translated", "translate"]

@@ -1,0 +1,52 @@
+"""Power states, and bulk answers about many guests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from cowshed.hypervisor.binding import libvirt
+from cowshed.hypervisor.errors import Number
+from cowshed.model.instance import PowerState
+
+# virDomainState -> the contract's codes. 2 is "blocked on I/O", 4 "being shut down".
+STATES: Final = {
+    0: PowerState.NOSTATE,
+    1: PowerState.RUNNING,
+    2: PowerState.RUNNING,
+    3: PowerState.PAUSED,
+    4: PowerState.SHUTDOWN,
+    5: PowerState.SHUTDOWN,
+    6: PowerState.CRASHED,
+    7: PowerState.SUSPENDED,
+}
+_STATE_ONLY: Final = 1  # VIR_DOMAIN_STATS_STATE: needs no word with QEMU
+_NO_WAIT: Final = 1 << 29  # VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT: leave out what a busy guest would delay
+
+
+def state(number: int) -> PowerState:
+    return STATES.get(number, PowerState.NOSTATE)
+
+
+def states(connection: Any) -> dict[str, PowerState]:
+    answers = connection.getAllDomainStats(_STATE_ONLY, 0)
+    return {domain.UUIDString(): state(answer.get("state.state", 0)) for domain, answer in answers}
+
+
+def stats(connection: Any, uuids: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    if uuids is None:
+        answers = connection.getAllDomainStats(0, _NO_WAIT)
+    elif domains := [domain for uuid in uuids if (domain := _lookup(connection, uuid))]:
+        answers = connection.domainListGetStats(domains, 0, _NO_WAIT)
+    else:
+        answers = []
+    return {domain.UUIDString(): dict(answer) for domain, answer in answers}
+
+
+def _lookup(connection: Any, uuid: str) -> Any:
+    try:
+        return connection.lookupByUUIDString(uuid)
+    except libvirt().libvirtError as error:
+        if error.get_error_code() == Number.NO_DOMAIN:
+            return None
+        raise
