@@ -51,9 +51,7 @@ def _create(fd: int, size: int, cluster_size: int, backing: bytes, backing_forma
     header = _header(size, bits, l1_entries, l1_offset, cluster_size, table_clusters, backing, backing_format)
     if len(header) > cluster_size:
         raise InvalidRequest(reason="the path of the base is too long for this cluster size")
-    table = b"".join(
-        struct.pack(">Q", (1 + table_clusters + block) * cluster_size) for block in range(blocks)
-    )
+    table = b"".join(struct.pack(">Q", (1 + table_clusters + block) * cluster_size) for block in range(blocks))
     counts = struct.pack(">H", 1) * used
     written = os.pwrite(fd, header, 0) + os.pwrite(fd, table, cluster_size)
     written += os.pwrite(fd, counts, (1 + table_clusters) * cluster_size)

@@ -1,0 +1,58 @@
+"""The whole content of a disk to a standalone file."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from cowshed.contract.callbacks import SILENT, Progress
+from cowshed.errors import InternalError, InvalidRequest
+from cowshed.model.disk import DiskFormat, DiskSource
+from cowshed.tools import filesystem
+from cowshed.tools.transfer.layers import Layer, Qcow2Layer, RawLayer
+from cowshed.tools.transfer.pump import pump
+from cowshed.tools.transfer.sinks import Qcow2Sink, RawSink
+
+
+def export(
+    source: DiskSource, target: Path, format: DiskFormat, *, compress: bool = False, progress: Progress = SILENT
+) -> None:
+    """Write ``source``, with its parents as ``source.backing`` names them, to ``target``.
+
+    :raises InvalidRequest: the format cannot be written, or raw is to be compressed
+    :raises NameTaken: ``target`` exists
+    :raises NoSpace: nothing is left at ``target``
+    """
+    if format not in (DiskFormat.RAW, DiskFormat.QCOW2):
+        raise InvalidRequest(reason=f"a disk cannot be written as {format}", hint="raw or qcow2")
+    if compress and format == DiskFormat.RAW:
+        raise InvalidRequest(reason="raw files cannot be compressed", hint="use qcow2")
+    with ExitStack() as stack, filesystem.publish(target) as publication:
+        layer = open_layer(source, stack)
+        progress.phase("extract", layer.size)
+        if format == DiskFormat.RAW:
+            _to_raw(source, layer, publication.fd, progress)
+            return
+        sink = Qcow2Sink(publication.fd, layer.size, compress=compress)
+        pump(layer, sink, progress=progress)
+        sink.finish()
+
+
+def _to_raw(source: DiskSource, layer: Layer, target: int, progress: Progress) -> None:
+    if isinstance(layer, RawLayer) and filesystem.reflink(layer.fd, target):
+        return
+    pump(layer, RawSink(target, layer.size), progress=progress)
+
+
+def open_layer(source: DiskSource, stack: ExitStack) -> Layer:
+    """Open the file of ``source`` and of every parent; ``stack`` closes them."""
+    if source.path is None:
+        raise InternalError(reason=f"{source.name or source.type} is not a file")
+    with filesystem.errors_of(source.path, "read"):
+        fd = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    if source.format == DiskFormat.QCOW2:
+        below = open_layer(source.backing, stack) if source.backing else None
+        return Qcow2Layer(fd, below, name=str(source.path))
+    return RawLayer(fd)
