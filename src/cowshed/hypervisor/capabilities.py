@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from cowshed import log
 from cowshed.errors import CowshedError, HypervisorError, ToolMissing
@@ -49,9 +49,10 @@ def ask(hypervisor: Hypervisor, *, virt_type: VirtType, emulator: str) -> HostCa
     """
     arch = os.uname().machine
     xml = _domain_capabilities(hypervisor, emulator, arch, virt_type)
-    domain = ElementTree.fromstring(xml)
+    domain = ET.fromstring(xml)  # noqa: S314 - libvirt's own words
     path = domain.findtext("path") or emulator
-    host = ElementTree.fromstring(hypervisor.call("describe the host", lambda c: c.getCapabilities(), repeat=True))
+    told = hypervisor.call("describe the host", lambda c: str(c.getCapabilities()), repeat=True)
+    host = ET.fromstring(told)  # noqa: S314
     return HostCapabilities(
         arch=arch,
         virt_type=virt_type,
@@ -85,9 +86,9 @@ def _domain_capabilities(hypervisor: Hypervisor, emulator: str, arch: str, virt_
         raise
 
 
-def _machines(host: ElementTree.Element, arch: str, emulator: str) -> dict[str, str]:
+def _machines(host: ET.Element, arch: str, emulator: str) -> dict[str, str]:
     """Short names to what they stand for; names that stand for themselves are there as well."""
-    found = {}
+    found: dict[str, str] = {}
     for node in host.findall(f"guest/arch[@name='{arch}']"):
         if node.findtext("emulator") not in (None, emulator):
             continue
@@ -97,15 +98,15 @@ def _machines(host: ElementTree.Element, arch: str, emulator: str) -> dict[str, 
     return found
 
 
-def _values(domain: ElementTree.Element, device: str, enum: str) -> tuple[str, ...]:
+def _values(domain: ET.Element, device: str, enum: str) -> tuple[str, ...]:
     return tuple(value.text or "" for value in domain.findall(f"{device}/enum[@name='{enum}']/value"))
 
 
-def _cpu_modes(domain: ElementTree.Element) -> tuple[str, ...]:
+def _cpu_modes(domain: ET.Element) -> tuple[str, ...]:
     return tuple(mode.get("name") or "" for mode in domain.findall("cpu/mode[@supported='yes']"))
 
 
-def _max_vcpus(domain: ElementTree.Element) -> int:
+def _max_vcpus(domain: ET.Element) -> int:
     vcpu = domain.find("vcpu")
     return 0 if vcpu is None else int(vcpu.get("max") or 0)
 
@@ -172,12 +173,11 @@ def _decode(values: dict[str, Any]) -> HostCapabilities:
             Firmware(Path(f["loader"]), Path(f["nvram_template"]), f["secure_boot"]) for f in found
         ),
     }
-    return HostCapabilities(
-        **{
-            name: convert.get(name, tuple if isinstance(value, list) else lambda same: same)(value)
-            for name, value in values.items()
-        }
-    )
+    return HostCapabilities(**{name: convert.get(name, _plain)(value) for name, value in values.items()})
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _store(cache: Path, key: dict[str, Any], found: HostCapabilities) -> None:

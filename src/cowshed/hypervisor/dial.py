@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from cowshed import log
@@ -59,7 +60,7 @@ def explain(error: BaseException, uri: str) -> BaseException:
     """Why libvirt could not be reached, and what to do."""
     if isinstance(error, CowshedError) or not isinstance(error, libvirt().libvirtError):
         return error
-    text = (error.get_error_message() or str(error)).strip().rstrip(".")
+    text = str(error).strip().rstrip(".")
     if "Permission denied" in text:
         hint = "add yourself to the group libvirt and log in again, or use qemu:///session"
         return PermissionDenied(action="use libvirt at", path=f"{uri} ({text})", hint=hint)
@@ -101,6 +102,6 @@ def hang_up(connection: Any, callbacks: list[int] | None) -> None:
 def _goodbyes(connection: Any, callbacks: list[int] | None) -> list[Callable[[], Any]]:
     calls: list[Callable[[], Any]] = []
     if callbacks is not None:
-        calls = [lambda number=number: connection.domainEventDeregisterAny(number) for number in callbacks]
+        calls = [partial(connection.domainEventDeregisterAny, number) for number in callbacks]
         calls.append(connection.unregisterCloseCallback)
     return [*calls, connection.close]

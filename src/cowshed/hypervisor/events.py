@@ -143,7 +143,7 @@ class Hub:
         for listener in listeners:
             try:
                 listener(event)
-            except Exception:
+            except Exception:  # noqa: BLE001 - a listener is somebody else's code
                 _log.exception("a listener failed on %s of %s", event.kind, event.uuid)
 
     def wake(self) -> None:

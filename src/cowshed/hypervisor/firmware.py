@@ -29,8 +29,8 @@ def find(arch: str, folders: Iterable[Path] | None = None) -> tuple[Firmware, ..
         for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
             chosen.setdefault(path.name, path)
     found = [firmware for name in sorted(chosen) if (firmware := _read(chosen[name], arch))]
-    unique = {(firmware.loader, firmware.nvram_template): firmware for firmware in reversed(found)}
-    return tuple(sorted(reversed(unique.values()), key=lambda firmware: firmware.secure_boot))
+    unique = {(firmware.loader, firmware.nvram_template): firmware for firmware in found}
+    return tuple(sorted(unique.values(), key=lambda firmware: firmware.secure_boot))
 
 
 def _read(path: Path, arch: str) -> Firmware | None:
@@ -49,9 +49,7 @@ def _firmware(descriptor: dict[str, Any], arch: str) -> Firmware | None:
         return None
     if mapping.get("mode", "split") != "split" or mapping["executable"].get("format") != "raw":
         return None
-    features = set(descriptor.get("features", ()))
-    if features & {"amd-sev", "amd-sev-es", "intel-tdx"}:
-        return None  # for encrypted guests only
+    features = descriptor.get("features", ())
     loader = Path(mapping["executable"]["filename"])
     template = Path(mapping["nvram-template"]["filename"])
     if not loader.is_file() or not template.is_file():

@@ -85,7 +85,7 @@ def _teller(hub: Hub, build: Build) -> Callable[..., None]:
         arguments = values[:-1]  # the last one is the opaque value of the registration
         try:
             event = build(domain.UUIDString(), *arguments)
-        except Exception:
+        except Exception:  # noqa: BLE001 - libvirt's event thread must go on
             _log.exception("an event could not be read")
             return
         if event is not None:

@@ -1,0 +1,1 @@
+"""Consoles: the serial log, the interactive serial console, VNC and SPICE endpoints."""
