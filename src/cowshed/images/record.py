@@ -1,0 +1,87 @@
+"""The record of an image: one small JSON file that carries its own version and checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from cowshed.errors import DataCorrupt, InvalidRequest
+from cowshed.model.disk import DiskFormat
+from cowshed.model.image import Image, ImageStatus
+
+VERSION: Final = 1
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+
+# Glance's names of digests over the bytes as they were downloaded, where those are not the stored ones.
+SOURCE_DIGEST: Final = "source_digest"
+
+_LARGEST: Final = 1 << 20  # bytes; nobody's properties are longer
+_ENDINGS: Final = (".gz", ".xz", ".zst", ".zstd", ".qcow2", ".raw", ".img", ".iso", ".qcow")
+
+
+def check_name(name: str) -> str:
+    """:raises InvalidRequest: ``name`` cannot be an image's name"""
+    if not NAME.fullmatch(name):
+        raise InvalidRequest(
+            reason=f"{name!r} cannot be the name of an image",
+            hint="use up to 128 letters, digits, dots, dashes, colons and underscores, a letter or digit first",
+        )
+    return name
+
+
+def default_name(source: str) -> str:
+    """The file name in a path or URL without the endings that name formats.
+
+    :raises InvalidRequest: nothing is left that could be a name
+    """
+    path = unquote(urlsplit(source).path) if "://" in source else source
+    name = re.sub(r"[^A-Za-z0-9._:-]+", "-", path.rstrip("/").rpartition("/")[2])
+    while name.lower().endswith(_ENDINGS):
+        name = name.rpartition(".")[0]
+    name = name.lstrip("._:-")[:128]
+    if not name:
+        raise InvalidRequest(reason=f"{source} gives the image no name", hint="give one with --name")
+    return check_name(name)
+
+
+def encode(image: Image) -> bytes:
+    """:raises InvalidRequest: the properties are too many or not text"""
+    body = asdict(image)
+    body["properties"] = dict(image.properties)
+    data = json.dumps({"version": VERSION, "checksum": _checksum(body), "image": body}, indent=1).encode()
+    if len(data) > _LARGEST:
+        raise InvalidRequest(reason=f"the properties of image {image.name or image.id} are longer than 1 MiB")
+    return data
+
+
+def read(path: Path) -> Image:
+    """:raises DataCorrupt: the file is not a record that was written whole by a version we know
+    :raises FileNotFoundError:"""
+    with path.open("rb") as file:
+        data = file.read(_LARGEST + 1)
+    try:
+        record = json.loads(data)
+        version, body = record["version"], record["image"]
+        if version > VERSION:
+            raise DataCorrupt(path=path, reason=f"it was written by a newer version (record version {version})")
+        if record["checksum"] != _checksum(body):
+            raise DataCorrupt(path=path, reason="the checksum does not match")
+        return _image(body)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataCorrupt(path=path, reason=f"it is not an image record ({error})") from error
+
+
+def _image(body: dict[str, Any]) -> Image:
+    known = {name: body[name] for name in Image.__slots__ if name in body}
+    known["status"] = ImageStatus(known["status"])
+    known["disk_format"] = DiskFormat(known["disk_format"])
+    return Image(**known)
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
