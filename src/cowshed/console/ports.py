@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
-import os
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from cowshed.errors import InvalidRequest, PermissionDenied, PortInUse
+from cowshed.tools import filesystem, locks
+
+LOCK: Final = 30.0  # seconds to wait for it; it is held for milliseconds
 
 
 def free(port: int, address: str = "127.0.0.1") -> bool:
@@ -96,20 +98,13 @@ class Ports:
 
     @contextmanager
     def _locked(self) -> Iterator[dict[int, str]]:
-        """The record under a lock the kernel frees with the process; a change is written when the block ends."""
-        self._record.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(
-            self._record.with_name(self._record.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # held for a millisecond at most
+        """The record under its lock; a change is written when the block ends well."""
+        with locks.lock(self._record.with_name(self._record.name + ".lock"), timeout=LOCK, what="the record of ports"):
             taken = self._read()
             before = dict(taken)
             yield taken
             if taken != before:
-                self._write(taken)
-        finally:
-            os.close(lock)
+                filesystem.write_atomically(self._record, json.dumps(taken).encode())
 
     def _read(self) -> dict[int, str]:
         """A record that is missing or damaged is empty: whether a port is free is tried anyway."""
@@ -117,11 +112,3 @@ class Ports:
             return {int(port): str(owner) for port, owner in json.loads(self._record.read_text()).items()}
         except (OSError, ValueError, AttributeError):
             return {}
-
-    def _write(self, taken: dict[int, str]) -> None:
-        new = self._record.with_name(f".{self._record.name}.{os.getpid()}")
-        with open(new, "w") as file:
-            json.dump(taken, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, self._record)

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from cowshed.errors import CowshedError, DataCorrupt, UnsupportedOperation
+from cowshed.errors import CowshedError, DataCorrupt, HypervisorError, UnsupportedOperation
 
 if TYPE_CHECKING:
     from cowshed.hypervisor.guest import Guest
 
 TIMEOUT: Final = 5  # seconds; libvirt asks the agent to synchronise first, which has its own 5 s
+_UNKNOWN: Final = ("has not been found", "has been disabled")  # what the agent says of a command
 _FROM_AGENT: Final = 1  # VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT
 
 
@@ -43,16 +44,25 @@ class Agent:
         """What the agent returns for one of its commands.
 
         :param timeout: seconds for the answer
-        :raises UnsupportedOperation: no agent, no answer, or a command it does not know
+        :raises UnsupportedOperation: no agent, no answer, or a command it does not know or allow
+        :raises HypervisorError: the command failed in the guest
         :raises DataCorrupt: the answer is not what the protocol allows
         """
         from cowshed.hypervisor.binding import libvirt_qemu
 
         request = json.dumps({"execute": execute, **({"arguments": dict(arguments)} if arguments else {})})
-        answer = self._guest.call(
-            f"ask the agent for {execute} in",
-            lambda domain: libvirt_qemu().qemuAgentCommand(domain, request, timeout, 0),
-        )
+        try:
+            answer = self._guest.call(
+                f"ask the agent for {execute} in",
+                lambda domain: libvirt_qemu().qemuAgentCommand(domain, request, timeout, 0),
+            )
+        except HypervisorError as error:
+            if any(words in error.reason for words in _UNKNOWN):
+                operation = f"do {execute} through its agent"
+                raise UnsupportedOperation(
+                    subject=self._guest.name, operation=operation, reason=error.reason
+                ) from error
+            raise
         try:
             return json.loads(answer)["return"]
         except (ValueError, KeyError, TypeError) as error:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree as ET
 
 from cowshed import log
-from cowshed.errors import CowshedError, HypervisorError, ToolMissing
+from cowshed.errors import CowshedError, HypervisorError, InvalidRequest, ToolMissing, UnsupportedOperation
 from cowshed.hypervisor import firmware
 from cowshed.model.host import Firmware, HostCapabilities, VirtType
-from cowshed.tools import run
+from cowshed.tools import filesystem, run
 
 if TYPE_CHECKING:
     from cowshed.hypervisor.connection import Hypervisor
@@ -84,6 +82,11 @@ def _domain_capabilities(hypervisor: Hypervisor, emulator: str, arch: str, virt_
             hint = f"install QEMU's system emulator for {arch} (Debian: qemu-system-x86)"
             raise ToolMissing(tool=emulator or f"qemu-system-{arch}", hint=hint) from error
         raise
+    except InvalidRequest as error:
+        if "not supported" not in str(error):
+            raise
+        operation = f"run {virt_type} guests"
+        raise UnsupportedOperation(subject="this host", operation=operation, reason=str(error)) from error
 
 
 def _machines(host: ET.Element, arch: str, emulator: str) -> dict[str, str]:
@@ -181,12 +184,10 @@ def _plain(value: Any) -> Any:
 
 
 def _store(cache: Path, key: dict[str, Any], found: HostCapabilities) -> None:
-    """Written whole and renamed. That it cannot be kept is no reason to fail."""
-    record = {"key": key, "capabilities": dataclasses.asdict(found)}
+    """That it cannot be kept is no reason to fail."""
+    record = json.dumps({"key": key, "capabilities": dataclasses.asdict(found)}, default=str)
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=cache.parent, prefix=f".{cache.name}.", delete=False) as file:
-            json.dump(record, file, default=str)
-        shutil.move(file.name, cache)
-    except OSError as error:
+        filesystem.make_directory(cache.parent)
+        filesystem.write_atomically(cache, record.encode(), sync_parent=False)
+    except CowshedError as error:
         _log.warning("what libvirt can do is not remembered in %s: %s", cache, error)

@@ -6,6 +6,7 @@ libvirt/virterror.h), so reading the table needs no binding.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from enum import IntEnum
 from types import TracebackType
@@ -14,7 +15,6 @@ from typing import Any, Final
 from cowshed.errors import (
     Busy,
     CowshedError,
-    DeadlineExceeded,
     HypervisorError,
     HypervisorUnavailable,
     InstanceNotFound,
@@ -154,11 +154,11 @@ def _from_words(f: Failure) -> CowshedError | None:
     """What libvirt tells in words only: QEMU's own complaints arrive as one generic number."""
     text = f.message
     if "Address already in use" in text or "Could not set up host forwarding rule" in text:
-        return PortInUse(port=_quoted(text), address="this host", hint=text)
+        return PortInUse(port=_port(text), address="this host", hint=text)
     if "No space left on device" in text:
         return NoSpace(place=f.subject or "the host", needed="more", free="too few", hint=text)
     if f.number == Number.OPERATION_FAILED and "already exists with uuid" in text:
-        return NameTaken(kind="domain", name=f.subject, hint=text)
+        return NameTaken(kind="domain", name=f.subject or _quoted(text), hint=text)
     if "Cannot check QEMU binary" in text or "does not exist or is not executable" in text:
         return ToolMissing(tool="qemu-system", hint=text)
     if f.number == Number.OPERATION_FAILED and "Active console session exists" in text:
@@ -167,8 +167,15 @@ def _from_words(f: Failure) -> CowshedError | None:
 
 
 def _quoted(text: str) -> str:
-    start, end = text.find("'"), text.rfind("'")
-    return text[start + 1 : end] if 0 <= start < end else "?"
+    """The first thing in quotes."""
+    found = re.search("'([^']*)'", text)
+    return found[1] if found else "?"
+
+
+def _port(text: str) -> str:
+    """QEMU names a forward as 'tcp:127.0.0.1:2222-:22', a socket's address with its port at the end."""
+    found = re.search(r":(\d+)-", text) or re.search(r":(\d{2,5})\b", text)
+    return found[1] if found else "?"
 
 
 class Translated:
@@ -197,6 +204,3 @@ class Translated:
         if isinstance(told, HypervisorUnavailable) and self.lost:
             self.lost()
         raise told from error
-
-
-__all__ = ["TABLE", "DeadlineExceeded", "Failure", "Number", "Translated", "translate"]

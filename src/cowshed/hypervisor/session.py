@@ -26,7 +26,7 @@ from urllib.parse import quote
 from cowshed import log
 from cowshed.clock import Deadline, poll
 from cowshed.errors import CowshedError, DeadlineExceeded, HypervisorUnavailable
-from cowshed.tools import run
+from cowshed.tools import filesystem, run
 
 _log = log.logger(__name__)
 
@@ -97,9 +97,9 @@ def _start(folder: Path, *, hide: bool, root: bool) -> Path | None:
     Two at once do no harm: libvirt's daemon holds a lock, the second one ends, both callers use the first.
     """
     program = _program()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    filesystem.make_directory(folder, mode=0o700)
     try:
-        run.run(command(program, folder, hide=hide, root=root), timeout=START, env=_environment())
+        run.run(command(program, folder, hide=hide, root=root), timeout=START, env=environment())
     except CowshedError as error:
         failed: CowshedError | None = error
     else:
@@ -120,7 +120,8 @@ def _start(folder: Path, *, hide: bool, root: bool) -> Path | None:
     return answering(folder)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """What the daemon needs of ours beside what every tool gets."""
     return {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
 
 

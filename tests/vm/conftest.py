@@ -1,0 +1,109 @@
+"""What the tests with real guests share: a libvirt of their own that knows no KVM, and the tiny guest as a domain."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import pytest
+
+from cowshed.errors import CowshedError
+from cowshed.hypervisor import Guest, Hypervisor, session
+from cowshed.tools import run
+
+MakeXml = Callable[..., str]
+MakeGuest = Callable[..., Guest]
+
+
+def start_daemon(*, hide: bool = True) -> int:
+    """Start a session daemon in this process's XDG directories that stays until it is ended; returns its pid."""
+    folder = session.runtime_directory()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    program = run.require("libvirtd")
+    root = os.geteuid() == 0
+    words = session.command(program, folder, hide=hide, root=root)
+    run.run([word for word in words if not word.startswith("--timeout=")], timeout=30, env=session.environment())
+    deadline = time.monotonic() + 20
+    while session.answering(folder) is None:
+        assert time.monotonic() < deadline, "libvirtd did not answer"
+        time.sleep(0.02)
+    return int((folder / "libvirtd.pid").read_text())
+
+
+def end(pid: int, number: int = signal.SIGTERM) -> None:
+    """Send ``number`` to a process that we started and wait until it is gone."""
+    deadline = time.monotonic() + 20
+    try:
+        os.kill(pid, number)
+        while "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+            assert time.monotonic() < deadline, f"process {pid} does not end"
+            time.sleep(0.02)
+    except (ProcessLookupError, FileNotFoundError):
+        return
+
+
+@pytest.fixture(scope="session")
+def libvirt_uri() -> Iterator[str]:
+    """The address of a private session daemon that sees no KVM. It also answers ``qemu:///session`` in this process."""
+    if run.find("libvirtd") is None:
+        pytest.skip("needs libvirtd: see scripts/packages.sh")
+    pid = start_daemon()
+    yield f"qemu+unix:///session?socket={session.runtime_directory()}/libvirt-sock"
+    end(pid)
+
+
+@pytest.fixture
+def hypervisor(libvirt_uri: str) -> Iterator[Hypervisor]:
+    with Hypervisor(libvirt_uri) as opened:
+        yield opened
+
+
+@pytest.fixture
+def tiny_xml(guest_dir: Path, tmp_path: Path) -> MakeXml:
+    """Makes the XML of a tiny guest: ``tiny_xml("name", agent=True, log=path, devices="<more/>")``."""
+
+    def make(
+        name: str = "tiny", *, identity: str = "", agent: bool = False, log: Path | None = None, devices: str = ""
+    ) -> str:
+        initramfs = guest_dir / ("initramfs-agent" if agent else "initramfs")
+        log = log or tmp_path / "console.log"
+        channel = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
+        return f"""
+<domain type='qemu'>
+  <name>{escape(name)}</name><uuid>{identity or uuid.uuid4()}</uuid>
+  <memory unit='MiB'>{192 if agent else 128}</memory><vcpu>1</vcpu>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>{guest_dir}/vmlinuz</kernel><initrd>{initramfs}</initrd><cmdline>console=ttyS0</cmdline>
+  </os>
+  <features><acpi/></features>
+  <devices>
+    <serial type='pty'><log file='{log}' append='off'/></serial>
+    {channel if agent else ""}{devices}
+  </devices>
+</domain>"""
+
+    return make
+
+
+@pytest.fixture
+def tiny_guest(hypervisor: Hypervisor, tiny_xml: MakeXml) -> Iterator[MakeGuest]:
+    """Defines tiny guests (the arguments are those of ``tiny_xml``); they are gone after the test."""
+    made: list[Guest] = []
+
+    def make(name: str = "tiny", **options: object) -> Guest:
+        made.append(hypervisor.define(tiny_xml(name, **options)))
+        return made[-1]
+
+    yield make
+    for guest in made:
+        for clean in (guest.destroy, guest.undefine):
+            try:
+                clean()
+            except CowshedError as error:
+                print(f"clean-up of {guest.name}: {error}")
