@@ -1,6 +1,6 @@
 """Moving disk content: read a chain of layers, write raw or qcow2, on all cores, in one pass."""
 
-from cowshed.tools.transfer.convert import Copied, fetch
+from cowshed.tools.transfer.convert import Copied, digest_of, fetch
 from cowshed.tools.transfer.export import export
 
-__all__ = ["Copied", "export", "fetch"]
+__all__ = ["Copied", "digest_of", "export", "fetch"]

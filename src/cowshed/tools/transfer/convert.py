@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.model.disk import DiskFormat
@@ -13,7 +14,7 @@ from cowshed.tools.filesystem import extents
 from cowshed.tools.format import Inspection
 from cowshed.tools.transfer.layers import ZERO, Layer, Qcow2Layer, RawLayer
 from cowshed.tools.transfer.pump import pump
-from cowshed.tools.transfer.sinks import RawSink
+from cowshed.tools.transfer.sinks import RawSink, combine, crc32
 
 _READ = 1 << 20
 
@@ -56,6 +57,27 @@ def fetch(
         hasher.stop()
         raise
     return Copied(hasher.result(), sink.digest(), sink.written)
+
+
+class _Nowhere:
+    """A sink that only keeps the CRC of each chunk."""
+
+    def __init__(self) -> None:
+        self.crcs: dict[int, int] = {}
+
+    def write(self, start: int, data: bytes) -> None:
+        self.crcs[start] = crc32(data)
+
+
+def digest_of(path: Path, *, progress: Progress = SILENT) -> str:
+    """The digest (:func:`combine`) of a file as it is now."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        layer, sink = RawLayer(fd), _Nowhere()
+        pump(layer, sink, progress=progress)
+        return combine(sink.crcs, layer.size)
+    finally:
+        os.close(fd)
 
 
 class _Hasher(threading.Thread):
