@@ -184,6 +184,16 @@ def preallocate(fd: int, size: int) -> None:
     os.posix_fallocate(fd, 0, size)
 
 
+def write_holes(fd: int, size: int) -> None:
+    """Write zeros where no data is, so that every block is there and initialised."""
+    zeros = bytes(4 * MiB)
+    position = 0
+    for start, length in [*extents(fd, size), (size, 0)]:
+        while position < start:
+            position += os.pwrite(fd, zeros[: min(len(zeros), start - position)], position)
+        position = start + length
+
+
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
     """A descriptor of a regular file, not through a symbolic link as its last part.
 
