@@ -1,0 +1,1 @@
+"""Host: what this machine is, what it has left, and what is wrong with it."""

@@ -1,0 +1,241 @@
+"""The doctor: small checks, each a function from facts to findings that say how to mend things.
+
+What only libvirt knows is handed in as values, so that every check can be asked about any host.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from cowshed.host import facts
+from cowshed.host.kvm import KvmState
+from cowshed.model.host import Finding, Firmware
+from cowshed.tools import run
+from cowshed.units import GiB, MiB, format_size
+
+OK: Final = "ok"
+WARNING: Final = "warning"
+ERROR: Final = "error"
+
+QEMU_FLOOR: Final = (7, 2, 0)
+LIBVIRT_FLOOR: Final = (9, 0, 0)
+_LITTLE: Final = 5 * GiB  # free bytes below which an image or two may not fit
+_TOO_LITTLE: Final = 512 * MiB
+
+# Program -> (package, what does not work without it).
+FILESYSTEM_TOOLS: Final = {
+    "mkfs.ext4": ("e2fsprogs", "ephemeral disks with ext4"),
+    "mkfs.xfs": ("xfsprogs", "ephemeral disks with XFS"),
+    "mkfs.vfat": ("dosfstools", "ephemeral disks with FAT"),
+    "mkswap": ("util-linux", "swap disks"),
+}
+# Module -> (distribution, what does not work without it).
+MODULES: Final = {
+    "httpcore": ("httpx", "images from the network"),
+    "pycdlib": ("pycdlib", "config drives"),
+    "oslo_utils": ("oslo.utils", "the second opinion on raw images"),
+    "zstandard": ("zstandard", "zstd images"),
+    "isal": ("isal", "fast gzip and qcow2 decompression"),
+}
+
+
+def _install(package: str) -> str:
+    return f"sudo apt install {package}"
+
+
+def _words(version: Sequence[int]) -> str:
+    return ".".join(map(str, version))
+
+
+# --- programs and libraries -------------------------------------------------------------------
+
+
+def emulator(path: str | None, version: tuple[int, int, int] = (0, 0, 0)) -> list[Finding]:
+    """:param path: the QEMU system emulator; None: none was found"""
+    if not path or run.find(path) is None:
+        return [Finding(ERROR, "QEMU", "QEMU is not installed: no instance can run", _install("qemu-system-x86"))]
+    if any(version) and version < QEMU_FLOOR:
+        sentence = f"QEMU {_words(version)} is older than {_words(QEMU_FLOOR)}, the oldest that is tested"
+        return [Finding(WARNING, "QEMU", sentence, "upgrade QEMU")]
+    return [Finding(OK, "QEMU", f"{path}{' ' + _words(version) if any(version) else ''}")]
+
+
+def qemu_img() -> list[Finding]:
+    path = run.find("qemu-img")
+    if path is None:
+        sentence = "qemu-img is not installed: some disk operations need it"
+        return [Finding(ERROR, "qemu-img", sentence, _install("qemu-utils"))]
+    return [Finding(OK, "qemu-img", path)]
+
+
+def binding() -> list[Finding]:
+    """The Python module that speaks to libvirt (looked for, not imported)."""
+    if importlib.util.find_spec("libvirt") is None:
+        remedy = f"{_install('python3-libvirt')}, or in a virtual environment of its own: pip install libvirt-python"
+        return [Finding(ERROR, "libvirt binding", "the Python module libvirt is not installed", remedy)]
+    return [Finding(OK, "libvirt binding", "the Python module libvirt is installed")]
+
+
+def libvirt(uri: str, *, version: tuple[int, int, int] = (0, 0, 0), error: str = "", hint: str = "") -> list[Finding]:
+    """:param error: why libvirt at ``uri`` cannot be reached; empty: it can"""
+    if error:
+        where = "libvirt-daemon-system" if uri.endswith("/system") else "libvirt-daemon"
+        return [Finding(ERROR, "libvirt", error, hint or f"{_install(where)}, and see that its service runs")]
+    if any(version) and version < LIBVIRT_FLOOR:
+        sentence = f"libvirt {_words(version)} is older than {_words(LIBVIRT_FLOOR)}, the oldest that is tested"
+        return [Finding(WARNING, "libvirt", sentence, "upgrade libvirt")]
+    return [Finding(OK, "libvirt", f"{uri}{' ' + _words(version) if any(version) else ''}")]
+
+
+def firmware(firmwares: Sequence[Firmware]) -> list[Finding]:
+    if not firmwares:
+        sentence = "there is no UEFI firmware: instances can start with BIOS only"
+        return [Finding(WARNING, "firmware", sentence, _install("ovmf"))]
+    return [Finding(OK, "firmware", f"UEFI: {', '.join(sorted({entry.loader.name for entry in firmwares}))}")]
+
+
+def filesystem_tools(tools: Mapping[str, tuple[str, str]] = FILESYSTEM_TOOLS) -> list[Finding]:
+    findings = [
+        Finding(WARNING, "file systems", f"{tool} is not installed: no {what}", _install(package))
+        for tool, (package, what) in tools.items()
+        if run.find(tool) is None
+    ]
+    return findings or [Finding(OK, "file systems", "the programs that make file systems are installed")]
+
+
+def modules(wanted: Mapping[str, tuple[str, str]] = MODULES) -> list[Finding]:
+    """Python modules that are needed at some point."""
+    findings = [
+        Finding(ERROR, "Python modules", f"the Python module {name} is missing: no {what}", f"pip install {project}")
+        for name, (project, what) in wanted.items()
+        if importlib.util.find_spec(name) is None
+    ]
+    return findings or [Finding(OK, "Python modules", "all there")]
+
+
+# --- speed ------------------------------------------------------------------------------------
+
+
+def kvm(state: KvmState, *, configured: str = "auto") -> list[Finding]:
+    """:param configured: the virt type of the configuration"""
+    if state.usable:
+        return [Finding(OK, "KVM", "guests run under KVM")]
+    if configured == "kvm":
+        return [Finding(ERROR, "KVM", f"kvm is configured, but {state.reason}", state.remedy)]
+    sentence = f"{state.reason}; instances run under TCG (emulation), many times slower"
+    return [Finding(WARNING, "KVM", sentence, state.remedy)]
+
+
+# --- network ----------------------------------------------------------------------------------
+
+
+def user_network(*, passt: bool) -> list[Finding]:
+    """:param passt: libvirt and QEMU here can use passt"""
+    if passt and run.find("passt") is None:
+        sentence = "passt is not installed: user networks use slirp, which is slower"
+        return [Finding(WARNING, "user network", sentence, _install("passt"))]
+    if passt:
+        return [Finding(OK, "user network", "passt")]
+    return [Finding(OK, "user network", "slirp (this libvirt does not know passt)")]
+
+
+def default_network(state: str | None, *, session: bool) -> list[Finding]:
+    """:param state: of libvirt's network ``default``: active, inactive, or None where there is none"""
+    if session:
+        return []  # a session has no networks of its own; user networks need nothing
+    if state == "active":
+        return [Finding(OK, "network default", "it is active")]
+    if state == "inactive":
+        remedy = "virsh net-start default; virsh net-autostart default"
+        return [Finding(WARNING, "network default", "libvirt's network default is not active", remedy)]
+    remedy = "virsh net-define /usr/share/libvirt/networks/default.xml; virsh net-start default"
+    return [Finding(WARNING, "network default", "libvirt has no network named default", remedy)]
+
+
+# --- places -----------------------------------------------------------------------------------
+
+
+def state_directory(path: Path, *, qemu_user: tuple[int, int] | None = None) -> list[Finding]:
+    """May we write there, and may QEMU enter?
+
+    :param qemu_user: (uid, gid) that libvirt runs QEMU as; None: the calling user (session mode)
+    """
+    place = path
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK | os.X_OK):
+        remedy = f"sudo chown -R $USER {path}" if place == path else f"sudo install -d -o $USER {path}"
+        return [Finding(ERROR, "state directory", f"no permission to write {place}", remedy)]
+    if qemu_user and (closed := _closed_to(path, *qemu_user)):
+        sentence = f"QEMU (user {qemu_user[0]}) cannot enter {closed}, so no instance with disks below it can start"
+        return [Finding(ERROR, "state directory", sentence, f"sudo chmod o+x {closed}, or set another [host] state")]
+    return [Finding(OK, "state directory", str(path))]
+
+
+def _closed_to(path: Path, uid: int, gid: int) -> Path | None:
+    """The first directory on the way to ``path`` that this user may not enter."""
+    if uid == 0:
+        return None
+    for place in [*reversed(path.parents), path]:
+        if not place.exists():
+            return None
+        facts_of = place.stat()
+        owner, group = facts_of.st_uid == uid, facts_of.st_gid == gid
+        needed = stat.S_IXUSR if owner else stat.S_IXGRP if group else stat.S_IXOTH
+        if not facts_of.st_mode & needed:
+            return place
+    return None
+
+
+def free_space(path: Path) -> list[Finding]:
+    space = facts.disk(path)
+    sentence = f"{format_size(space.free)} of {format_size(space.total)} are free at {path}"
+    remedy = "cowshed image prune removes bases that nobody uses"
+    if space.free < _TOO_LITTLE:
+        return [Finding(ERROR, "disk space", sentence, remedy)]
+    if space.free < _LITTLE:
+        return [Finding(WARNING, "disk space", sentence, remedy)]
+    return [Finding(OK, "disk space", sentence)]
+
+
+def reflinks(path: Path, *, works: bool) -> list[Finding]:
+    """:param works: the file system of ``path`` shares blocks between files"""
+    if works:
+        return [Finding(OK, "instant raw disks", f"the file system of {path} shares blocks")]
+    sentence = "raw disks are copied: this file system cannot share blocks (qcow2 disks are instant everywhere)"
+    return [Finding(OK, "instant raw disks", sentence)]
+
+
+def leftovers(names: Sequence[str], *, what: str = "leftovers of broken operations", remedy: str = "") -> list[Finding]:
+    """:param names: things that no record owns"""
+    if not names:
+        return []
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return [Finding(WARNING, "leftovers", f"{what}: {shown}", remedy or "the next cowshed command removes them")]
+
+
+def version_of(distribution: str) -> str:
+    """The installed version, or an empty text."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def local(*, state: Path, kvm_state: KvmState, virt_type: str = "auto", emulator_path: str = "") -> list[Finding]:
+    """All checks that need no libvirt, in the order a reader wants."""
+    return [
+        *emulator(emulator_path or run.find("qemu-system-x86_64")),
+        *qemu_img(),
+        *binding(),
+        *modules(),
+        *kvm(kvm_state, configured=virt_type),
+        *filesystem_tools(),
+        *free_space(state),
+    ]
