@@ -68,7 +68,7 @@ class DirectoryService(ImageService):
         :raises ImageNotFound: :raises Conflict: several ids begin so :raises DataCorrupt: its record is damaged
         """
         if _ID.fullmatch(ref):
-            with suppress(FileNotFoundError):
+            with suppress(ImageNotFound):
                 return self._read(ref)
         images = self.list()
         if named := [image for image in images if image.name == ref]:
@@ -83,7 +83,7 @@ class DirectoryService(ImageService):
         for image_id in self._ids():
             try:
                 found.append(self._read(image_id))
-            except FileNotFoundError:
+            except ImageNotFound:
                 continue  # deleted just now
             except DataCorrupt as error:
                 _log.warning("%s", error)
@@ -93,23 +93,17 @@ class DirectoryService(ImageService):
         )
 
     def _ids(self) -> builtins.list[str]:
-        try:
+        with filesystem.errors_of(self.root, "read"), suppress(FileNotFoundError):
             return [entry for entry in os.listdir(self.root) if _ID.fullmatch(entry)]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            with filesystem.errors_of(self.root, "read"):
-                raise error
+        return []
 
     def _read(self, image_id: str) -> Image:
         path = self.root / image_id / RECORD
-        try:
-            image = record.read(path)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            with filesystem.errors_of(path, "read"):
-                raise error
+        with filesystem.errors_of(path, "read"):
+            try:
+                image = record.read(path)
+            except (FileNotFoundError, NotADirectoryError):
+                raise ImageNotFound(name=image_id) from None
         if image.id != image_id:
             raise DataCorrupt(path=path, reason=f"it is the record of another image, {image.id}")
         return image
@@ -239,18 +233,12 @@ class DirectoryService(ImageService):
             )
         image = self.show(image_id)
         with self._lock():
-            image = self._present(image.id)
+            image = self._read(image.id)
             if changes.get("name", image.name) != image.name:
                 self.check_name_free(changes["name"])
             image = replace(image, **_typed(changes), updated_at=clock.current().time())
             filesystem.write_atomically(self.root / image.id / RECORD, record.encode(image))
         return image
-
-    def _present(self, image_id: str) -> Image:
-        try:
-            return self._read(image_id)
-        except FileNotFoundError:
-            raise ImageNotFound(name=image_id) from None
 
     def delete(self, image_id: str) -> None:
         folder = self.root / self._id_to_delete(image_id)
