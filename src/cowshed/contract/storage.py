@@ -93,9 +93,7 @@ class Disk(ABC):
         """What domain XML needs, with explicit formats down the chain. :raises DiskNotFound:"""
 
     @abstractmethod
-    def extract(
-        self, target: Path, format: DiskFormat, *, compress: bool = False, progress: Progress = SILENT
-    ) -> None:
+    def extract(self, target: Path, format: DiskFormat, *, compress: bool = False, progress: Progress = SILENT) -> None:
         """Write the whole content to a standalone file; the disk must not be in use.
 
         :param format: raw or qcow2

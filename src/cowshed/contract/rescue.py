@@ -1,0 +1,46 @@
+"""Boot from another image, and rebuild."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cowshed.contract.promise import refuse, unfulfilled
+from cowshed.contract.types import BlockDevices, NetworkInfo
+from cowshed.model.image import Image
+from cowshed.model.instance import Instance
+
+
+class Rescue:
+    """Boot from another image, and rebuild."""
+
+    @unfulfilled
+    def rescue(
+        self, context: Any, instance: Instance, network_info: NetworkInfo, image_meta: Image, rescue_password: str
+    ) -> None:
+        """Boot from a rescue image with the original disks attached; they are not touched."""
+        refuse(self, "rescue")
+
+    @unfulfilled
+    def unrescue(self, instance: Instance, network_info: NetworkInfo) -> None:
+        """Back to the original definition; nothing to do for one that is not rescued."""
+        refuse(self, "unrescue")
+
+    @unfulfilled
+    def rebuild(
+        self,
+        context: Any,
+        instance: Instance,
+        image_meta: Image,
+        injected_files: Sequence[tuple[str, bytes | str]],
+        admin_password: str | None,
+        bdms: Any,
+        detach_block_devices: Callable[..., None],
+        attach_block_devices: Callable[..., None],
+        network_info: NetworkInfo = None,
+        recreate: bool = False,
+        block_device_info: BlockDevices = None,
+        preserve_ephemeral: bool = False,
+    ) -> None:
+        """Replace the root disk by a new one from ``image_meta``."""
+        refuse(self, "rebuild")
