@@ -1,0 +1,80 @@
+"""Questions about the XML that libvirt returns, live or defined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cowshed.domain import disk
+from cowshed.domain.domain import Domain
+from cowshed.model.disk import AttachedDisk
+from cowshed.model.instance import Instance
+from cowshed.model.vif import Vif
+
+
+@dataclass(frozen=True, slots=True)
+class PluggedInterface:
+    """An interface as libvirt sees it; ``target`` is its device on the host while it runs."""
+
+    address: str
+    type: str
+    source: str = ""
+    target: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a domain says of the instance it was made for, when its record is lost."""
+
+    instance: Instance
+    vifs: tuple[Vif, ...]
+    image_name: str
+    image_properties: dict[str, str]
+
+
+def disks(xml: str) -> tuple[AttachedDisk, ...]:
+    """All disks and cdroms with a medium, their backing chains included.
+
+    :raises DataCorrupt: it is not a domain
+    """
+    return tuple(found for one in Domain.parse(xml).disks if (found := disk.attached(one)))
+
+
+def interfaces(xml: str) -> tuple[PluggedInterface, ...]:
+    """The interfaces libvirt made; those given to QEMU directly are in ``recover(xml).vifs`` only.
+
+    :raises DataCorrupt: it is not a domain
+    """
+    return tuple(
+        PluggedInterface(
+            address=one.mac or "",
+            type=one.type or "",
+            source=one.network or one.bridge or "",
+            target=one.target or "",
+            model=one.model or "",
+        )
+        for one in Domain.parse(xml).interfaces
+    )
+
+
+def agent_connected(xml: str) -> bool:
+    """Does the guest's agent listen? (live XML)"""
+    from cowshed.domain.channel import AGENT
+
+    return any(one.name == AGENT and one.state == "connected" for one in Domain.parse(xml).channels)
+
+
+def recover(xml: str) -> Recovered | None:
+    """The instance as its domain remembers it; None for a domain that cowshed did not make.
+
+    :raises DataCorrupt: it is not a domain, or its metadata is damaged
+    """
+    domain = Domain.parse(xml)
+    if domain.metadata is None:
+        return None
+    return Recovered(
+        instance=domain.metadata.instance(domain.uuid or ""),
+        vifs=domain.metadata.vifs(),
+        image_name=domain.metadata.image_name or "",
+        image_properties=domain.metadata.image_properties(),
+    )

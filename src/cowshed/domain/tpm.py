@@ -1,0 +1,19 @@
+"""The TPM: swtpm's, with its state kept by libvirt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from cowshed.domain.element import Element, value
+
+MODELS: Final = {"1.2": ("tpm-tis",), "2.0": ("tpm-crb", "tpm-tis")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tpm(Element):
+    TAG: ClassVar[str] = "tpm"
+
+    model: str | None = value("@model")
+    backend: str | None = value("backend/@type")
+    version: str | None = value("backend/@version")
