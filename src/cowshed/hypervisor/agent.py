@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from cowshed.errors import CowshedError, DataCorrupt, HypervisorError, UnsupportedOperation
+from cowshed.errors import CowshedError, DataCorrupt, HypervisorError, InvalidState, UnsupportedOperation
 
 if TYPE_CHECKING:
     from cowshed.hypervisor.guest import Guest
@@ -27,7 +27,8 @@ class GuestInterface:
 
 
 class Agent:
-    """Raises UnsupportedOperation when the agent is not configured, not connected or does not answer."""
+    """Raises UnsupportedOperation when the agent is not configured, not connected or does not answer, and
+    InvalidState when the guest does not run."""
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
@@ -36,7 +37,7 @@ class Agent:
         """Does it answer?"""
         try:
             self.command("guest-ping")
-        except UnsupportedOperation:
+        except (UnsupportedOperation, InvalidState):
             return False
         return True
 

@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cowshed import clock, log
 from cowshed.clock import Deadline
 from cowshed.errors import CowshedError, HypervisorUnavailable, InstanceNotFound
-from cowshed.hypervisor import capabilities, dial, loop, network, node, power, subscribe
+from cowshed.hypervisor import dial, loop, power, session
 from cowshed.hypervisor.binding import libvirt
 from cowshed.hypervisor.errors import Translated
-from cowshed.hypervisor.events import Hub, Listener, Watch
-from cowshed.hypervisor.guest import Guest
-from cowshed.hypervisor.missed import Memory
-from cowshed.model.host import CpuStats, HostCapabilities, VirtType
-from cowshed.model.instance import PowerState
+
+if TYPE_CHECKING:
+    from cowshed.hypervisor.events import Hub, Listener, Watch
+    from cowshed.hypervisor.guest import Guest
+    from cowshed.hypervisor.missed import Memory
+    from cowshed.hypervisor.network import NetworkFact
+    from cowshed.hypervisor.node import NodeInfo
+    from cowshed.model.host import CpuStats, HostCapabilities, VirtType
+    from cowshed.model.instance import PowerState
 
 _log = log.logger(__name__)
 T = TypeVar("T")
@@ -42,8 +46,7 @@ class Hypervisor:
 
     def __init__(self, uri: str, *, hide_kvm: bool = False, connect_timeout: float = 20.0) -> None:
         self.uri = uri
-        self.session = urlsplit(uri).path == "/session"
-        self.hub = Hub()
+        self.session = session.is_session(uri)
         self._hide_kvm = hide_kvm
         self._connect_timeout = connect_timeout
         self._lock = threading.RLock()
@@ -51,10 +54,26 @@ class Hypervisor:
         self._process = 0
         self._callbacks: list[int] | None = None
         self._wants_events = False
-        self._memory = Memory()
         self._reconnecting = False
         self._closed = threading.Event()
         self.generation = 0
+
+    @cached_property
+    def hub(self) -> Hub:
+        """Where events arrive."""
+        from cowshed.hypervisor.events import Hub
+
+        return Hub()
+
+    @cached_property
+    def _memory(self) -> Memory:
+        from cowshed.hypervisor.missed import Memory
+
+        return Memory()
+
+    def _wake(self) -> None:
+        if "hub" in self.__dict__:
+            self.hub.wake()
 
     # --- the connection -----------------------------------------------------------------------
 
@@ -83,7 +102,7 @@ class Hypervisor:
         self._closed.set()
         with self._lock:
             self._drop()
-        self.hub.wake()
+        self._wake()
 
     def alive(self) -> bool:
         """Does libvirt answer now? Opens the connection if needed."""
@@ -125,7 +144,7 @@ class Hypervisor:
         with self._lock:
             if generation == self.generation:
                 self._drop()
-        self.hub.wake()
+        self._wake()
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -153,19 +172,29 @@ class Hypervisor:
         :raises ToolMissing: there is no QEMU
         :raises UnsupportedOperation: ``virt_type`` does not work here
         """
+        from cowshed.hypervisor import capabilities
+
         return capabilities.get(self, cache=cache, virt_type=virt_type, note=note, emulator=emulator)
 
-    def node(self) -> node.NodeInfo:
+    def node(self) -> NodeInfo:
+        from cowshed.hypervisor import node
+
         return self.call("describe the host", node.info, repeat=True)
 
     def cpu_stats(self) -> CpuStats:
+        from cowshed.hypervisor import node
+
         return self.call("tell the CPU statistics", node.cpu_stats, repeat=True)
 
     # --- guests -------------------------------------------------------------------------------
 
     def guest(self, uuid: str) -> Guest:
         """:raises InstanceNotFound: no domain has this UUID"""
-        domain = self.call("look up", lambda c: c.lookupByUUIDString(uuid), subject=uuid, repeat=True)
+        return self._guest(self.call("look up", lambda c: c.lookupByUUIDString(uuid), subject=uuid, repeat=True))
+
+    def _guest(self, domain: Any) -> Guest:
+        from cowshed.hypervisor.guest import Guest
+
         return Guest(self, domain)
 
     def find(self, uuid: str) -> Guest | None:
@@ -176,7 +205,7 @@ class Hypervisor:
 
     def guests(self) -> list[Guest]:
         """All defined or running ones, also those that cowshed did not make."""
-        return [Guest(self, domain) for domain in self.call("list", lambda c: c.listAllDomains(0), repeat=True)]
+        return [self._guest(domain) for domain in self.call("list", lambda c: c.listAllDomains(0), repeat=True)]
 
     def states(self) -> dict[str, PowerState]:
         """UUID to state of all, from one call."""
@@ -189,7 +218,7 @@ class Hypervisor:
         :raises HypervisorError: libvirt does not like the XML
         """
         flags = 1  # VIR_DOMAIN_DEFINE_VALIDATE
-        return Guest(self, self.call("define the domain", lambda c: c.defineXMLFlags(xml, flags)))
+        return self._guest(self.call("define the domain", lambda c: c.defineXMLFlags(xml, flags)))
 
     def stats(self, uuids: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         """libvirt's statistics (``cpu.time``, ``balloon.current``, ``block.0.rd.bytes``, ...) by UUID.
@@ -200,11 +229,15 @@ class Hypervisor:
 
     # --- networks -----------------------------------------------------------------------------
 
-    def networks(self) -> list[network.NetworkFact]:
+    def networks(self) -> list[NetworkFact]:
+        from cowshed.hypervisor import network
+
         return self.call("list the networks", network.networks, repeat=True)
 
     def start_network(self, name: str) -> None:
         """Active already is success. :raises NetworkNotFound:"""
+        from cowshed.hypervisor import network
+
         self.call("start network", lambda c: network.start(c, name), subject=name)
 
     # --- events -------------------------------------------------------------------------------
@@ -221,6 +254,8 @@ class Hypervisor:
 
     def watch(self, uuid: str) -> Watch:
         """Remember the events of one guest; see ``Watch``."""
+        from cowshed.hypervisor.events import Watch
+
         self.expect_events()
         return Watch(self.hub, uuid)
 
@@ -233,6 +268,8 @@ class Hypervisor:
                 self._subscribe()
 
     def _subscribe(self) -> None:
+        from cowshed.hypervisor import subscribe
+
         with Translated("tell events", uri=self.uri):
             self._callbacks = subscribe.subscribe(self._connection, self.hub)
             generation = self.generation

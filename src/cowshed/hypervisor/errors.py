@@ -91,12 +91,32 @@ class Failure:
 
 
 def _unavailable(f: Failure) -> CowshedError:
-    return HypervisorUnavailable(uri=f.uri, reason=f.message)
+    hint = f"its daemon ended or hangs; whether it could {f.action} is not known: look first, then try again"
+    return HypervisorUnavailable(uri=f.uri, reason=f.message, hint=hint)
+
+
+# How the actions of guest.py read in "it cannot be ...".
+_PARTICIPLES: Final = {
+    "start": "started",
+    "shut down": "shut down",
+    "reboot": "rebooted",
+    "stop": "stopped",
+    "pause": "paused",
+    "resume": "resumed",
+    "save": "saved",
+    "undefine": "undefined",
+    "send an NMI to": "sent an NMI",
+    "open the console of": "joined on its console",
+}
 
 
 def _invalid_state(f: Failure) -> CowshedError:
-    state = "not running" if "not running" in f.message else "in a state that forbids it"
-    return InvalidState(name=f.subject, state=state, action=f"asked to {f.action}", hint=f.message)
+    """libvirt says "Requested operation is not valid: domain is not running"."""
+    found = re.search(r"domain is ((?:not|already) \w+|\w+)", f.message)
+    state = found[1] if found else "in a state that forbids it"
+    return InvalidState(
+        name=f.subject, state=state, action=_PARTICIPLES.get(f.action, "asked for that"), hint=f.message
+    )
 
 
 def _denied(f: Failure) -> CowshedError:

@@ -17,16 +17,13 @@ active it stays, and a new one finds them again.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 from cowshed import log
 from cowshed.clock import Deadline, poll
 from cowshed.errors import CowshedError, DeadlineExceeded, HypervisorUnavailable
-from cowshed.tools import filesystem, run
 
 _log = log.logger(__name__)
 
@@ -67,7 +64,14 @@ def prepare(uri: str, *, hide_kvm: bool = False) -> str:
         found = _start(folder, hide=hide, root=root)
     if not root or found is None:
         return uri
+    from urllib.parse import quote
+
     return f"qemu+unix:///session?socket={quote(str(found))}"
+
+
+def is_session(uri: str) -> bool:
+    """Does ``uri`` lead to a daemon of one user?"""
+    return uri.partition("?")[0].endswith("/session")
 
 
 def runtime_directory(environ: Mapping[str, str] | None = None) -> Path:
@@ -80,6 +84,8 @@ def runtime_directory(environ: Mapping[str, str] | None = None) -> Path:
 
 def answering(folder: Path) -> Path | None:
     """The socket in ``folder`` behind which a daemon listens."""
+    import socket
+
     for _, name in _DAEMONS:
         path = folder / name
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -96,6 +102,8 @@ def _start(folder: Path, *, hide: bool, root: bool) -> Path | None:
 
     Two at once do no harm: libvirt's daemon holds a lock, the second one ends, both callers use the first.
     """
+    from cowshed.tools import filesystem, run
+
     program = _program()
     filesystem.make_directory(folder, mode=0o700)
     try:
@@ -126,6 +134,8 @@ def environment() -> dict[str, str]:
 
 
 def _program() -> str:
+    from cowshed.tools import run
+
     for name, _ in _DAEMONS:
         if found := run.find(name):
             return found
