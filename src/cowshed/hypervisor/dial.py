@@ -60,7 +60,8 @@ def explain(error: BaseException, uri: str) -> BaseException:
     """Why libvirt could not be reached, and what to do."""
     if isinstance(error, CowshedError) or not isinstance(error, libvirt().libvirtError):
         return error
-    text = str(error).strip().rstrip(".")
+    told: Any = error
+    text = (told.get_error_message() or str(error)).strip().rstrip(".")
     if "Permission denied" in text:
         hint = "add yourself to the group libvirt and log in again, or use qemu:///session"
         return PermissionDenied(action="use libvirt at", path=f"{uri} ({text})", hint=hint)

@@ -158,9 +158,7 @@ def translate(error: Any, *, uri: str, action: str, subject: str = "") -> Cowshe
     :param action: completes "libvirt refused to ..."
     """
     failure = Failure(error, uri=uri, action=action, subject=subject)
-    if failure.connection_lost:
-        return _unavailable(failure)
-    known = _from_words(failure)
+    known = _unavailable(failure) if failure.connection_lost else _from_words(failure)
     if known is None and (make := TABLE.get(failure.number)):
         known = make(failure)
     known = known or HypervisorError(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from cowshed.domain.metadata import NAMESPACE, PREFIX
 from cowshed.hypervisor.binding import libvirt
 from cowshed.hypervisor.errors import Number
 
-NAMESPACE: Final = "https://cowshed.dev/xmlns/domain/1"
-PREFIX: Final = "cowshed"
 _ELEMENT: Final = 2  # VIR_DOMAIN_METADATA_ELEMENT
 _LIVE: Final = 1
 _CONFIG: Final = 2

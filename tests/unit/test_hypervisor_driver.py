@@ -1,0 +1,152 @@
+"""The connection against libvirt's own test driver: real binding, real event loop, no daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cowshed.errors import (
+    HypervisorError,
+    HypervisorUnavailable,
+    InstanceNotFound,
+    NetworkNotFound,
+    PermissionDenied,
+)
+from cowshed.hypervisor import Hypervisor, dial, session
+from cowshed.model.event import Transition
+from cowshed.model.instance import PowerState
+
+pytest.importorskip("libvirt", reason="the libvirt binding is not installed")
+
+
+NODE = """
+<node>
+  <domain type='test'><name>test</name><memory>8192</memory><os><type>hvm</type></os></domain>
+  <network><name>default</name><bridge name='virbr0'/></network>
+</node>"""
+
+
+@pytest.fixture
+def hypervisor(tmp_path: Path) -> Iterator[Hypervisor]:
+    """A host of its own with one running guest and one network (``test:///default`` is shared in a process)."""
+    (tmp_path / "node.xml").write_text(NODE)
+    with Hypervisor(f"test://{tmp_path}/node.xml") as opened:
+        yield opened
+
+
+def test_the_one_guest_it_comes_with(hypervisor: Hypervisor) -> None:
+    (guest,) = hypervisor.guests()
+    assert guest.name == "test"
+    assert hypervisor.states() == {guest.uuid: PowerState.RUNNING}
+    assert hypervisor.guest(guest.uuid).uuid == guest.uuid
+    assert guest.info().state == PowerState.RUNNING
+    assert "<name>test</name>" in guest.xml()
+    guest.suspend()
+    assert guest.wait(PowerState.PAUSED, 1, "paused") == PowerState.PAUSED
+    guest.resume()
+    guest.destroy()
+    guest.destroy()
+    assert guest.state() == PowerState.SHUTDOWN
+    guest.undefine()
+    guest.undefine()
+    with pytest.raises(InstanceNotFound):
+        guest.state()
+
+
+def test_events_arrive(hypervisor: Hypervisor) -> None:
+    (guest,) = hypervisor.guests()
+    with guest.watch() as watch:
+        guest.suspend()
+        event = watch.wait(lambda heard: heard.transition is not None, timeout=5, what="an event")
+    assert (event.uuid, event.transition) == (guest.uuid, Transition.PAUSED)
+
+
+def test_networks(hypervisor: Hypervisor) -> None:
+    (network,) = hypervisor.networks()
+    assert (network.name, network.active, network.bridge) == ("default", True, "virbr0")
+    hypervisor.start_network("default")
+    with pytest.raises(NetworkNotFound, match="network nowhere does not exist"):
+        hypervisor.start_network("nowhere")
+
+
+def test_closed_and_used_again(hypervisor: Hypervisor) -> None:
+    hypervisor.listen(lambda event: None)
+    hypervisor.close()
+    hypervisor.close()
+    assert len(hypervisor.states()) == 1
+    assert hypervisor.generation == 2
+
+
+def test_errors_are_ours_and_silent(hypervisor: Hypervisor, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InstanceNotFound):
+        hypervisor.guest("00000000-0000-4000-8000-000000000000")
+    with pytest.raises(HypervisorError):
+        hypervisor.define("<domain")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("qemu+unix:///system?socket=/nonexistent/socket", "No such file"),
+        ("nonsense:///system", "nonsense"),
+        ("test+tcp://127.0.0.1:1/default", "refused"),
+    ],
+)
+def test_what_cannot_be_reached_is_one_sentence(uri: str, words: str) -> None:
+    with pytest.raises(HypervisorUnavailable, match=words) as caught:
+        Hypervisor(uri, connect_timeout=5).open()
+    assert str(caught.value).startswith(f"libvirt at {uri} cannot be reached: ")
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint
+    assert not Hypervisor(uri).alive()
+
+
+def test_no_permission_is_told_apart() -> None:
+    import libvirt
+
+    error = libvirt.libvirtError("x")
+    error.err = (
+        38,
+        7,
+        "Failed to connect socket to '/run/libvirt/libvirt-sock': Permission denied",
+        2,
+        None,
+        None,
+        None,
+        13,
+        -1,
+    )
+    told = dial.explain(error, "qemu:///system")
+    assert isinstance(told, PermissionDenied)
+    assert told.exit_code == 5
+    assert "group libvirt" in (told.hint or "")
+
+
+# --- the session daemon ----------------------------------------------------------------------------------------------
+
+
+def test_where_session_daemons_listen() -> None:
+    assert session.runtime_directory({"XDG_RUNTIME_DIR": "/run/user/7"}) == Path("/run/user/7/libvirt")
+    assert session.runtime_directory({"XDG_CACHE_HOME": "/c"}) == Path("/c/libvirt")
+    assert session.runtime_directory({}) == Path.home() / ".cache/libvirt"
+
+
+def test_other_addresses_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_start", lambda *args, **options: pytest.fail("a daemon was started"))
+    for uri in ("qemu:///system", "qemu+ssh://host/session", "qemu+unix:///session?socket=/x", "test:///default"):
+        assert session.prepare(uri, hide_kvm=True) == uri
+    assert session.is_session("qemu+unix:///session?socket=/x")
+    assert not session.is_session("qemu:///system")
+
+
+def test_the_command_that_starts_it(tmp_path: Path) -> None:
+    hidden = session.command("/usr/sbin/libvirtd", tmp_path, hide=True, root=True)
+    assert hidden[-3:] == ["/usr/sbin/libvirtd", "--timeout=120", "--daemon"]
+    stand_in = Path(hidden[hidden.index("-c") + 2])
+    assert stand_in.stat().st_mode & 0o777 == 0
+    assert "--user" not in hidden[: hidden.index("--")]  # root mounts as itself, then becomes somebody else
+    plain = session.command("/usr/sbin/libvirtd", tmp_path, hide=False, root=True)
+    assert plain[plain.index("-c") + 2] == ""
