@@ -1,0 +1,74 @@
+"""The driver: one class that fulfils the ComputeDriver contract on libvirt and QEMU.
+
+``LibvirtDriver`` joins one class per capability, each in the file of its name. What several
+recipes share is in ``steps/``; capabilities never call each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+from cowshed.config import Config
+from cowshed.contract.callbacks import NoNetworkWaiter, Progress
+from cowshed.contract.compute import ComputeDriver
+from cowshed.driver.consoles import Consoles
+from cowshed.driver.disks import Disks
+from cowshed.driver.events import Events
+from cowshed.driver.host import Host
+from cowshed.driver.image_cache import ImageCache
+from cowshed.driver.images import Images
+from cowshed.driver.lifecycle import Lifecycle
+from cowshed.driver.listing import Listing
+from cowshed.driver.power import Power
+from cowshed.driver.resources import Resources
+from cowshed.driver.rooms import Rooms
+from cowshed.driver.startup import Startup
+from cowshed.driver.statistics import Statistics
+
+__all__ = ["LibvirtDriver"]
+
+
+class LibvirtDriver(
+    Startup,
+    Lifecycle,
+    Listing,
+    Power,
+    Consoles,
+    Events,
+    Disks,
+    Images,
+    ImageCache,
+    Host,
+    Resources,
+    Statistics,
+    ComputeDriver,
+):
+    """Runs instances on this host.
+
+    Making one is cheap: libvirt is loaded and reached by the first call that needs it. An
+    instance may be used by one call at a time; different instances by any number of threads.
+
+    :param virtapi: what the driver calls back when somebody else plugs networks; None: nobody
+    :param config: the configuration; None: the files and environment of this host
+    """
+
+    capabilities: ClassVar[dict[str, bool]] = {
+        "has_imagecache": True,
+        "supports_recreate": True,
+        "supports_migrate_to_same_host": True,
+    }
+
+    def __init__(self, virtapi: object = None, *, config: Config | None = None, rooms: Rooms | None = None) -> None:
+        super().__init__(virtapi or NoNetworkWaiter())
+        self.rooms = rooms or Rooms(config)
+
+    @contextmanager
+    def reporting(self, progress: Progress) -> Iterator[None]:
+        """Long work in the block, on this thread, reports to ``progress``."""
+        before, self.rooms.progress = self.rooms.progress, progress
+        try:
+            yield
+        finally:
+            self.rooms.progress = before

@@ -1,0 +1,61 @@
+"""Consoles: the serial log, interactive serial, VNC and SPICE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from cowshed.contract.consoles import Consoles as ConsolesContract
+from cowshed.driver.rooms import Rooms
+from cowshed.driver.steps import locate
+from cowshed.model.console import SerialConsole, SpiceConsole, VncConsole
+from cowshed.model.instance import Instance
+
+OUTPUT = 100 * 1024  # the contract's size of get_console_output
+
+
+class Consoles(ConsolesContract):
+    rooms: Rooms
+
+    def get_console_output(self, context: Any, instance: Instance) -> bytes:
+        from cowshed.console import log
+
+        return log.tail(self.console_log_path(instance), OUTPUT)
+
+    def get_vnc_console(self, context: Any, instance: Instance) -> VncConsole:
+        from cowshed.console import endpoints
+
+        return endpoints.vnc(self.rooms.hypervisor.guest(instance.uuid))
+
+    def get_spice_console(self, context: Any, instance: Instance) -> SpiceConsole:
+        from cowshed.console import endpoints
+
+        return endpoints.spice(self.rooms.hypervisor.guest(instance.uuid))
+
+    def get_serial_console(self, context: Any, instance: Instance) -> SerialConsole:
+        from cowshed.console import endpoints
+
+        return endpoints.serial(self.rooms.hypervisor.guest(instance.uuid))
+
+    # --- cowshed's own ------------------------------------------------------------------------
+
+    def console_log_path(self, instance: Instance) -> Path:
+        return locate.console_log(self.rooms, instance.uuid)
+
+    def follow_console(
+        self, instance: Instance, *, until: str | None = None, timeout: float | None = None
+    ) -> Iterator[bytes]:
+        """The serial log from its beginning and what is added, until ``until`` has appeared.
+
+        :raises DeadlineExceeded: it did not appear in time
+        """
+        from cowshed.console import log
+
+        return log.follow(self.console_log_path(instance), until=until, timeout=timeout)
+
+    def attach_console(self, instance: Instance, stdin: IO[bytes], stdout: IO[bytes], escape: bytes = b"\x1d") -> None:
+        """Join a terminal to the serial console until ``escape`` is typed or the guest ends."""
+        from cowshed.console import terminal
+
+        terminal.attach(self.rooms.hypervisor.guest(instance.uuid), stdin, stdout, escape=escape)

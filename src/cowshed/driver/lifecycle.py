@@ -1,0 +1,102 @@
+"""Lifecycle: spawn, destroy and what belongs to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cowshed import log
+from cowshed.contract.lifecycle import Lifecycle as LifecycleContract
+from cowshed.driver.rooms import Rooms
+from cowshed.driver.steps import connect, launch, layout, locate, provision, teardown
+from cowshed.errors import CowshedError, NameTaken
+from cowshed.model.image import Image
+from cowshed.model.instance import Instance
+from cowshed.model.vif import Vif
+from cowshed.model.volume import BlockDeviceInfo
+from cowshed.undo import Undo
+
+_log = log.logger(__name__)
+
+
+class Lifecycle(LifecycleContract):
+    rooms: Rooms
+
+    def spawn(
+        self,
+        context: Any,
+        instance: Instance,
+        image_meta: Image,
+        injected_files: Sequence[tuple[str, bytes | str]],
+        admin_password: str | None,
+        network_info: Sequence[Vif] | None = None,
+        block_device_info: BlockDeviceInfo | Mapping[str, Any] | None = None,
+    ) -> None:
+        rooms, vifs = self.rooms, tuple(network_info or ())
+        with log.about(instance.name), Undo() as undo:
+            plan = layout.plan(rooms, instance, image_meta, block_device_info)
+            self._refuse_existing(instance)
+            connect.check(rooms, vifs)
+            provision.directory(rooms, instance, undo)
+            locate.remember_image(rooms, instance, image_meta)
+            layout.remember(rooms, instance, plan)
+            provision.disks(rooms, instance, image_meta, plan, undo)
+            provision.config_drive(rooms, instance, image_meta, plan, vifs, injected_files, admin_password)
+            plugged = connect.plug(rooms, vifs, undo)
+            guest = launch.define(rooms, instance, image_meta, plugged)
+            undo.push("undefine the domain", guest.undefine)
+            undo.push("stop the guest", guest.destroy)
+            launch.start(rooms, guest)
+
+    def _refuse_existing(self, instance: Instance) -> None:
+        """Before anything is touched: nobody's domain and nobody's disks are taken over."""
+        if self.rooms.hypervisor.find(instance.uuid):
+            raise NameTaken(kind="domain", name=instance.uuid)
+        if self.rooms.directory(instance.uuid).exists():
+            raise NameTaken(kind="instance directory", name=self.rooms.directory(instance.uuid).path)
+
+    def destroy(
+        self,
+        context: Any,
+        instance: Instance,
+        network_info: Sequence[Vif] | None = None,
+        block_device_info: BlockDeviceInfo | Mapping[str, Any] | None = None,
+        destroy_disks: bool = True,
+        migrate_data: Any = None,
+    ) -> None:
+        with log.about(instance.name):
+            guest = self.rooms.hypervisor.find(instance.uuid)
+            if guest is None:
+                _log.info("there is no domain; removing what else is left")
+            else:
+                teardown.power_off(self.rooms, guest)
+            self.cleanup(context, instance, network_info, block_device_info, destroy_disks, migrate_data)
+
+    def cleanup(
+        self,
+        context: Any,
+        instance: Instance,
+        network_info: Sequence[Vif] | None = None,
+        block_device_info: BlockDeviceInfo | Mapping[str, Any] | None = None,
+        destroy_disks: bool = True,
+        migrate_data: Any = None,
+        destroy_vifs: bool = True,
+    ) -> None:
+        if destroy_vifs:
+            connect.unplug(self.rooms, tuple(network_info or ()))
+        if guest := self.rooms.hypervisor.find(instance.uuid):
+            guest.undefine()
+        if destroy_disks:
+            teardown.delete_disks(self.rooms, instance)
+            self.rooms.directory(instance.uuid).delete()
+
+    def delete_instance_files(self, instance: Instance) -> bool:
+        try:
+            self.rooms.directory(instance.uuid).delete()
+        except CowshedError as error:
+            _log.warning("files of %s are still there: %s", instance.name, error)
+            return False
+        return True
+
+    def instance_on_disk(self, instance: Instance) -> bool:
+        return layout.root_exists(self.rooms, instance)

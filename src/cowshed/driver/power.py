@@ -1,0 +1,162 @@
+"""Power: on, off, reboot, pause, suspend. Each returns when the new state is visible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cowshed import log
+from cowshed.contract.power import Power as PowerContract
+from cowshed.driver.rooms import Rooms
+from cowshed.driver.steps import connect, launch, teardown
+from cowshed.errors import InstanceNotFound, InvalidState
+from cowshed.model.instance import Instance, PowerState, RebootType
+from cowshed.model.vif import Vif
+from cowshed.model.volume import BlockDeviceInfo
+
+_log = log.logger(__name__)
+
+BlockDevices = BlockDeviceInfo | Mapping[str, Any] | None
+
+
+class Power(PowerContract):
+    rooms: Rooms
+
+    def power_on(
+        self,
+        context: Any,
+        instance: Instance,
+        network_info: Sequence[Vif] | None = None,
+        block_device_info: BlockDevices = None,
+    ) -> None:
+        """To RUNNING. A running guest is left alone; a suspended one is restored, not started cold."""
+        vifs = tuple(network_info or ())
+        with log.about(instance.name):
+            guest = self.rooms.hypervisor.find(instance.uuid)
+            state = guest.state() if guest else PowerState.SHUTDOWN
+            if state == PowerState.RUNNING:
+                return
+            if guest and state == PowerState.PAUSED:
+                return self.unpause(instance)
+            if guest and guest.has_saved():
+                return self._restore(instance, vifs)
+            launch.relaunch(self.rooms, instance, vifs)
+
+    def power_off(self, instance: Instance, timeout: float = 0, retry_interval: float = 0) -> None:
+        with log.about(instance.name):
+            guest = self.rooms.hypervisor.find(instance.uuid)
+            if guest is None:
+                if timeout:
+                    return
+                raise InstanceNotFound(name=instance.name)
+            if guest.has_saved():
+                guest.discard_saved()
+            if timeout and teardown.shut_down(self.rooms, guest, timeout, retry_interval):
+                return
+            teardown.power_off(self.rooms, guest)
+
+    def reboot(
+        self,
+        context: Any,
+        instance: Instance,
+        network_info: Sequence[Vif] | None,
+        reboot_type: str,
+        block_device_info: BlockDevices = None,
+        bad_volumes_callback: Callable[[list[str]], None] | None = None,
+    ) -> None:
+        vifs = tuple(network_info or ())
+        with log.about(instance.name):
+            guest = self.rooms.hypervisor.guest(instance.uuid)
+            if reboot_type == RebootType.SOFT and guest.state() == PowerState.RUNNING:
+                if teardown.shut_down(self.rooms, guest, self.rooms.config.power.soft_reboot_timeout, 0):
+                    return launch.relaunch(self.rooms, instance, vifs)
+                _log.warning("the guest did not shut down when asked; resetting it")
+            if guest.has_saved():
+                guest.discard_saved()
+            teardown.power_off(self.rooms, guest)
+            connect.unplug(self.rooms, vifs)
+            launch.relaunch(self.rooms, instance, vifs)
+
+    def pause(self, instance: Instance) -> None:
+        guest = self.rooms.hypervisor.guest(instance.uuid)
+        state = guest.state()
+        if state == PowerState.PAUSED:
+            return
+        if state != PowerState.RUNNING:
+            raise InvalidState(name=instance.name, state=state.name.lower(), action="paused")
+        guest.suspend()
+        guest.wait(PowerState.PAUSED, timeout=30, what=f"{instance.name} paused")
+
+    def unpause(self, instance: Instance) -> None:
+        guest = self.rooms.hypervisor.guest(instance.uuid)
+        state = guest.state()
+        if state == PowerState.RUNNING:
+            return
+        if state != PowerState.PAUSED:
+            raise InvalidState(name=instance.name, state=state.name.lower(), action="unpaused")
+        guest.resume()
+        guest.wait(PowerState.RUNNING, timeout=30, what=f"{instance.name} running")
+
+    def suspend(self, context: Any, instance: Instance) -> None:
+        """Memory to the host's disk; the contract reports SHUTDOWN afterwards."""
+        guest = self.rooms.hypervisor.guest(instance.uuid)
+        state = guest.state()
+        if state in teardown.OFF:
+            if guest.has_saved():
+                return
+            raise InvalidState(name=instance.name, state="stopped", action="suspended")
+        with log.about(instance.name):
+            self.rooms.progress.phase("save")
+            guest.save()
+
+    def resume(
+        self,
+        context: Any,
+        instance: Instance,
+        network_info: Sequence[Vif] | None,
+        block_device_info: BlockDevices = None,
+    ) -> None:
+        guest = self.rooms.hypervisor.guest(instance.uuid)
+        if guest.state() == PowerState.RUNNING:
+            return
+        if not guest.has_saved():
+            raise InvalidState(name=instance.name, state="not suspended", action="resumed")
+        with log.about(instance.name):
+            self._restore(instance, tuple(network_info or ()))
+
+    def _restore(self, instance: Instance, vifs: Sequence[Vif]) -> None:
+        """From the saved memory; when that fails the memory is kept, so that a retry is possible."""
+        from cowshed.undo import Undo
+
+        connect.check(self.rooms, vifs)
+        guest = self.rooms.hypervisor.guest(instance.uuid)
+        with Undo() as undo:
+            connect.plug(self.rooms, vifs, undo)
+            self.rooms.progress.phase("restore")
+            guest.start()
+            if guest.state() == PowerState.PAUSED:
+                guest.resume()
+            guest.wait(
+                PowerState.RUNNING, timeout=self.rooms.config.power.start_timeout, what=f"{instance.name} running"
+            )
+
+    def resume_state_on_host_boot(
+        self,
+        context: Any,
+        instance: Instance,
+        network_info: Sequence[Vif] | None,
+        block_device_info: BlockDevices = None,
+    ) -> None:
+        guest = self.rooms.hypervisor.find(instance.uuid)
+        if guest and guest.state() in (PowerState.RUNNING, PowerState.PAUSED, PowerState.SUSPENDED):
+            return
+        if guest and guest.has_saved():
+            return
+        with log.about(instance.name):
+            launch.relaunch(self.rooms, instance, tuple(network_info or ()))
+
+    def trigger_crash_dump(self, instance: Instance) -> None:
+        guest = self.rooms.hypervisor.guest(instance.uuid)
+        if guest.state() != PowerState.RUNNING:
+            raise InvalidState(name=instance.name, state=guest.state().name.lower(), action="made to dump")
+        guest.inject_nmi()

@@ -1,0 +1,159 @@
+"""What the driver introduces to each other: every room, opened when it is first used.
+
+Opening late is what keeps ``cowshed image ls`` from needing libvirt and ``cowshed ls`` from
+needing the image store.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cowshed import config as configuration
+from cowshed import log
+from cowshed.contract.callbacks import SILENT, Progress
+from cowshed.contract.plugging import Plugger
+from cowshed.contract.storage import Backend
+from cowshed.errors import InvalidRequest
+from cowshed.model.host import HostCapabilities, VirtType
+from cowshed.model.vif import VifType
+
+if TYPE_CHECKING:
+    from cowshed.disks.directory import InstanceDirectory
+    from cowshed.host.kvm import KvmState
+    from cowshed.hypervisor import Hypervisor
+    from cowshed.images.cache import Cache
+    from cowshed.images.directory import DirectoryService
+
+_log = log.logger(__name__)
+
+SYSTEM_SOCKETS = (Path("/run/libvirt/libvirt-sock"), Path("/run/libvirt/virtqemud-sock"))
+
+
+class Rooms:
+    """The rooms of one host, each made from its own slice of the configuration."""
+
+    def __init__(self, config: configuration.Config | None = None) -> None:
+        self.config = config or configuration.load()
+        self.state = self.config.state
+        self._local = threading.local()
+
+    # --- places -------------------------------------------------------------------------------
+
+    @property
+    def instances(self) -> Path:
+        return self.state / "instances"
+
+    @property
+    def facts(self) -> Path:
+        """Answers that are expensive to get again: capabilities, the KVM probe."""
+        return self.state / "host"
+
+    def directory(self, uuid: str) -> InstanceDirectory:
+        from cowshed.disks.directory import InstanceDirectory
+
+        return InstanceDirectory(self.instances, uuid)
+
+    # --- who hears of progress ----------------------------------------------------------------
+
+    @property
+    def progress(self) -> Progress:
+        """Of the calls on this thread."""
+        progress: Progress = getattr(self._local, "progress", SILENT)
+        return progress
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        self._local.progress = progress
+
+    # --- images and disks ---------------------------------------------------------------------
+
+    @cached_property
+    def images(self) -> DirectoryService:
+        from cowshed.images.directory import DirectoryService
+
+        return DirectoryService(self.state / "images", self.config.images)
+
+    @cached_property
+    def cache(self) -> Cache:
+        from cowshed.images.cache import Cache
+
+        return Cache(self.state / "cache", self.config.cache)
+
+    @cached_property
+    def backends(self) -> Mapping[str, Backend]:
+        from cowshed.disks import open_backends
+
+        return open_backends(self.instances, self.config.disks)
+
+    def backend(self, name: str) -> Backend:
+        """:raises InvalidRequest: there is no backend ``name``"""
+        name = name or self.config.disks.backend
+        if name not in self.backends:
+            raise InvalidRequest(reason=f"there is no disk backend {name!r}", hint=f"known: {', '.join(self.backends)}")
+        return self.backends[name]
+
+    # --- hypervisor ---------------------------------------------------------------------------
+
+    @cached_property
+    def uri(self) -> str:
+        if chosen := self.config.host.uri or os.environ.get("LIBVIRT_DEFAULT_URI"):
+            return chosen
+        if os.geteuid() == 0 and any(socket.exists() for socket in SYSTEM_SOCKETS):
+            return "qemu:///system"
+        return "qemu:///session"
+
+    @cached_property
+    def kvm(self) -> KvmState:
+        """Whether KVM runs guests here; asked once and remembered on disk."""
+        from cowshed.host import kvm
+
+        return kvm.probe(self.config.host.kvm_probe_timeout, self.facts / "kvm.json")
+
+    @cached_property
+    def hypervisor(self) -> Hypervisor:
+        """Guests of this host. libvirt probes KVM by itself and hangs on a broken one: hide it then."""
+        from cowshed.hypervisor import Hypervisor
+
+        wants_kvm = self.config.host.virt_type != VirtType.QEMU
+        return Hypervisor(self.uri, hide_kvm=Path("/dev/kvm").exists() and not (wants_kvm and self.kvm.usable))
+
+    @cached_property
+    def capabilities(self) -> HostCapabilities:
+        """What domains may use here."""
+        virt_type, note = self._virt_type()
+        return self.hypervisor.capabilities(
+            cache=self.facts / "capabilities.json",
+            virt_type=virt_type,
+            note=note,
+            emulator=self.config.host.emulator,
+        )
+
+    def _virt_type(self) -> tuple[VirtType, str]:
+        wanted = self.config.host.virt_type
+        if wanted != "auto":
+            return VirtType(wanted), f"{wanted} is configured"
+        if self.kvm.usable:
+            return VirtType.KVM, ""
+        return VirtType.QEMU, self.kvm.reason
+
+    # --- network ------------------------------------------------------------------------------
+
+    @cached_property
+    def pluggers(self) -> Mapping[VifType, Plugger]:
+        from cowshed.network import open_pluggers
+
+        return open_pluggers(
+            self.config.network,
+            networks=lambda: self.hypervisor.networks(),  # noqa: PLW0108 - opened only when it is asked
+            start_network=lambda name: self.hypervisor.start_network(name),  # noqa: PLW0108
+        )
+
+    def close(self) -> None:
+        if "hypervisor" in self.__dict__:
+            self.hypervisor.close()
+            del self.__dict__["hypervisor"]

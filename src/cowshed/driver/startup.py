@@ -1,0 +1,22 @@
+"""Startup: init_host and cleanup_host."""
+
+from __future__ import annotations
+
+from cowshed.contract.startup import Startup as StartupContract
+from cowshed.driver.rooms import Rooms
+from cowshed.driver.steps import sweep
+
+
+class Startup(StartupContract):
+    rooms: Rooms
+
+    def init_host(self, host: str) -> None:
+        """Reach libvirt and clear away what a killed process left behind.
+
+        :raises HypervisorUnavailable: libvirt cannot be reached
+        """
+        self.rooms.hypervisor.open()
+        sweep.leftovers(self.rooms)
+
+    def cleanup_host(self, host: str) -> None:
+        self.rooms.close()

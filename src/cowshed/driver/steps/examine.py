@@ -1,0 +1,53 @@
+"""The doctor's round: what can be seen without libvirt first, then what libvirt says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cowshed.errors import CowshedError
+from cowshed.model.host import Finding
+
+if TYPE_CHECKING:
+    from cowshed.driver.rooms import Rooms
+
+
+def host(rooms: Rooms) -> list[Finding]:
+    """Findings in the order a reader wants; a check that fails becomes a finding."""
+    from cowshed.host import doctor
+    from cowshed.tools import filesystem
+
+    config = rooms.config
+    findings = doctor.local(
+        state=rooms.state,
+        kvm_state=rooms.kvm,
+        virt_type=config.host.virt_type,
+        emulator_path=config.host.emulator,
+    )
+    findings += doctor.state_directory(rooms.state)
+    findings += doctor.reflinks(rooms.state, works=filesystem.can_reflink(rooms.instances))
+    findings += _libvirt(rooms)
+    return findings + doctor.leftovers(_leftovers(rooms), remedy="they are removed by the next cowshed run")
+
+
+def _libvirt(rooms: Rooms) -> list[Finding]:
+    from cowshed.host import doctor
+
+    try:
+        rooms.hypervisor.open()
+        capabilities = rooms.capabilities
+        networks = {network.name: network.active for network in rooms.hypervisor.networks()}
+    except CowshedError as error:
+        return doctor.libvirt(rooms.uri, error=str(error), hint=error.hint or "")
+    state = None if "default" not in networks else "active" if networks["default"] else "inactive"
+    return [
+        *doctor.libvirt(rooms.uri, version=capabilities.libvirt),
+        *doctor.firmware(capabilities.firmwares),
+        *doctor.user_network(passt=capabilities.passt),
+        *doctor.default_network(state, session=capabilities.session),
+    ]
+
+
+def _leftovers(rooms: Rooms) -> list[str]:
+    if not rooms.instances.is_dir():
+        return []
+    return sorted(path.name for path in rooms.instances.glob("*_del"))

@@ -1,0 +1,221 @@
+"""Which disks an instance has and where each stands in the guest.
+
+The plan is made once, at spawn, from the flavor, the image and the request. It is written beside
+the disks, so that a later start shows the guest the same devices whatever the host's
+configuration says by then. Format, place and parent of each disk are in the manifest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cowshed.contract import block_device
+from cowshed.domain import naming
+from cowshed.domain.qos import iotune
+from cowshed.errors import DataCorrupt
+from cowshed.model.disk import AttachedDisk, Bus, CacheMode, Device, DiskFormat, DiskSpec
+from cowshed.model.image import Image
+from cowshed.model.instance import Instance
+from cowshed.units import GiB, MiB
+
+if TYPE_CHECKING:
+    from cowshed.domain.assemble import KernelBoot
+    from cowshed.driver.rooms import Rooms
+
+ROOT, CDROM, LOCAL, EPHEMERAL, SWAP = "disk", "disk.cdrom", "disk.local", "disk.eph", "disk.swap"
+CONFIG_DRIVE, KERNEL, RAMDISK = "disk.config", "kernel", "ramdisk"
+FILE = "layout.json"
+LOCAL_BACKEND = "raw"  # kernel, ramdisk and config drive are plain files on every host
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a disk stands in the guest."""
+
+    target: str
+    bus: Bus
+    device: Device = Device.DISK
+    boot_order: int | None = None
+    readonly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A disk to be made; without ``place`` the guest does not see it as a disk (kernel, ramdisk)."""
+
+    spec: DiskSpec
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    disks: tuple[Planned, ...]
+
+
+def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> Plan:
+    """All disks of a new instance, named and placed; nothing is made.
+
+    :raises InvalidRequest: a bus has no room left, or the machine lacks it
+    :raises DiskTooSmall:
+    """
+    from cowshed.driver.steps import provision
+
+    provision.check_sizes(instance, image)
+    buses = naming.buses(image, disks=rooms.config.disks, guest=rooms.config.guest)
+    names = naming.Names()
+    planned = []
+    for spec, device in _specs(rooms, instance, image, block_devices):
+        if spec.name in (KERNEL, RAMDISK):
+            planned.append(Planned(spec))
+            continue
+        bus, device = buses.of(spec.name, device)
+        planned.append(
+            Planned(spec, Place(names.take(bus), bus, device, _boot_order(spec.name), _readonly(spec.name, device)))
+        )
+    return Plan(tuple(planned))
+
+
+def _readonly(name: str, device: Device) -> bool:
+    return device == Device.CDROM or name == CONFIG_DRIVE
+
+
+def _boot_order(name: str) -> int | None:
+    return {CDROM: 1, ROOT: 2}.get(name)
+
+
+def _specs(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> list[tuple[DiskSpec, Device]]:
+    return [
+        *_kernel_specs(instance, image),
+        *_root_specs(instance, image),
+        *_blank_specs(rooms, instance, block_devices),
+        *_config_drive_spec(rooms, instance, image),
+    ]
+
+
+def _kernel_specs(instance: Instance, image: Image) -> list[tuple[DiskSpec, Device]]:
+    kernel = instance.kernel_id or image.properties.get("kernel_id", "")
+    ramdisk = instance.ramdisk_id or image.properties.get("ramdisk_id", "")
+    named = [(KERNEL, kernel), (RAMDISK, ramdisk)]
+    return [(DiskSpec(name, backend=LOCAL_BACKEND, image_id=ref), Device.DISK) for name, ref in named if ref]
+
+
+def _root_specs(instance: Instance, image: Image) -> list[tuple[DiskSpec, Device]]:
+    """An ISO is a cdrom to boot from, beside an empty root disk where one was asked for."""
+    if image.disk_format != DiskFormat.ISO:
+        return [(DiskSpec(ROOT, instance.flavor.root, instance.backend, image.id), Device.DISK)]
+    specs = [(DiskSpec(CDROM, 0, instance.backend, image.id), Device.CDROM)]
+    if instance.flavor.root:
+        specs.append((DiskSpec(ROOT, instance.flavor.root, instance.backend), Device.DISK))
+    return specs
+
+
+def _blank_specs(rooms: Rooms, instance: Instance, block_devices: Any) -> list[tuple[DiskSpec, Device]]:
+    usual = rooms.config.disks.ephemeral_filesystem
+    specs = []
+    if asked := block_device.block_device_info_get_ephemerals(block_devices):
+        for number, one in enumerate(asked):
+            size = _of(one, "size") * GiB
+            kind = _of(one, "guest_format") or usual
+            specs.append(DiskSpec(f"{EPHEMERAL}{number}", size, instance.backend, "", kind, f"ephemeral{number}"))
+    elif instance.flavor.ephemeral:
+        specs.append(DiskSpec(LOCAL, instance.flavor.ephemeral, instance.backend, "", usual, "ephemeral0"))
+    swap = block_device.block_device_info_get_swap(block_devices)
+    size = _of(swap, "swap_size") * MiB if block_device.swap_is_usable(swap) else instance.flavor.swap
+    if size:
+        specs.append(DiskSpec(SWAP, size, instance.backend, "", "swap", "swap"))
+    return [(spec, Device.DISK) for spec in specs]
+
+
+def _of(item: Any, name: str) -> Any:
+    return item.get(name) if isinstance(item, Mapping) else getattr(item, name)
+
+
+def _config_drive_spec(rooms: Rooms, instance: Instance, image: Image) -> list[tuple[DiskSpec, Device]]:
+    mandatory = image.properties.get("img_config_drive") == "mandatory"
+    if not (instance.config_drive or rooms.config.guest.config_drive or mandatory):
+        return []
+    return [(DiskSpec(CONFIG_DRIVE, backend=LOCAL_BACKEND), Device.DISK)]
+
+
+# --- beside the disks -----------------------------------------------------------------------------
+
+
+def remember(rooms: Rooms, instance: Instance, plan: Plan) -> None:
+    """Write where the disks of the instance stand."""
+    from cowshed.tools import filesystem
+
+    places = {one.spec.name: dataclasses.asdict(one.place) for one in plan.disks if one.place}
+    path = rooms.directory(instance.uuid).path / FILE
+    filesystem.write_atomically(path, json.dumps({"version": 1, "places": places}, indent=1).encode())
+
+
+def remembered(rooms: Rooms, instance: Instance) -> dict[str, Place]:
+    """:raises DataCorrupt: the record is missing or cannot be read"""
+    path = rooms.directory(instance.uuid).path / FILE
+    try:
+        record = json.loads(path.read_text())["places"]
+        return {
+            name: Place(**{**place, "bus": Bus(place["bus"]), "device": Device(place["device"])})
+            for name, place in record.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataCorrupt(path=path, reason=f"where the disks stand cannot be read: {error}") from error
+
+
+def attached(rooms: Rooms, instance: Instance) -> list[AttachedDisk]:
+    """The disks as the domain shows them, from the record and the manifest."""
+    from cowshed.disks import manifest
+
+    entries = manifest.load(rooms.directory(instance.uuid).path).disks
+    section = rooms.config.disks
+    limits = iotune(instance.flavor.extra_specs)
+    disks = []
+    for name, place in remembered(rooms, instance).items():
+        source = rooms.backend(entries[name].backend if name in entries else "").disk(instance.uuid, name).source()
+        ours = name in (CONFIG_DRIVE, CDROM)
+        disks.append(
+            AttachedDisk(
+                source=source,
+                target=place.target,
+                bus=place.bus,
+                device=place.device,
+                boot_order=place.boot_order,
+                alias=f"ua-{name.replace('.', '-')}",
+                readonly=place.readonly,
+                cache=CacheMode(section.cache),
+                io=None if ours else section.io or None,
+                discard=None if ours else section.discard,
+                detect_zeroes=None if ours else section.detect_zeroes or None,
+                iotune=None if ours else limits,
+            )
+        )
+    return disks
+
+
+def kernel(rooms: Rooms, instance: Instance, image: Image) -> KernelBoot | None:
+    """Kernel and ramdisk, where the instance boots them directly."""
+    from cowshed.disks import manifest
+    from cowshed.domain.assemble import KernelBoot
+
+    directory = rooms.directory(instance.uuid).path
+    entries = manifest.load(directory).disks
+    if KERNEL not in entries:
+        return None
+    return KernelBoot(
+        directory / KERNEL,
+        directory / RAMDISK if RAMDISK in entries else None,
+        image.properties.get("os_command_line", ""),
+    )
+
+
+def root_exists(rooms: Rooms, instance: Instance) -> bool:
+    """Is the root disk of the instance here?"""
+    from cowshed.disks import manifest
+
+    entries = manifest.load(rooms.directory(instance.uuid).path).disks
+    name = ROOT if ROOT in entries else CDROM
+    return name in entries and rooms.backend(entries[name].backend).disk(instance.uuid, name).exists()

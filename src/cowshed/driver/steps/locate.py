@@ -1,0 +1,50 @@
+"""Where things of an instance are: its directory, its disks, what it was launched from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from cowshed.errors import DataCorrupt
+from cowshed.model.disk import DiskFormat
+from cowshed.model.image import Image, ImageStatus
+from cowshed.model.instance import Instance
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cowshed.driver.rooms import Rooms
+
+LAUNCH = "launch.json"
+
+
+def console_log(rooms: Rooms, uuid: str) -> Path:
+    """The file the serial console is logged to."""
+    return rooms.directory(uuid).path / "console.log"
+
+
+def remember_image(rooms: Rooms, instance: Instance, image: Image) -> None:
+    """Keep what the contract's later calls do not carry: the image's properties."""
+    from cowshed.tools import filesystem
+
+    record = dataclasses.asdict(image)
+    record["properties"] = dict(image.properties)
+    filesystem.write_atomically(rooms.directory(instance.uuid).path / LAUNCH, json.dumps({"image": record}).encode())
+
+
+def remembered_image(rooms: Rooms, instance: Instance) -> Image:
+    """The image the instance was launched from, without asking the image service (it may be gone).
+
+    :raises DataCorrupt: the record cannot be read
+    """
+    path = rooms.directory(instance.uuid).path / LAUNCH
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())["image"]
+    except FileNotFoundError:
+        return Image(id=instance.image_ref)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataCorrupt(path=path, reason=str(error)) from error
+    record["disk_format"] = DiskFormat(record["disk_format"])
+    record["status"] = ImageStatus(record["status"])
+    return Image(**record)

@@ -1,0 +1,136 @@
+"""Make the disks of an instance: cache and backends meet here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from cowshed.contract.storage import Backend, Disk
+from cowshed.driver.steps.layout import CONFIG_DRIVE, LOCAL_BACKEND, Plan, Planned
+from cowshed.errors import DiskTooSmall, InvalidRequest, UnsupportedOperation
+from cowshed.model.disk import Base, DiskFormat
+from cowshed.model.image import Image
+from cowshed.model.instance import Instance
+from cowshed.model.vif import Vif
+from cowshed.undo import Undo
+from cowshed.units import format_size
+
+if TYPE_CHECKING:
+    from cowshed.disks.file import FileDisk
+    from cowshed.driver.rooms import Rooms
+
+
+def check_sizes(instance: Instance, image: Image) -> None:
+    """Before anything is fetched: the disk holds the image, the memory is what the image asks for.
+
+    :raises DiskTooSmall: :raises InvalidRequest:
+    """
+    root = instance.flavor.root
+    needed = max(image.min_disk, 0 if image.disk_format == DiskFormat.ISO else image.virtual_size)
+    if root and root < needed:
+        raise DiskTooSmall(
+            disk="disk", size=root, needed=needed, hint=f"ask for a disk of at least {format_size(needed)}"
+        )
+    if instance.flavor.memory < image.min_ram:
+        raise InvalidRequest(
+            reason=f"image {image.name or image.id} needs {format_size(image.min_ram)} of memory",
+            hint=f"ask for at least {format_size(image.min_ram)}",
+        )
+
+
+def directory(rooms: Rooms, instance: Instance, undo: Undo) -> None:
+    place = rooms.directory(instance.uuid)
+    place.create()
+    undo.push("remove the instance directory", place.delete)
+
+
+def disks(rooms: Rooms, instance: Instance, image: Image, plan: Plan, undo: Undo) -> None:
+    """Make every disk of ``plan`` except the config drive, each undone on failure."""
+    for planned in plan.disks:
+        if planned.spec.name == CONFIG_DRIVE:
+            continue
+        rooms.progress.check()
+        disk = rooms.backend(planned.spec.backend).disk(instance.uuid, planned.spec.name)
+        undo.push(f"delete {planned.spec.name}", disk.delete)
+        _make(rooms, instance, image, planned)
+
+
+def _make(rooms: Rooms, instance: Instance, image: Image, planned: Planned) -> None:
+    from cowshed.disks import blank
+
+    spec = planned.spec
+    backend = rooms.backend(spec.backend)
+    disk = backend.disk(instance.uuid, spec.name)
+    if spec.image_id:
+        source = image if spec.image_id == image.id else rooms.images.show(spec.image_id)
+        with rooms.cache.using(base_name(rooms, backend, source)):
+            disk.create(spec.size, base(rooms, backend, source), progress=rooms.progress)
+    elif spec.filesystem:
+        blank.create(_file(disk), spec.size, filesystem_type=spec.filesystem, label=spec.label)
+    else:
+        disk.create(spec.size, progress=rooms.progress)
+
+
+def base(rooms: Rooms, backend: Backend, image: Image) -> Base:
+    """The cached base of ``image`` that ``backend`` needs, fetched if it is not there yet."""
+    wanted = _base_format(rooms, backend, image)
+    return rooms.cache.get(image, rooms.images, format=wanted, progress=rooms.progress)
+
+
+def base_name(rooms: Rooms, backend: Backend, image: Image) -> str:
+    from cowshed.images.cache import name_of
+
+    return name_of(image.id, _base_format(rooms, backend, image))
+
+
+def _base_format(rooms: Rooms, backend: Backend, image: Image) -> DiskFormat:
+    if rooms.config.cache.keep_format and backend.name == image.disk_format == DiskFormat.QCOW2:
+        return DiskFormat.QCOW2
+    return backend.traits.base_format
+
+
+def config_drive(
+    rooms: Rooms,
+    instance: Instance,
+    image: Image,
+    plan: Plan,
+    vifs: Sequence[Vif],
+    injected_files: Sequence[tuple[str, bytes | str]],
+    admin_password: str | None,
+) -> None:
+    """What cloud-init reads in the guest; local, read-only, readable by nobody else."""
+    if CONFIG_DRIVE not in (planned.spec.name for planned in plan.disks):
+        return
+    from cowshed.disks import config_drive as drive
+
+    files, label = _metadata(rooms, instance, image, vifs, injected_files, admin_password)
+    drive.create(_file(rooms.backend(LOCAL_BACKEND).disk(instance.uuid, CONFIG_DRIVE)), files, label)
+
+
+def _file(disk: Disk) -> FileDisk:
+    """:raises UnsupportedOperation: it does not live in a file"""
+    from cowshed.disks.file import FileDisk
+
+    if not isinstance(disk, FileDisk):
+        raise UnsupportedOperation(subject=f"disk {disk.name}", operation="take over a file", reason="it is not a file")
+    return disk
+
+
+def _metadata(
+    rooms: Rooms,
+    instance: Instance,
+    image: Image,
+    vifs: Sequence[Vif],
+    injected_files: Sequence[tuple[str, bytes | str]],
+    admin_password: str | None,
+) -> tuple[Mapping[str, bytes], str]:
+    from cowshed.disks import metadata
+
+    return metadata.build(
+        instance,
+        image,
+        vifs,
+        injected_files=injected_files,
+        admin_password=admin_password,
+        datasource=instance.system_metadata.get("datasource") or rooms.config.guest.datasource,
+    )

@@ -1,0 +1,47 @@
+"""Clear away what killed processes and unused bases leave behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cowshed import log
+from cowshed.errors import CowshedError
+
+if TYPE_CHECKING:
+    from cowshed.driver.rooms import Rooms
+
+_log = log.logger(__name__)
+
+DELETED = "_del"
+
+
+def leftovers(rooms: Rooms) -> None:
+    """Finish deletions that were interrupted."""
+    if not rooms.instances.is_dir():
+        return
+    for path in rooms.instances.glob(f"*{DELETED}"):
+        try:
+            rooms.directory(path.name.removesuffix(DELETED)).delete()
+        except CowshedError as error:
+            _log.warning("could not remove %s: %s", path, error)
+
+
+def bases_in_use(rooms: Rooms) -> set[Path]:
+    """Every base that a disk of any instance names, read from the manifests.
+
+    A manifest that cannot be read stops the sweep: not knowing who uses a base is no reason to
+    remove it.
+
+    :raises DataCorrupt:
+    """
+    from cowshed.disks import manifest
+
+    used: set[Path] = set()
+    if not rooms.instances.is_dir():
+        return used
+    for directory in rooms.instances.iterdir():
+        if directory.is_dir() and (directory / manifest.FILE).exists():
+            found = manifest.load(directory)
+            used.update(Path(disk.base_path) for disk in found.disks.values() if disk.base_path)
+    return used
