@@ -59,6 +59,7 @@ class Partial:
         filesystem.make_directory(directory, mode=0o700)
         key = hashlib.sha256(url.encode()).hexdigest()[:32]
         fd = _open_locked(directory / f"{key}.data")
+        self._alone = fd is not None
         if fd is None:  # somebody downloads the same URL right now
             key += "-" + secrets.token_hex(4)
             fd = _open_locked(directory / f"{key}.data")
@@ -92,7 +93,7 @@ class Partial:
     def keep(self) -> bool:
         """Make what is there durable for the next pull; False where the server gives no way to resume."""
         size = os.fstat(self.fd).st_size
-        if not self.validator.condition or not size:
+        if not (self._alone and self.validator.condition and size):
             self.discard()
             return False
         os.fsync(self.fd)

@@ -109,7 +109,9 @@ class Unpacker:
     def check_ratio(self, written: int) -> None:
         """:param written: bytes that are not zero so far :raises ImageRejected: nothing real unpacks to so much"""
         if written > _RATIO_FREE and written > _RATIO * self.packed:
-            raise self._refused(f"{format_size(self.packed)} unpack to {format_size(written)}, which no disk image does")
+            raise self._refused(
+                f"{format_size(self.packed)} unpack to {format_size(written)}, which no disk image does"
+            )
 
     def _refused(self, reason: str) -> ImageRejected:
         return ImageRejected(image=self._image, reason=reason)
