@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
 import tempfile
 import threading
 import time
@@ -251,7 +252,8 @@ def test_the_daemon_of_an_ordinary_user(home: Path) -> None:
         (home / "run").chmod(0o755)
         words[words.index("0")] = "65534"  # the user to be
         words[words.index("0")] = "65534"
-        done = run.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *words], timeout=10, check=False)
+        become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        done = subprocess.run([*become, *words], capture_output=True, timeout=10, check=False)
         if b"Operation not permitted" in done.stderr:
             pytest.skip("ordinary users have no namespaces here")
         assert done.stdout.strip() == b"65534", done.stderr

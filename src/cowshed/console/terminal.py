@@ -52,15 +52,22 @@ def _carry(console: ConsoleStream, source: int, stdout: IO[bytes], escape: bytes
         if source in ready:
             typed = os.read(source, CHUNK)
             before, found, _ = typed.partition(escape) if escape else (typed, b"", b"")
-            if before:
-                console.write(before)
-            if found:
+            if found or not _type(console, before):
                 return
             if not typed:
                 open_input = False
         if not ready:  # only possible when input has ended: the guest has said all it had to say
             return
     _show(stdout, console.read(0))
+
+
+def _type(console: ConsoleStream, data: bytes) -> bool:
+    """False when nobody is there any more."""
+    try:
+        console.write(data)
+    except InvalidState:
+        return False
+    return True
 
 
 def _show(stdout: IO[bytes], data: bytes) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree as ET
 
 from cowshed import log
-from cowshed.errors import CowshedError, HypervisorError, InvalidRequest, ToolMissing, UnsupportedOperation
+from cowshed.errors import CowshedError, HypervisorError, InvalidRequest, UnsupportedOperation
 from cowshed.hypervisor import firmware
 from cowshed.model.host import Firmware, HostCapabilities, VirtType
 from cowshed.tools import filesystem, run
@@ -77,11 +77,6 @@ def _domain_capabilities(hypervisor: Hypervisor, emulator: str, arch: str, virt_
             lambda c: str(c.getDomainCapabilities(emulator or None, arch, MACHINE, virt_type.value, 0)),
             repeat=True,
         )
-    except HypervisorError as error:
-        if "emulator" in error.reason:
-            hint = f"install QEMU's system emulator for {arch} (Debian: qemu-system-x86)"
-            raise ToolMissing(tool=emulator or f"qemu-system-{arch}", hint=hint) from error
-        raise
     except InvalidRequest as error:
         if "not supported" not in str(error):
             raise

@@ -84,9 +84,14 @@ class Hypervisor:
         :raises PermissionDenied: the socket may not be used by this user
         """
         with self._lock:
-            if self._usable():
-                return
             self._closed.clear()
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """What ``open`` does, unless we were closed; the lock need not be held."""
+        with self._lock:
+            if self._closed.is_set() or self._usable():
+                return
             self._drop()
             loop.ensure()
             connection = dial.connect(self.uri, hide_kvm=self._hide_kvm, timeout=self._connect_timeout)
@@ -291,7 +296,9 @@ class Hypervisor:
         try:
             while not self._closed.wait(pause):
                 try:
-                    self.open()
+                    self._reopen()
+                    if self._closed.is_set():
+                        return
                     now = self.states()
                 except CowshedError as error:
                     _log.info("libvirt is still away: %s", error)

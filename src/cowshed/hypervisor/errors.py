@@ -22,10 +22,7 @@ from cowshed.errors import (
     InvalidState,
     NameTaken,
     NetworkNotFound,
-    NoSpace,
     PermissionDenied,
-    PortInUse,
-    ToolMissing,
     UnsupportedOperation,
 )
 
@@ -80,7 +77,9 @@ class Failure:
         self.number: int = error.get_error_code() or 0
         self.domain: int = error.get_error_domain() or 0
         self.errno: int = (error.get_int1() or 0) if self.number == Number.SYSTEM_ERROR else 0
-        self.message: str = (error.get_error_message() or str(error)).strip().rstrip(".")
+        from cowshed.hypervisor import words  # many patterns, needed only when something went wrong
+
+        self.message: str = words.clean(error.get_error_message() or str(error))
 
     @property
     def connection_lost(self) -> bool:
@@ -157,8 +156,10 @@ def translate(error: Any, *, uri: str, action: str, subject: str = "") -> Cowshe
 
     :param action: completes "libvirt refused to ..."
     """
+    from cowshed.hypervisor import words
+
     failure = Failure(error, uri=uri, action=action, subject=subject)
-    known = _unavailable(failure) if failure.connection_lost else _from_words(failure)
+    known = _unavailable(failure) if failure.connection_lost else words.meaning(failure.message, subject or uri)
     if known is None and (make := TABLE.get(failure.number)):
         known = make(failure)
     known = known or HypervisorError(
@@ -166,34 +167,6 @@ def translate(error: Any, *, uri: str, action: str, subject: str = "") -> Cowshe
     )
     known.fields.setdefault("number", failure.number)
     return known
-
-
-def _from_words(f: Failure) -> CowshedError | None:
-    """What libvirt tells in words only: QEMU's own complaints arrive as one generic number."""
-    text = f.message
-    if "Address already in use" in text or "Could not set up host forwarding rule" in text:
-        return PortInUse(port=_port(text), address="this host", hint=text)
-    if "No space left on device" in text:
-        return NoSpace(place=f.subject or "the host", needed="more", free="too few", hint=text)
-    if f.number == Number.OPERATION_FAILED and "already exists with uuid" in text:
-        return NameTaken(kind="domain", name=f.subject or _quoted(text), hint=text)
-    if "Cannot check QEMU binary" in text or "does not exist or is not executable" in text:
-        return ToolMissing(tool="qemu-system", hint=text)
-    if f.number == Number.OPERATION_FAILED and "Active console session exists" in text:
-        return Busy(what=f"the console of {f.subject}", holder="another session")
-    return None
-
-
-def _quoted(text: str) -> str:
-    """The first thing in quotes."""
-    found = re.search("'([^']*)'", text)
-    return found[1] if found else "?"
-
-
-def _port(text: str) -> str:
-    """QEMU names a forward as 'tcp:127.0.0.1:2222-:22', a socket's address with its port at the end."""
-    found = re.search(r":(\d+)-", text) or re.search(r":(\d{2,5})\b", text)
-    return found[1] if found else "?"
 
 
 class Translated:

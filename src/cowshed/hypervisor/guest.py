@@ -159,8 +159,14 @@ class Guest:
         except InstanceNotFound:
             pass
         except InvalidState:
-            if self.persistent():
+            if self._is_defined():
                 raise
+
+    def _is_defined(self) -> bool:
+        try:
+            return self.persistent()
+        except InstanceNotFound:
+            return False
 
     def set_autostart(self, wanted: bool) -> None:
         """With the host (system mode) or with libvirt's daemon (session mode)."""

@@ -102,30 +102,46 @@ def _start(folder: Path, *, hide: bool, root: bool) -> Path | None:
 
     Two at once do no harm: libvirt's daemon holds a lock, the second one ends, both callers use the first.
     """
-    from cowshed.tools import filesystem, run
+    from cowshed.tools import filesystem
 
     program = _program()
     filesystem.make_directory(folder, mode=0o700)
+    reason: CowshedError | None = None
+    for hiding in (True, False) if hide else (False,):
+        if not hiding and not root:
+            break  # libvirt can do that itself
+        try:
+            return _try(command(program, folder, hide=hiding, root=root), folder)
+        except CowshedError as error:
+            reason = reason or error
+            if hiding:
+                _log.warning("KVM cannot be hidden from libvirt, whose first answer may take over a minute: %s", error)
+    if not root:
+        return None
+    raise HypervisorUnavailable(
+        uri=SESSION,
+        reason=f"no session daemon could be started for root: {reason}",
+        hint="start libvirt's system daemon (systemctl start libvirtd), or use cowshed as an ordinary user",
+    ) from reason
+
+
+def _try(words: list[str], folder: Path) -> Path:
+    """:raises CowshedError: no daemon answers"""
+    from cowshed.tools import run
+
+    failed: CowshedError | None = None
     try:
-        run.run(command(program, folder, hide=hide, root=root), timeout=START, env=environment())
+        run.run(words, timeout=START, env=environment())
     except CowshedError as error:
-        failed: CowshedError | None = error
-    else:
-        failed = None
+        failed = error
+    deadline = Deadline(1.0 if failed else START, "an answer of libvirt's session daemon")
     try:
-        deadline = Deadline(2.0 if failed else START, "libvirt's session daemon answering")
         poll(lambda: answering(folder) is not None, deadline)
     except DeadlineExceeded as late:
-        reason = failed or late
-        if not root:
-            _log.warning("KVM could not be hidden from libvirt (%s); its first answer may take over a minute", reason)
-            return None
-        raise HypervisorUnavailable(
-            uri=SESSION,
-            reason=f"no session daemon could be started for root: {reason}",
-            hint="start libvirt's system daemon (systemctl start libvirtd), or use cowshed as an ordinary user",
-        ) from reason
-    return answering(folder)
+        raise failed or late from None
+    found = answering(folder)
+    assert found is not None
+    return found
 
 
 def environment() -> dict[str, str]:

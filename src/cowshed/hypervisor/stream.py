@@ -7,10 +7,12 @@ import threading
 from collections import deque
 from typing import Any, Final
 
-from cowshed import clock
+from cowshed import clock, log
 from cowshed.clock import Deadline
-from cowshed.errors import HypervisorUnavailable
+from cowshed.errors import InvalidState
 from cowshed.hypervisor.binding import libvirt
+
+_log = log.logger(__name__)
 
 _NONBLOCK: Final = 1  # VIR_STREAM_NONBLOCK
 _FORCE: Final = 1  # VIR_DOMAIN_CONSOLE_FORCE
@@ -24,8 +26,9 @@ _WOULD_BLOCK: Final = -2
 class ConsoleStream:
     """Bytes to and from the guest. ``fileno()`` is readable when there is something to read or it ended."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, name: str) -> None:
         self._stream = stream
+        self._name = name
         self._changed = threading.Condition()
         self._held: deque[bytes] = deque()
         self._size = 0
@@ -37,7 +40,7 @@ class ConsoleStream:
     def open(cls, connection: Any, domain: Any, device: str | None, *, force: bool) -> ConsoleStream:
         raw = connection.newStream(_NONBLOCK)
         domain.openConsole(device, raw, _FORCE if force else 0)
-        console = cls(raw)
+        console = cls(raw, domain.name())
         raw.eventAddCallback(_READABLE | _ENDED, console._on_event, None)
         return console
 
@@ -68,7 +71,8 @@ class ConsoleStream:
     def write(self, data: bytes, *, timeout: float = 10.0) -> None:
         """Send all of ``data``.
 
-        :raises HypervisorUnavailable: the guest does not take it, or is gone
+        :raises InvalidState: the guest is gone, or another session has taken the console
+        :raises DeadlineExceeded: the guest does not take it
         """
         deadline = Deadline(timeout, "console input")
         view = memoryview(data)
@@ -81,10 +85,13 @@ class ConsoleStream:
             view = view[sent:]
 
     def _send(self, data: bytes) -> int:
+        stream = None if self._ended else self._stream
         try:
-            return int(self._stream.send(data))
+            if stream is not None:
+                return int(stream.send(data))
         except libvirt().libvirtError as error:
-            raise HypervisorUnavailable(uri="the console", reason=str(error)) from error
+            _log.debug("the console of %s does not take input: %s", self._name, error)
+        raise InvalidState(name=self._name, state="no longer at the other end of this console", action="typed to")
 
     def close(self) -> None:
         with self._changed:
