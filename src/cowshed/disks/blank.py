@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
-
 from cowshed.disks.file import FileDisk
+from cowshed.errors import NoSpace, ToolFailed
 from cowshed.tools import filesystem, mkfs
+from cowshed.units import MiB
 
 
 def create(disk: FileDisk, size: int, *, filesystem_type: str, label: str = "") -> None:
     """Make ``disk`` of ``size`` bytes with a file system or ``swap`` on it.
 
-    :raises InvalidRequest: the file system or the label is impossible; nothing was made
+    :raises InvalidRequest: the file system, the label or the size is impossible; nothing was made
+    :raises NameTaken: :raises NoSpace: as the disk's own ``create``
     """
-    mkfs.check(filesystem_type, label)
-    filesystem.make_directory(disk.directory)
-    with filesystem.errors_of(disk.path, "create"):
-        fd, name = tempfile.mkstemp(dir=disk.directory, prefix=f".{disk.name}.", suffix=filesystem.PART)
-    path = Path(name)
+    mkfs.check(filesystem_type, label, size)
     try:
-        os.ftruncate(fd, size)
-        os.close(fd)
-        mkfs.make(path, filesystem_type, label=label)
-        disk.import_file(path)
-    finally:
-        filesystem.remove_file(path)
+        disk.create_filled(size, lambda path: mkfs.make(path, filesystem_type, label=label))
+    except ToolFailed as error:
+        free = filesystem.free_space(disk.directory)
+        if free < MiB:
+            raise NoSpace(place=disk.directory, needed="more", free=free, hint="free some space") from error
+        raise

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 from cowshed.disks.file import FileDisk
-from cowshed.tools import filesystem, iso
+from cowshed.tools import iso
 
 
 def create(disk: FileDisk, files: Mapping[str, bytes], label: str) -> None:
@@ -17,14 +14,5 @@ def create(disk: FileDisk, files: Mapping[str, bytes], label: str) -> None:
     Readable by nobody else: user data carries passwords and keys.
     """
     data = iso.build(files, label)
-    filesystem.make_directory(disk.directory)
-    with filesystem.errors_of(disk.path, "create"):
-        fd, name = tempfile.mkstemp(dir=disk.directory, prefix=f".{disk.name}.", suffix=filesystem.PART)
-    path = Path(name)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-        disk.delete()
-        disk.import_file(path)
-    finally:
-        filesystem.remove_file(path)
+    disk.delete()
+    disk.create_filled(len(data), lambda path: path.write_bytes(data))

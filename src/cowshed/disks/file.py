@@ -1,14 +1,17 @@
 """What raw and qcow2 disks share: a file in the instance's directory and its line in the manifest.
 
-A disk exists when both are there. The file comes first, then the manifest; a crash between the
-two leaves a file that nobody names, which the next create replaces.
+The line is written first, then the finished file gets its name: a file is never without a record
+of what it is, and a line without a file (left by a crash) means nothing.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,9 +31,11 @@ from cowshed.model.disk import (
     Preallocation,
 )
 from cowshed.tools import filesystem
+from cowshed.tools.filesystem import Publication
 from cowshed.units import format_size
 
 _SECTOR = 512
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class FileDisk(Disk, Importing):
@@ -40,8 +45,10 @@ class FileDisk(Disk, Importing):
     backend: ClassVar[str]
 
     def __init__(self, instances: Path, section: DisksSection, instance: str, name: str) -> None:
-        if not name or "/" in name or name.startswith("."):
+        if not _NAME.fullmatch(name) or name == manifest.FILE:
             raise InvalidRequest(reason=f"{name!r} cannot be the name of a disk")
+        if not _NAME.fullmatch(instance):
+            raise InvalidRequest(reason=f"{instance!r} cannot be the UUID of an instance")
         self.instance = instance
         self.name = name
         self.section = section
@@ -49,18 +56,37 @@ class FileDisk(Disk, Importing):
         self.path = self.directory / name
 
     def exists(self) -> bool:
-        return self.path.exists() and manifest.find(self.directory, self.name) is not None
+        return os.path.lexists(self.path)
 
     def create(self, size: int = 0, base: Base | None = None, *, progress: Progress = SILENT) -> None:
         size = self._wanted(size, base)
+        if base:
+            self._check_base(base)
+        self._make(size, base, lambda new: self._fill(new, size, base, progress))
+
+    def create_filled(self, size: int, write: Callable[[Path], object]) -> None:
+        """Make the disk with what ``write`` puts into a raw file of ``size`` zero bytes.
+
+        :raises NameTaken: :raises NoSpace: as :meth:`create`
+        """
+        size = self._wanted(size, None)
+        self._make(size, None, lambda new: self._fill_with(new, size, write))
+
+    def _make(self, size: int, base: Base | None, fill: Callable[[Publication], None]) -> None:
         self._refuse_existing()
+        made = not self.directory.is_dir()
         filesystem.make_directory(self.directory)
         try:
-            with filesystem.publish(self.path, replace=True, sync_parent=False) as publication:
-                self._fill(publication.fd, publication.path, size, base, progress)
-            self._record(size, base)
+            with filesystem.publish(self.path, unnamed=True) as new:
+                fill(new)
+                # Begun now, the blocks of the disk go into the same journal commit as the manifest's.
+                filesystem.start_writing(new.fd, 0, 0)
+                with manifest.recording(self.directory, self._described(size, base)):
+                    new.commit()
         except BaseException:
-            filesystem.remove_file(self.path)
+            if made:
+                with suppress(OSError):
+                    self.directory.rmdir()
             raise
 
     def _wanted(self, size: int, base: Base | None) -> int:
@@ -75,71 +101,84 @@ class FileDisk(Disk, Importing):
         size = size or (base.virtual_size if base else 0)
         if size <= 0:
             raise InvalidRequest(reason=f"disk {self.name} needs a size")
-        return -(-size // _SECTOR) * _SECTOR
+        return _whole_sectors(size)
 
     def _refuse_existing(self) -> None:
+        """Early, to save the work; what decides is the last step, under the manifest's lock."""
         if self.exists():
             raise NameTaken(kind="disk", name=f"{self.name} of instance {self.instance}")
 
     @abstractmethod
-    def _fill(self, fd: int, path: Path, size: int, base: Base | None, progress: Progress) -> None:
-        """Write the disk into the empty file ``fd``, whose temporary name is ``path``."""
+    def _check_base(self, base: Base) -> None:
+        """Before anything is made. :raises InvalidRequest: this kind of disk cannot have this base"""
+
+    @abstractmethod
+    def _fill(self, new: Publication, size: int, base: Base | None, progress: Progress) -> None:
+        """Write the disk into the empty file ``new``."""
+
+    @abstractmethod
+    def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object]) -> None:
+        """Write a disk with what ``write`` makes of a raw file into the empty file ``new``."""
 
     @abstractmethod
     def _parent(self, base: Base | None) -> Base | None:
         """The base that the disk goes on reading, if any."""
 
-    def _record(self, size: int, base: Base | None) -> None:
+    def _described(self, size: int, base: Base | None) -> ManifestDisk:
         parent = self._parent(base)
-        manifest.record(
-            self.directory,
-            ManifestDisk(
-                name=self.name,
-                backend=self.backend,
-                format=self.format,
-                location=self.name,
-                virtual_size=size,
-                base_path=str(parent.path) if parent else None,
-                base_format=parent.format if parent else None,
-                base_digest=base.digest if base else None,
-                image_id=base.image_id if base else "",
-            ),
+        return ManifestDisk(
+            name=self.name,
+            backend=self.backend,
+            format=self.format,
+            location=self.name,
+            virtual_size=size,
+            base_path=str(parent.path.absolute()) if parent else None,
+            base_format=parent.format if parent else None,
+            base_digest=base.digest if base else None,
+            image_id=base.image_id if base else "",
         )
 
     def import_file(self, path: Path) -> None:
-        """Take over a finished raw file of the same file system as this disk's content."""
-        size = self._wanted(path.stat().st_size, None)
+        """Take over a finished raw file as this disk's content; ``path`` is gone afterwards.
+
+        :raises NameTaken: the disk exists already; ``path`` is left as it is
+        """
+        with filesystem.errors_of(path, "take over"):
+            size = self._wanted(path.stat().st_size, None)
         self._refuse_existing()
-        self._take(path)
-        self._record(size, None)
+        filesystem.make_directory(self.directory)
+        with manifest.recording(self.directory, self._described(size, None)):
+            self._take(path, size)
 
     @abstractmethod
-    def _take(self, path: Path) -> None: ...
+    def _take(self, path: Path, size: int) -> None:
+        """Let the content of ``path`` appear, durably, at ``self.path``; then ``path`` is not needed."""
 
     def resize(self, size: int) -> None:
-        entry = self._entry()
-        size = -(-size // _SECTOR) * _SECTOR
-        if size < entry.virtual_size:
-            raise DiskTooSmall(
-                disk=self.name, size=size, needed=entry.virtual_size, hint="a disk can grow, but is never cut"
-            )
-        if size == entry.virtual_size:
-            return
-        with filesystem.errors_of(self.path, "resize"):
-            self._grow(size)
-        self._rerecord(entry, size)
-
-    def _rerecord(self, entry: ManifestDisk, size: int) -> None:
-        import dataclasses
-
-        manifest.record(self.directory, dataclasses.replace(entry, virtual_size=size))
+        size = _whole_sectors(size)
+        self._entry()
+        with manifest.editing(self.directory) as disks:
+            entry = self._entry()
+            if size < entry.virtual_size:
+                raise DiskTooSmall(
+                    disk=self.name, size=size, needed=entry.virtual_size, hint="a disk can grow, but is never cut"
+                )
+            if size == entry.virtual_size:
+                return
+            with filesystem.errors_of(self.path, "resize"):
+                self._grow(entry.virtual_size, size)
+            disks[self.name] = replace(entry, virtual_size=size)
 
     @abstractmethod
-    def _grow(self, size: int) -> None: ...
+    def _grow(self, size: int, wanted: int) -> None:
+        """From ``size`` to ``wanted`` bytes, durably; an error leaves it as it was."""
 
     def delete(self) -> None:
-        filesystem.remove_file(self.path)
-        manifest.forget(self.directory, self.name)
+        if not (self.exists() or (self.directory / manifest.FILE).exists()):
+            return
+        with manifest.editing(self.directory) as disks:
+            filesystem.remove_file(self.path)
+            disks.pop(self.name, None)
 
     def info(self) -> DiskInfo:
         entry = self._entry()
@@ -164,18 +203,22 @@ class FileDisk(Disk, Importing):
         transfer.export(self.source(), target, format, compress=compress, progress=progress)
 
     def _entry(self) -> ManifestDisk:
-        if not self.path.exists():
+        if not self.exists():
             raise DiskNotFound(name=f"{self.name} of instance {self.instance}")
         return manifest.require(self.directory, self.name)
 
-    def _preallocate(self, fd: int, size: int) -> None:
+    def _preallocate(self, fd: int, start: int, end: int) -> None:
         """falloc: blocks are reserved; full: they are written, so that nothing is left to do later."""
         kind = Preallocation(self.section.preallocation)
         if kind in (Preallocation.FALLOC, Preallocation.FULL):
-            filesystem.check_space(self.directory, size - os.fstat(fd).st_blocks * 512)
-            filesystem.preallocate(fd, size)
+            filesystem.check_space(self.directory, end - start)
+            filesystem.preallocate(fd, start, end)
         if kind == Preallocation.FULL:
-            filesystem.write_holes(fd, size)
+            filesystem.write_holes(fd, start, end)
+
+
+def _whole_sectors(size: int) -> int:
+    return -(-size // _SECTOR) * _SECTOR
 
 
 class FileBackend(Backend):
@@ -193,7 +236,8 @@ class FileBackend(Backend):
     def disks(self, instance: str) -> Sequence[FileDisk]:
         directory = self.instances / instance
         entries = manifest.load(directory).disks.values()
-        return [self.disk(instance, entry.name) for entry in entries if entry.backend == self.name]
+        disks = [self.disk(instance, entry.name) for entry in entries if entry.backend == self.name]
+        return [disk for disk in disks if disk.exists()]
 
     def capacity(self) -> Capacity:
         place = self.instances

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import asdict
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from cowshed.errors import DataCorrupt, DiskNotFound
+from cowshed.errors import CowshedError, DataCorrupt, DiskNotFound, NameTaken
 from cowshed.model.disk import DiskFormat, Manifest, ManifestDisk
 from cowshed.tools import filesystem, locks
 
 FILE = "manifest.json"
 VERSION = 1
-_LOCK = ".manifest.lock"
+_FIELDS = tuple(field.name for field in fields(ManifestDisk))
 
 
 def load(directory: Path) -> Manifest:
@@ -31,10 +32,8 @@ def load(directory: Path) -> Manifest:
     path = directory / FILE
     try:
         with filesystem.errors_of(path, "read"):
-            text = path.read_bytes() if path.exists() else b""
-        if not text:
-            if path.exists():
-                raise ValueError("it is empty")
+            text = _read(path)
+        if text is None:
             return Manifest(instance=directory.name)
         record = json.loads(text)
         if record["version"] != VERSION:
@@ -50,6 +49,13 @@ def load(directory: Path) -> Manifest:
         ) from error
 
 
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
 def _disk(entry: dict[str, Any]) -> ManifestDisk:
     entry["format"] = DiskFormat(entry["format"])
     if entry["base_format"]:
@@ -62,39 +68,85 @@ def find(directory: Path, name: str) -> ManifestDisk | None:
 
 
 def require(directory: Path, name: str) -> ManifestDisk:
-    """:raises DiskNotFound: the manifest does not name it"""
+    """What is known of the disk ``name``.
+
+    :raises DiskNotFound: there is neither a record nor a file
+    :raises DataCorrupt: there is a file that the manifest does not name; what it is is not guessed
+    """
     if found := find(directory, name):
         return found
+    if os.path.lexists(directory / name):
+        raise DataCorrupt(
+            path=directory / FILE,
+            reason=f"it does not name the disk {name}, which is there",
+            hint="restore it from a backup; disks are not probed",
+        )
     raise DiskNotFound(name=f"{name} of instance {directory.name}")
 
 
+@contextmanager
+def recording(directory: Path, disk: ManifestDisk) -> Iterator[None]:
+    """``disk`` is written down before the block gives its file a name; an error takes that back.
+
+    So there is never a file without a record, which could only be probed. One sync of the
+    directory, the caller's, makes both names durable.
+
+    :raises NameTaken: there is such a file already
+    """
+    with locked(directory):
+        if os.path.lexists(directory / disk.location):
+            raise NameTaken(kind="disk", name=f"{disk.name} of instance {directory.name}")
+        before = load(directory).disks
+        _save(directory, {**before, disk.name: disk}, sync_parent=False)
+        try:
+            yield
+        except BaseException:
+            with suppress(CowshedError):
+                _save(directory, before, sync_parent=False)
+            raise
+
+
+@contextmanager
+def editing(directory: Path) -> Iterator[dict[str, ManifestDisk]]:
+    """The disks, to be changed in the block; written when it ends well and something has changed."""
+    with locked(directory):
+        disks = dict(load(directory).disks)
+        before = dict(disks)
+        yield disks
+        if disks != before:
+            _save(directory, disks)
+
+
 def record(directory: Path, disk: ManifestDisk) -> None:
-    """Write what ``disk`` is; also makes its file's new name durable (one directory, one sync)."""
-    with _locked(directory):
-        _save(directory, {**load(directory).disks, disk.name: disk})
+    """Write what ``disk`` is."""
+    with editing(directory) as disks:
+        disks[disk.name] = disk
 
 
 def forget(directory: Path, name: str) -> None:
     """Already gone is success."""
-    if not (directory / FILE).exists():
-        return
-    with _locked(directory):
-        disks = dict(load(directory).disks)
-        if disks.pop(name, None):
-            _save(directory, disks)
+    if (directory / FILE).exists():
+        with editing(directory) as disks:
+            disks.pop(name, None)
 
 
-def _locked(directory: Path) -> AbstractContextManager[None]:
-    return locks.lock(directory / _LOCK, timeout=60, what=f"the manifest of {directory.name}")
+def locked(directory: Path) -> AbstractContextManager[int]:
+    """One writer at a time, in any process."""
+    return locks.directory(directory, timeout=60, what=f"the manifest of {directory.name}")
 
 
-def _save(directory: Path, disks: Mapping[str, ManifestDisk]) -> None:
-    entries = {name: asdict(disk) for name, disk in disks.items()}
-    text = json.dumps(
-        {"version": VERSION, "instance": directory.name, "checksum": _checksum(entries), "disks": entries}, indent=1
-    )
-    filesystem.write_atomically(directory / FILE, text.encode())
+def _save(directory: Path, disks: Mapping[str, ManifestDisk], *, sync_parent: bool = True) -> None:
+    entries = _text({name: {field: getattr(disk, field) for field in _FIELDS} for name, disk in disks.items()})
+    digest = hashlib.sha256(entries.encode()).hexdigest()
+    head = json.dumps({"version": VERSION, "instance": directory.name, "checksum": digest})
+    text = f'{head[:-1]},\n"disks": {entries}}}\n'
+    filesystem.write_atomically(directory / FILE, text.encode(), sync_parent=sync_parent)
+
+
+def _text(entries: Any) -> str:
+    """The one spelling of the disks that the checksum is over."""
+    return json.dumps(entries, sort_keys=True)
 
 
 def _checksum(entries: Any) -> str:
-    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(_text(entries).encode()).hexdigest()

@@ -2,46 +2,86 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from cowshed.contract.callbacks import Progress
 from cowshed.contract.storage import Traits
 from cowshed.disks.file import FileBackend, FileDisk
+from cowshed.errors import DataCorrupt, InvalidRequest
 from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType, Preallocation
 from cowshed.tools import filesystem, qcow2, qemu_img
+from cowshed.tools.filesystem import Publication
+from cowshed.tools.qcow2 import overlay
 
 
 class Qcow2Disk(FileDisk):
     format = DiskFormat.QCOW2
     backend = "qcow2"
 
-    def _fill(self, fd: int, path: Path, size: int, base: Base | None, progress: Progress) -> None:
+    def _check_base(self, base: Base) -> None:
+        if base.format not in overlay.QEMU_NAME:
+            raise InvalidRequest(reason=f"a qcow2 disk cannot have a base in the format {base.format}")
+        with filesystem.errors_of(base.path, "read"):
+            os.close(filesystem.open_regular(base.path))
+
+    def _fill(self, new: Publication, size: int, base: Base | None, progress: Progress) -> None:
         cluster_size = self.section.cluster_size
+        preallocation = Preallocation(self.section.preallocation)
         if base:
             qcow2.create_overlay(
-                fd, size=size, backing_path=base.path.absolute(), backing_format=base.format, cluster_size=cluster_size
+                new.fd,
+                size=size,
+                backing_path=base.path.absolute(),
+                backing_format=base.format,
+                cluster_size=cluster_size,
             )
-            return  # what an overlay would reserve is what its base has already
-        preallocation = Preallocation(self.section.preallocation)
-        if preallocation == Preallocation.OFF:
-            qcow2.create_blank(fd, size=size, cluster_size=cluster_size)
-            return
-        if preallocation != Preallocation.METADATA:
+            self._reserve(new.fd, size)
+        elif preallocation == Preallocation.OFF:
+            qcow2.create_blank(new.fd, size=size, cluster_size=cluster_size)
+        else:
+            if preallocation != Preallocation.METADATA:
+                filesystem.check_space(self.directory, size)
+            qemu_img.create(new.path, self.format, size, preallocation=preallocation, cluster_size=str(cluster_size))
+
+    def _reserve(self, fd: int, size: int) -> None:
+        """For an overlay, falloc and full keep blocks for a guest that writes everything anew.
+
+        Its clusters cannot be mapped before they are written (that would hide the base), so
+        metadata has nothing to do.
+        """
+        if self.section.preallocation in (Preallocation.FALLOC, Preallocation.FULL):
             filesystem.check_space(self.directory, size)
-        qemu_img.create(path, self.format, size, preallocation=preallocation, cluster_size=str(cluster_size))
+            filesystem.reserve(fd, size)
+
+    def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object]) -> None:
+        from cowshed.tools import transfer
+
+        with filesystem.scratch(self.directory, size) as scratch:
+            write(scratch.path)
+            transfer.to_qcow2(scratch.fd, new.fd)
 
     def _parent(self, base: Base | None) -> Base | None:
         return base
 
-    def _take(self, path: Path) -> None:
+    def _take(self, path: Path, size: int) -> None:
         from cowshed.tools import transfer
 
-        filesystem.remove_file(self.path)
         transfer.export(DiskSource(DiskType.FILE, DiskFormat.RAW, path), self.path, self.format)
         filesystem.remove_file(path)
 
-    def _grow(self, size: int) -> None:
-        qemu_img.resize(self.path, self.format, size)
+    def _grow(self, size: int, wanted: int) -> None:
+        """A running guest holds the file; what libvirt has grown for it is only recorded."""
+        fd = filesystem.open_regular(self.path, os.O_RDWR)
+        try:
+            if qcow2.read_header(fd).size < wanted:
+                qemu_img.resize(self.path, self.format, wanted)
+            os.fsync(fd)
+        except qcow2.QcowError as error:
+            raise DataCorrupt(path=self.path, reason=str(error)) from error
+        finally:
+            os.close(fd)
 
 
 class Qcow2Backend(FileBackend):
@@ -55,6 +95,7 @@ class Qcow2Backend(FileBackend):
             base_format=DiskFormat.RAW,
             disk_format=DiskFormat.QCOW2,
             instant_clone=True,
+            grows_online=False,
             preallocates=True,
             importing=True,
         )

@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from cowshed.contract.callbacks import Progress
 from cowshed.contract.storage import Traits
 from cowshed.disks.file import FileBackend, FileDisk
 from cowshed.errors import InvalidRequest
-from cowshed.model.disk import Base, DiskFormat
+from cowshed.model.disk import Base, DiskFormat, Preallocation
 from cowshed.tools import filesystem
+from cowshed.tools.filesystem import Publication
+
+_SHARING = (Preallocation.OFF, Preallocation.METADATA)
 
 
 class RawDisk(FileDisk):
     format = DiskFormat.RAW
     backend = "raw"
 
-    def _fill(self, fd: int, path: Path, size: int, base: Base | None, progress: Progress) -> None:
-        if base:
-            self._copy(base, fd, progress)
-        os.ftruncate(fd, size)
-        self._preallocate(fd, size)
-
-    def _copy(self, base: Base, target: int, progress: Progress) -> None:
+    def _check_base(self, base: Base) -> None:
         if base.format != DiskFormat.RAW:
             raise InvalidRequest(reason=f"a raw disk needs a raw base, not {base.format}")
+
+    def _fill(self, new: Publication, size: int, base: Base | None, progress: Progress) -> None:
+        if base:
+            self._copy(base, new.fd, progress)
+        os.ftruncate(new.fd, size)
+        self._preallocate(new.fd, 0, size)
+
+    def _copy(self, base: Base, target: int, progress: Progress) -> None:
         with filesystem.errors_of(base.path, "read"):
-            source = os.open(base.path, os.O_RDONLY | os.O_CLOEXEC)
+            source = filesystem.open_regular(base.path)
         try:
-            if filesystem.reflink(source, target):
+            # Shared blocks are not reserved ones: a write to them can still find no space.
+            if self.section.preallocation in _SHARING and filesystem.reflink(source, target):
                 return
             data = os.fstat(source).st_blocks * 512
             filesystem.check_space(self.directory, data)
@@ -38,26 +45,45 @@ class RawDisk(FileDisk):
         finally:
             os.close(source)
 
+    def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object]) -> None:
+        os.ftruncate(new.fd, size)
+        write(new.path)
+        self._preallocate(new.fd, 0, size)
+
     def _parent(self, base: Base | None) -> Base | None:
         return None
 
-    def _take(self, path: Path) -> None:
+    def _take(self, path: Path, size: int) -> None:
         with filesystem.errors_of(path, "take over"):
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            fd = filesystem.open_regular(path, os.O_RDWR)
             try:
+                if path.stat().st_dev != self.directory.stat().st_dev:
+                    with filesystem.publish(self.path, unnamed=True) as new:
+                        filesystem.copy_sparse(fd, new.fd)
+                        os.ftruncate(new.fd, size)
+                    path.unlink()
+                    return
                 os.fchmod(fd, 0o600)
+                os.ftruncate(fd, size)
                 os.fsync(fd)
+                filesystem.rename(path, self.path)
+                filesystem.sync_directory(self.directory)
             finally:
                 os.close(fd)
-            filesystem.rename(path, self.path, replace=True)
 
-    def _grow(self, size: int) -> None:
+    def _grow(self, size: int, wanted: int) -> None:
         fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            if os.fstat(fd).st_size < size:
-                os.ftruncate(fd, size)
-            self._preallocate(fd, size)
-            os.fsync(fd)
+            there = os.fstat(fd).st_size
+            try:
+                if there < wanted:
+                    os.ftruncate(fd, wanted)
+                self._preallocate(fd, size, wanted)
+                os.fsync(fd)
+            except BaseException:
+                if there < wanted:
+                    os.ftruncate(fd, there)
+                raise
         finally:
             os.close(fd)
 

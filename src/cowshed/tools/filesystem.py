@@ -15,7 +15,6 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,8 +27,10 @@ FICLONE = 0x40049409  # linux/fs.h
 _CHUNK = 8 * MiB
 _SYNC_FILE_RANGE_WRITE = 2
 _RENAME_NOREPLACE = 1
+_FALLOC_KEEP_SIZE = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_HAS_PROC = Path("/proc/self/fd").exists()
 
 
 @contextmanager
@@ -58,40 +59,118 @@ def _translated(error: OSError, path: Path | str, action: str) -> CowshedError:
 # --- publishing -------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
 class Publication:
-    """A file being made: write to ``fd`` or ``path``. ``sync_directory`` off leaves that to the caller."""
+    """A file being made: write to ``fd``, or let a tool write to ``path``.
 
-    fd: int
-    path: Path
+    ``commit`` gives it its name before the block ends, for those who have more to do then.
+    """
+
+    def __init__(self, target: Path, mode: int, *, replace: bool, sync: bool, sync_parent: bool, unnamed: bool) -> None:
+        self.target = target
+        self.committed = False
+        self._replace, self._sync, self._sync_parent = replace, sync, sync_parent
+        fd = _open_unnamed(target.parent, mode) if unnamed and not replace else None
+        self._temporary: Path | None = None
+        if fd is None:
+            self._temporary = target.parent / f".{target.name}.{secrets.token_hex(6)}{PART}"
+            fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        self.fd = fd
+        if stat.S_IMODE(os.fstat(fd).st_mode) != mode:  # the umask took some; touching it later costs a commit
+            os.fchmod(fd, mode)
+
+    @property
+    def path(self) -> Path:
+        return self._temporary or Path(f"/proc/{os.getpid()}/fd/{self.fd}")
+
+    def commit(self) -> None:
+        """Sync the file, let it appear under its name, sync the directory."""
+        if self.committed:
+            return
+        if self._sync:
+            os.fsync(self.fd)
+        self._name()
+        self.committed = True
+        if self._sync_parent:
+            self._sync_name()
+
+    def _name(self) -> None:
+        if self._temporary:
+            rename(self._temporary, self.target, replace=self._replace)
+            return
+        try:  # linkat(2) follows the link only when a directory descriptor is given
+            os.link(f"/proc/self/fd/{self.fd}", self.target, src_dir_fd=self.fd, follow_symlinks=True)
+        except FileExistsError:
+            raise NameTaken(kind="file", name=self.target) from None
+
+    def _sync_name(self) -> None:
+        try:
+            sync_directory(self.target.parent)
+        except OSError:
+            if not self._replace:  # a name that may not last is taken back
+                with suppress(OSError):
+                    os.unlink(self.target)
+            raise
+
+    def close(self) -> None:
+        """Without a commit, nothing is left."""
+        if self._temporary and not self.committed:
+            with suppress(OSError):
+                os.unlink(self._temporary)
+        os.close(self.fd)
+
+
+def _open_unnamed(directory: Path, mode: int) -> int | None:
+    """A file without a name: if this process is killed, the kernel removes it. None where that cannot be done."""
+    if not _HAS_PROC:
+        return None
+    try:
+        return os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            return None
+        raise
 
 
 @contextmanager
 def publish(
-    path: Path, *, mode: int = 0o600, replace: bool = False, sync: bool = True, sync_parent: bool = True
+    path: Path,
+    *,
+    mode: int = 0o600,
+    replace: bool = False,
+    sync: bool = True,
+    sync_parent: bool = True,
+    unnamed: bool = False,
 ) -> Iterator[Publication]:
     """Make ``path`` appear whole when the block ends well, and leave nothing when it does not.
 
+    :param sync_parent: off: the caller syncs the directory
+    :param unnamed: have no temporary name where the file system allows it (ext4, XFS, Btrfs,
+        tmpfs), so that even a killed process leaves nothing; ``path`` of the publication is then
+        one in /proc
     :raises NameTaken: ``path`` exists already (unless ``replace``)
     :raises NoSpace: :raises PermissionDenied:
     """
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{PART}"
     with errors_of(path, "write"):
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        publication = Publication(path, mode, replace=replace, sync=sync, sync_parent=sync_parent, unnamed=unnamed)
         try:
-            yield Publication(fd, temporary)
-            os.fchmod(fd, mode)
-            if sync:
-                os.fsync(fd)
-            rename(temporary, path, replace=replace)
-            if sync_parent:
-                sync_directory(path.parent)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
+            yield publication
+            publication.commit()
         finally:
-            os.close(fd)
+            publication.close()
+
+
+@contextmanager
+def scratch(directory: Path, size: int) -> Iterator[Publication]:
+    """A file of ``size`` zero bytes for work in ``directory`` that never gets a name to keep."""
+    with errors_of(directory, "write to"):
+        publication = Publication(
+            directory / "scratch", 0o600, replace=False, sync=False, sync_parent=False, unnamed=True
+        )
+        try:
+            os.ftruncate(publication.fd, size)
+            yield publication
+        finally:
+            publication.close()
 
 
 def rename(source: Path, target: Path, *, replace: bool = False) -> None:
@@ -125,28 +204,52 @@ def sync_directory(path: Path) -> None:
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, sync_parent: bool = True) -> None:
     """Replace the content of ``path``; a reader sees the old or the new."""
     with publish(path, mode=mode, replace=True, sync_parent=sync_parent) as publication:
-        os.write(publication.fd, data)
+        write_all(publication.fd, data)
+
+
+def write_all(fd: int, data: bytes | memoryview, offset: int = 0) -> None:
+    """All of ``data`` at ``offset``, however few bytes the system takes at once."""
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, offset)
+        view, offset = view[done:], offset + done
 
 
 def make_directory(path: Path, *, mode: int = 0o711) -> None:
     """Durably, with its parents; an existing one is success."""
+    if os.path.isdir(path):  # a microsecond instead of ten, and every new disk asks
+        return
     with errors_of(path, "create"):
-        missing = [place for place in (path, *path.parents) if not place.exists()]
+        missing = [place for place in (path, *path.parents) if not place.is_dir()]
         for place in reversed(missing):
-            with suppress(FileExistsError):
+            try:
                 place.mkdir(mode=mode)
+            except FileExistsError:
+                if not place.is_dir():
+                    raise
             sync_directory(place.parent)
 
 
 def remove_tree(path: Path, trash: Path) -> None:
     """Rename ``path`` to ``trash`` (the atomic step), then delete that; already gone is success."""
     with errors_of(path, "delete"):
-        if path.exists() and not trash.exists():
+        _remove_all(trash)
+        try:
             os.rename(path, trash)
-            sync_directory(path.parent)
-        for place in (trash, path):
-            if place.exists():
-                shutil.rmtree(place)
+        except FileNotFoundError:
+            return
+        sync_directory(path.parent)
+        _remove_all(trash)
+
+
+def _remove_all(place: Path) -> None:
+    """Also while another process removes the same tree."""
+    while True:
+        try:
+            return shutil.rmtree(place)
+        except FileNotFoundError:
+            if not os.path.lexists(place):
+                return
 
 
 def remove_file(path: Path) -> None:
@@ -180,18 +283,32 @@ def allocated(path: Path) -> int:
     return path.stat().st_blocks * 512
 
 
-def preallocate(fd: int, size: int) -> None:
-    os.posix_fallocate(fd, 0, size)
+def preallocate(fd: int, start: int, end: int) -> None:
+    """Have blocks for these bytes; they read as before (new ones as zero)."""
+    if end > start:
+        os.posix_fallocate(fd, start, end - start)
 
 
-def write_holes(fd: int, size: int) -> None:
+def reserve(fd: int, size: int) -> None:
+    """Keep blocks for a file of ``size`` bytes without making it longer.
+
+    :raises OSError: EOPNOTSUPP where the file system cannot
+    """
+    if _libc.fallocate(fd, _FALLOC_KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def write_holes(fd: int, start: int, end: int) -> None:
     """Write zeros where no data is, so that every block is there and initialised."""
-    zeros = bytes(4 * MiB)
-    position = 0
-    for start, length in [*extents(fd, size), (size, 0)]:
-        while position < start:
-            position += os.pwrite(fd, zeros[: min(len(zeros), start - position)], position)
-        position = start + length
+    zeros = memoryview(bytes(4 * MiB))
+    position = start
+    for data, length in [*extents(fd, end, start=start), (end, 0)]:
+        while position < data:
+            done = os.pwrite(fd, zeros[: min(len(zeros), data - position)], position)
+            start_writing(fd, position, done)
+            position += done
+        position = data + length
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
@@ -241,21 +358,21 @@ def _can_reflink(device: int, place: Path) -> bool:
         return False
 
 
-def extents(fd: int, end: int | None = None) -> Iterator[tuple[int, int]]:
+def extents(fd: int, end: int | None = None, *, start: int = 0) -> Iterator[tuple[int, int]]:
     """(offset, length) of the data in a sparse file, holes left out."""
     end = os.fstat(fd).st_size if end is None else end
-    offset = 0
+    offset = start
     while offset < end:
         try:
-            start = os.lseek(fd, offset, os.SEEK_DATA)
+            data = os.lseek(fd, offset, os.SEEK_DATA)
         except OSError as error:
             if error.errno == errno.ENXIO:
                 return
             raise
-        if start >= end:
+        if data >= end:
             return
-        offset = min(os.lseek(fd, start, os.SEEK_HOLE), end)
-        yield start, offset - start
+        offset = min(os.lseek(fd, data, os.SEEK_HOLE), end)
+        yield data, offset - data
 
 
 def copy_sparse(source: int, target: int, *, progress: Progress = SILENT) -> int:

@@ -11,8 +11,9 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from cowshed import clock
@@ -20,6 +21,8 @@ from cowshed.errors import Busy
 from cowshed.tools.filesystem import errors_of
 
 _LONGEST_PAUSE = 0.05
+_IN_DIRECTORY = ".lock"
+_HOLDER = 200  # bytes at the start of the file that say who holds it
 
 
 @contextmanager
@@ -30,21 +33,80 @@ def lock(path: Path, *, shared: bool = False, timeout: float | None = None, what
     :param what: the thing, for the message
     :raises Busy: somebody else held it all the time; names the holder
     """
-    with errors_of(path, "lock"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    deadline = clock.Deadline(timeout, what or path.name)
+    fd = _hold(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, deadline)
     try:
-        _acquire(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, timeout, what or path.name)
         if not shared:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}".encode().ljust(_HOLDER), 0)
         yield
     finally:
         os.close(fd)  # releases it
 
 
-def _acquire(fd: int, kind: int, timeout: float | None, what: str) -> None:
-    deadline = clock.Deadline(timeout, what)
+@contextmanager
+def directory(path: Path, *, timeout: float | None = None, what: str = "") -> Iterator[int]:
+    """Hold the lock of a directory itself, so that no lock file needs to be made; yields its descriptor.
+
+    Where a directory cannot be locked (NFS wants a file open for writing), a file in it is.
+
+    :raises Busy: :raises NotFound: there is no such directory
+    """
+    deadline = clock.Deadline(timeout, what or path.name)
+    with ExitStack() as stack:
+        while True:
+            with errors_of(path, "lock"):
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                _acquire(fd, fcntl.LOCK_EX, deadline)
+                if _is_at(fd, path):
+                    break
+            except OSError as error:
+                if error.errno not in (errno.EBADF, errno.EOPNOTSUPP, errno.EINVAL):
+                    os.close(fd)
+                    raise
+                stack.enter_context(lock(path / _IN_DIRECTORY, timeout=timeout, what=what))
+                break
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def _hold(path: Path, kind: int, deadline: clock.Deadline) -> int:
+    """A descriptor with the lock, of the file that ``path`` names now.
+
+    A lock file goes away with the directory it lies in; who waited for it meanwhile would hold a
+    lock that nobody else sees, and so begins again (and does not bring the directory back).
+    """
+    with errors_of(path, "lock"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with errors_of(path, "lock"):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            _acquire(fd, kind, deadline)
+            if _is_at(fd, path):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    ours = os.fstat(fd)
+    try:
+        there = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
+
+
+def _acquire(fd: int, kind: int, deadline: clock.Deadline) -> None:
     pause = 0.001
     while True:
         try:
@@ -53,10 +115,23 @@ def _acquire(fd: int, kind: int, timeout: float | None, what: str) -> None:
             if error.errno not in (errno.EWOULDBLOCK, errno.EINTR):
                 raise
         if deadline.passed:
-            holder = os.pread(fd, 200, 0).decode(errors="replace") or "somebody"
-            raise Busy(what=what, holder=holder, hint="wait until it is done, then try again")
+            raise Busy(what=deadline.what, holder=_holder(fd), hint="wait until it is done, then try again")
         clock.current().sleep(pause)
         pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+
+def _holder(fd: int) -> str:
+    """Who holds it: what the holder wrote into the file, else the process the kernel names."""
+    facts = os.fstat(fd)
+    if stat.S_ISREG(facts.st_mode) and (text := os.pread(fd, _HOLDER, 0).decode(errors="replace").strip()):
+        return text
+    place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if len(words) > 5 and words[1] == "FLOCK" and words[5] == place:
+                return f"process {words[4]}"
+    return "somebody"
 
 
 @contextmanager

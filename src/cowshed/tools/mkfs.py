@@ -6,8 +6,17 @@ from pathlib import Path
 
 from cowshed.errors import InvalidRequest
 from cowshed.tools.run import run
+from cowshed.units import KiB, MiB, format_size
 
 _LABELS = {"swap": 15, "ext2": 16, "ext3": 16, "ext4": 16, "xfs": 12, "vfat": 11}
+_SMALLEST = {
+    "swap": 64 * KiB,
+    "ext2": 256 * KiB,
+    "ext3": 4 * MiB,
+    "ext4": 4 * MiB,
+    "xfs": 300 * MiB,
+    "vfat": 256 * KiB,
+}
 _COMMANDS = {
     "swap": ["mkswap"],
     "ext2": ["mkfs.ext2", "-q", "-F"],
@@ -19,16 +28,20 @@ _COMMANDS = {
 KNOWN = tuple(_COMMANDS)
 
 
-def check(filesystem: str, label: str) -> None:
-    """:raises InvalidRequest: the file system is unknown, or it cannot hold this label"""
+def check(filesystem: str, label: str, size: int) -> None:
+    """:raises InvalidRequest: the file system is unknown, or it cannot have this label or size"""
     if filesystem not in _COMMANDS:
         raise InvalidRequest(reason=f"file system {filesystem!r} is unknown", hint=f"known: {', '.join(KNOWN)}")
     if len(label.encode()) > _LABELS[filesystem]:
         raise InvalidRequest(reason=f"label {label!r} is longer than the {_LABELS[filesystem]} bytes of {filesystem}")
+    if label.startswith("-") or not label.isprintable():
+        raise InvalidRequest(reason=f"{label!r} cannot be a label")
+    if size < _SMALLEST[filesystem]:
+        smallest = format_size(_SMALLEST[filesystem])
+        raise InvalidRequest(reason=f"{format_size(size)} is too small for {filesystem}", hint=f"at least {smallest}")
 
 
 def make(path: Path, filesystem: str, *, label: str = "") -> None:
     """:raises ToolMissing: :raises ToolFailed: for example because the file is too small"""
-    check(filesystem, label)
     option = "-n" if filesystem == "vfat" else "-L"
     run([*_COMMANDS[filesystem], *([option, label] if label else []), path.absolute()])

@@ -1,6 +1,6 @@
 """Moving disk content: read a chain of layers, write raw or qcow2, on all cores, in one pass."""
 
 from cowshed.tools.transfer.convert import Copied, digest_of, fetch
-from cowshed.tools.transfer.export import export
+from cowshed.tools.transfer.export import export, to_qcow2
 
-__all__ = ["Copied", "digest_of", "export", "fetch"]
+__all__ = ["Copied", "digest_of", "export", "fetch", "to_qcow2"]

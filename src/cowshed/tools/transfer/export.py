@@ -28,15 +28,24 @@ def export(
         raise InvalidRequest(reason=f"a disk cannot be written as {format}", hint="raw or qcow2")
     if compress and format == DiskFormat.RAW:
         raise InvalidRequest(reason="raw files cannot be compressed", hint="use qcow2")
-    with ExitStack() as stack, filesystem.publish(target) as publication:
+    with ExitStack() as stack, filesystem.publish(target, unnamed=True) as publication:
         layer = open_layer(source, stack)
         progress.phase("extract", layer.size)
         if format == DiskFormat.RAW:
             _to_raw(source, layer, publication.fd, progress)
             return
-        sink = Qcow2Sink(publication.fd, layer.size, compress=compress)
-        pump(layer, sink, progress=progress)
-        sink.finish()
+        _to_qcow2(layer, publication.fd, compress=compress, progress=progress)
+
+
+def to_qcow2(source: int, target: int) -> None:
+    """Write the raw file ``source`` to the empty file ``target``; zeros are left out."""
+    _to_qcow2(RawLayer(source), target, compress=False, progress=SILENT)
+
+
+def _to_qcow2(layer: Layer, target: int, *, compress: bool, progress: Progress) -> None:
+    sink = Qcow2Sink(target, layer.size, compress=compress)
+    pump(layer, sink, progress=progress)
+    sink.finish()
 
 
 def _to_raw(source: DiskSource, layer: Layer, target: int, progress: Progress) -> None:
