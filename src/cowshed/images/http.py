@@ -168,10 +168,12 @@ class HttpSource:
         return _Transient(f"the connection broke: {str(error) or kind}")
 
     def _redirected(self, url: SplitResult, location: str) -> SplitResult:
+        if not location:
+            raise self._failed("it redirects nowhere")
         target = urljoin(url._replace(fragment="").geturl(), location)
         scheme = target.partition(":")[0].lower()
-        if not location or scheme not in SCHEMES:
-            raise self._failed(f"a redirect to {shown(target)[:200] or 'nowhere'} is refused")
+        if scheme not in SCHEMES:
+            raise self._failed(f"a redirect to {shown(target)[:200]} is refused")
         if url.scheme == "https" and scheme == "http":
             raise self._failed(f"a redirect from https to {shown(target)[:200]} is refused")
         found = _parse(target)
@@ -315,7 +317,10 @@ def _parse(text: str) -> SplitResult:
 
 def shown(text: str) -> str:
     """A URL for people and records: no user, no password, no query (signed URLs carry secrets there)."""
-    url = urlsplit(text)
+    try:
+        url = urlsplit(text)
+    except ValueError:
+        return re.sub(r"//[^/]*@", "//", text.partition("?")[0])
     netloc = url.netloc.rpartition("@")[2]
     return url._replace(netloc=netloc, query="..." if url.query else "", fragment="").geturl()
 

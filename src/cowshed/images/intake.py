@@ -79,7 +79,7 @@ class SparseWriter:
 
     def write(self, data: bytes) -> None:
         start = 0
-        for offset, length in _runs(data):
+        for offset, length in _runs(data, self.position):
             self._put(memoryview(data)[offset : offset + length], self.position + offset)
             start = offset + length
             self.written += length
@@ -101,17 +101,20 @@ class SparseWriter:
             data, offset = data[done:], offset + done
 
 
-def _runs(data: bytes) -> Iterator[tuple[int, int]]:
-    """(offset, length) of the stretches that are not all zeros, in whole blocks."""
+def _runs(data: bytes, position: int) -> Iterator[tuple[int, int]]:
+    """(offset, length) of the stretches of ``data`` that are not all zeros, in blocks of the file it belongs to."""
     begin: int | None = None
-    for offset in range(0, len(data), BLOCK):
+    offset = 0
+    while offset < len(data):
+        end = min(len(data), offset + BLOCK - (position + offset) % BLOCK)
         # The first byte decides nearly always, without copying a block.
-        if data[offset] == 0 and not data[offset : offset + BLOCK].strip(b"\0"):
+        if data[offset] == 0 and not data[offset:end].strip(b"\0"):
             if begin is not None:
                 yield begin, offset - begin
                 begin = None
         elif begin is None:
             begin = offset
+        offset = end
     if begin is not None:
         yield begin, len(data) - begin
 
