@@ -5,15 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cowshed.domain.element import Element, children, switch, value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CpuFeature(Element):
-    TAG: ClassVar[str] = "feature"
-
-    name: str | None = value("@name")
-    policy: str | None = value("@policy")
+from cowshed.domain.element import Element, value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +15,8 @@ class Cpu(Element):
     mode: str | None = value("@mode")
     match: str | None = value("@match")
     check: str | None = value("@check")
-    migratable: bool | None = switch("@migratable")
     model: str | None = value("model")
     fallback: str | None = value("model/@fallback")
     sockets: int | None = value("topology/@sockets")
     cores: int | None = value("topology/@cores")
     threads: int | None = value("topology/@threads")
-    features: tuple[CpuFeature, ...] = children()

@@ -24,7 +24,6 @@ class Graphics(Element):
 
     type: str | None = value("@type")
     port: int | None = value("@port")
-    tls_port: int | None = value("@tlsPort")
     autoport: bool | None = value("@autoport")
     listens: tuple[Listen, ...] = children()
 
