@@ -16,6 +16,7 @@ from cowshed.contract.compute import ComputeDriver
 from cowshed.driver.consoles import Consoles
 from cowshed.driver.disks import Disks
 from cowshed.driver.events import Events
+from cowshed.driver.guest import Guest
 from cowshed.driver.host import Host
 from cowshed.driver.image_cache import ImageCache
 from cowshed.driver.images import Images
@@ -40,6 +41,7 @@ class LibvirtDriver(
     Disks,
     Images,
     ImageCache,
+    Guest,
     Host,
     Resources,
     Statistics,

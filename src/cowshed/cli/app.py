@@ -1,0 +1,104 @@
+"""The top of the command: the table of verbs, and what happens around each of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from cowshed.cli.explain import EXIT_CODES, explain
+
+# verb: (module, what --help says)
+VERBS: dict[str, tuple[str, str]] = {
+    "run": ("run", "Make an instance from an image and start it."),
+    "ls": ("instances", "List instances."),
+    "show": ("instances", "Show one instance."),
+    "rm": ("instances", "Remove instances and all they have."),
+    "wait": ("instances", "Wait until an instance is in a state, reachable, or has logged a text."),
+    "start": ("power", "Start instances."),
+    "stop": ("power", "Shut instances down; hard after a time."),
+    "restart": ("power", "Restart instances."),
+    "pause": ("power", "Stop the processors of instances, keep their memory."),
+    "suspend": ("power", "Save the memory of instances to disk and stop them."),
+    "resume": ("power", "Let paused or suspended instances go on."),
+    "log": ("consoles", "Show the serial console's log."),
+    "console": ("consoles", "Join the serial console; ^] leaves it."),
+    "vnc": ("consoles", "Say where the VNC console is."),
+    "ssh": ("consoles", "Open a shell in an instance, or run a command there."),
+    "image": ("images", "Images: pull, ls, show, rm, prune, verify."),
+    "backends": ("host", "Say what each disk backend can do here."),
+    "doctor": ("host", "Say what is missing or broken on this host, and how to mend it."),
+    "config": ("host", "Show the configuration."),
+    "events": ("host", "Show what happened to instances."),
+    "completion": ("completion", "Print the completion script of a shell."),
+    "help": ("topics", "Explain exit codes and other topics."),
+}
+ALIASES = {"list": "ls", "ps": "ls", "info": "show", "delete": "rm", "launch": "run", "images": "image"}
+
+
+class Verbs(click.Group):
+    """Finds a verb in the table and imports only its module."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        name = ALIASES.get(cmd_name, cmd_name)
+        if name not in VERBS:
+            return None
+        module = import_module(f"cowshed.cli.{VERBS[name][0]}")
+        command: click.Command = getattr(module, f"{name}_" if name in ("help",) else name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and args[0] not in ALIASES:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], [*VERBS, *ALIASES], n=1)
+            ctx.fail(f"there is no verb {args[0]!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+
+EPILOG = "Exit codes: " + ", ".join(f"{code} {text}" for code, text in EXIT_CODES.items()) + "."
+
+
+@click.group(cls=Verbs, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--connect", "uri", metavar="URI", help="libvirt to use, such as qemu:///system.")
+@click.option("-v", "--verbose", count=True, help="Say more; twice: everything.")
+@click.option("--debug", is_flag=True, help="Show where an error comes from.")
+@click.version_option(package_name="cowshed", message="cowshed %(version)s")
+@click.pass_context
+def cowshed(ctx: click.Context, uri: str | None, verbose: int, debug: bool) -> None:
+    """Virtual machines on copy-on-write disks."""
+    from cowshed import log
+    from cowshed.cli.context import Session
+
+    log.configure((30, 20, 10)[min(verbose, 2)])
+    ctx.obj = Session(uri=uri)
+
+
+def run(words: Sequence[str]) -> int:
+    """The exit code of the command with these words; never raises."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    debug = "--debug" in words or bool(os.environ.get("COWSHED_DEBUG"))
+    try:
+        result: Any = cowshed.main(args=list(words), prog_name="cowshed", standalone_mode=False)
+        sys.stdout.flush()
+    except BaseException as error:  # noqa: BLE001 - the door: every error leaves as a sentence and a code
+        return explain(error, debug=debug)
+    return result if isinstance(result, int) else 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

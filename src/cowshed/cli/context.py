@@ -1,0 +1,124 @@
+"""What verbs share: options, the host, asking, progress."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cowshed.cli import output
+from cowshed.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from cowshed.manager.host import Host
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class Session:
+    """One call of the command."""
+
+    uri: str | None = None
+    format: str = "table"
+    quiet: bool = False
+    progress: str = "auto"
+    yes: bool = False
+    _host: Host | None = field(default=None)
+
+    @property
+    def host(self) -> Host:
+        if self._host is None:
+            from cowshed.manager.host import Host
+
+            self._host = Host.connect(self.uri)
+        return self._host
+
+    @contextmanager
+    def working(self) -> Iterator[Host]:
+        """The host, with progress shown for the block."""
+        from cowshed.cli.progress import chosen
+
+        host = self.host
+        with chosen(self.progress) as progress, host.driver.reporting(progress):
+            yield host
+
+    def confirm(self, question: str) -> None:
+        """Ask on a terminal; elsewhere ``--yes`` must have been given.
+
+        :raises InvalidRequest: nobody can be asked :raises click.Abort: the answer is no
+        """
+        if self.yes:
+            return
+        if not sys.stdin.isatty():
+            raise InvalidRequest(reason="this removes things and there is no terminal to ask on", hint="give --yes")
+        if not click.confirm(question, err=True):
+            raise click.Abort
+
+    def emit(self, kind: str, item: Any, columns: output.Columns | None = None) -> None:
+        output.emit(self.format, kind, item, columns, quiet=self.quiet)
+
+
+def verb(function: Function) -> Function:
+    """The options every verb has; the function receives the session first."""
+
+    @click.option(
+        "-o", "--output", "format", type=click.Choice(output.FORMATS), default="table", help="How to print the result."
+    )
+    @click.option(
+        "--progress",
+        type=click.Choice(["auto", "plain", "json", "none"]),
+        default="auto",
+        help="How to show progress; auto: only on a terminal.",
+    )
+    @click.option("-q", "--quiet", is_flag=True, help="Print only names or ids.")
+    @click.pass_obj
+    @functools.wraps(function)
+    def wrapped(session: Session, *args: Any, format: str, progress: str, quiet: bool, **kwargs: Any) -> Any:
+        session.format, session.progress, session.quiet = format, progress, quiet
+        return function(session, *args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def destructive(function: Function) -> Function:
+    """A verb that asks first, and its --yes."""
+
+    @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+    @functools.wraps(function)
+    def wrapped(session: Session, *args: Any, yes: bool, **kwargs: Any) -> Any:
+        session.yes = yes
+        return function(session, *args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def instance_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """For completion: read from the records alone."""
+    from cowshed import config
+    from cowshed.manager.records import Records
+
+    records = Records(config.load().state / "cowshed.db").all()
+    return [record.name for record in records if record.name.startswith(incomplete)]
+
+
+def image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from cowshed import config
+    from cowshed.images.directory import DirectoryService
+
+    settings = config.load()
+    images = DirectoryService(settings.state / "images", settings.images).list()
+    return [image.name for image in images if image.name.startswith(incomplete)]
+
+
+def instance_argument(**options: Any) -> Callable[[Function], Function]:
+    return click.argument("instance", shell_complete=instance_names, **options)
+
+
+def instances_argument() -> Callable[[Function], Function]:
+    return click.argument("instances", nargs=-1, required=True, shell_complete=instance_names)

@@ -1,0 +1,70 @@
+"""Errors at the door: one sentence, what to do, and the right exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+
+from cowshed.errors import CowshedError
+
+EXIT_CODES = {
+    0: "ok",
+    1: "failed",
+    2: "usage",
+    3: "not found",
+    4: "conflict",
+    5: "no permission",
+    6: "the backend cannot",
+    7: "timeout",
+    8: "no space or precondition",
+    130: "interrupted",
+}
+
+
+def explain(error: BaseException, *, debug: bool = False) -> int:
+    """Say ``error`` on standard error; returns the exit code."""
+    if debug and not isinstance(error, (click.exceptions.Exit, click.Abort)):
+        traceback.print_exception(error)
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        _say("interrupted")
+        return 130
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads; say nothing more
+        return 0
+    sentence, hint, code = _words(error)
+    _say(f"cowshed: {sentence}")
+    if hint:
+        _say(f"  {hint}")
+    return code
+
+
+def _words(error: BaseException) -> tuple[str, str, int]:
+    if isinstance(error, CowshedError):
+        return str(error), error.hint or "", error.exit_code
+    if isinstance(error, click.UsageError):
+        where = f"see {error.ctx.command_path} --help" if error.ctx else "see cowshed --help"
+        return error.format_message().rstrip("."), where, 2
+    if isinstance(error, click.ClickException):
+        return error.format_message(), "", error.exit_code
+    if isinstance(error, PermissionError):
+        return f"no permission: {error.filename or error}", "", 5
+    if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return f"no space left: {error.filename or error}", "free some space, then try again", 8
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), "", 1
+    text = f"{type(error).__name__}: {error}"
+    return f"unexpected error: {text}", "please report it, with the output of the same command and COWSHED_DEBUG=1", 1
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        pass

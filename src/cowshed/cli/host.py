@@ -1,0 +1,138 @@
+"""cowshed backends, doctor, config show, events"""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+from typing import Any
+
+import click
+
+from cowshed.cli import output
+from cowshed.cli.context import Session, verb
+
+
+@click.command()
+@verb
+def backends(session: Session) -> None:
+    """Say what each disk backend can do here, and how much room it has."""
+    items = []
+    for backend in session.host.backends().values():
+        traits, room = dataclasses.asdict(backend.traits), backend.capacity()
+        items.append({**traits, "total": room.total, "free": room.free})
+    session.emit("backends", items, _columns())
+
+
+def _columns() -> output.Columns:
+    from cowshed.units import format_size
+
+    def flag(key: str) -> Any:
+        return lambda row: row[key]
+
+    return {
+        "backend": lambda row: row["name"],
+        "format": lambda row: row["disk_format"],
+        "instant": flag("instant_clone"),
+        "preallocates": flag("preallocates"),
+        "snapshots": flag("snapshots"),
+        "encrypts": flag("encrypts"),
+        "shared": flag("shared"),
+        "free": lambda row: format_size(row["free"]),
+    }
+
+
+@click.command()
+@verb
+def doctor(session: Session) -> int:
+    """Say what is missing or broken on this host, and how to mend it. Exit code 1 when something is broken."""
+    findings = session.host.doctor()
+    if session.format == "table":
+        for finding in findings:
+            mark = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}.get(finding.level, finding.level)
+            print(f"{mark}  {finding.subject}: {output.printable(finding.sentence)}")
+            if finding.remedy and finding.level != "ok":
+                print(f"         -> {finding.remedy}")
+    else:
+        session.emit("findings", [dataclasses.asdict(finding) for finding in findings])
+    return 1 if any(finding.level == "error" for finding in findings) else 0
+
+
+@click.group()
+def config() -> None:
+    """The configuration."""
+
+
+@config.command("show")
+@verb
+def config_show(session: Session) -> None:
+    """Show every option in force, and where it comes from."""
+    from cowshed import config as configuration
+
+    loaded = session.host.config
+    items = [
+        {
+            "option": f"{name}.{option.name}",
+            "value": getattr(getattr(loaded, name), option.name),
+            "source": loaded.sources.get(f"{name}.{option.name}", "default"),
+            "help": option.metadata["help"],
+        }
+        for name, kind in configuration.sections().items()
+        for option in dataclasses.fields(kind)
+    ]
+    columns: output.Columns = {
+        "option": lambda row: row["option"],
+        "value": lambda row: ",".join(row["value"]) if isinstance(row["value"], tuple) else row["value"],
+        "source": lambda row: row["source"],
+    }
+    session.emit("config", items, columns)
+
+
+@click.command()
+@click.option("-f", "--follow", is_flag=True, help="Go on showing what happens, until ^C.")
+@click.option("--limit", type=int, default=100, show_default=True, help="How many of the past ones.")
+@verb
+def events(session: Session, follow: bool, limit: int) -> None:
+    """Show what happened to instances, oldest first."""
+    past = [dataclasses.asdict(entry) for entry in session.host.instances.records.events(limit=limit)]
+    columns: output.Columns = {
+        "time": lambda row: output.moment(row["time"]),
+        "instance": lambda row: row["name"],
+        "event": lambda row: row["event"],
+        "detail": lambda row: row["detail"],
+    }
+    if not follow:
+        session.emit("events", past, columns)
+        return
+    for row in past:
+        _line(session, row)
+    for row in _coming(session):
+        _line(session, row)
+
+
+def _coming(session: Session) -> Any:
+    """Events as libvirt tells them, named by the records."""
+    host = session.host
+    heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    host.driver.register_event_listener(heard.put)
+    while True:
+        event = heard.get()
+        named = {record.uuid: record.name for record in host.instances.records.all()}
+        uuid = event.get_instance_uuid()
+        if uuid in named:
+            yield {
+                "time": event.timestamp,
+                "uuid": uuid,
+                "name": named[uuid],
+                "event": event.get_name().lower(),
+                "detail": event.detail,
+            }
+
+
+def _line(session: Session, row: dict[str, Any]) -> None:
+    """One event a line, also in JSON, so that a program can read them as they come."""
+    import json
+
+    if session.format == "table":
+        print(f"{output.moment(row['time'])}  {row['name']}  {row['event']}  {row['detail']}".rstrip(), flush=True)
+    else:
+        print(json.dumps({"schema_version": output.SCHEMA_VERSION, **row}), flush=True)

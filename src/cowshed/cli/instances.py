@@ -1,0 +1,140 @@
+"""cowshed ls, show, rm, wait"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cowshed.cli import output
+from cowshed.cli.context import Session, destructive, instance_argument, instances_argument, verb
+
+if TYPE_CHECKING:
+    from cowshed.manager.records import Record
+
+
+def describe(record: Record) -> dict[str, Any]:
+    """What programs see of an instance; sizes in bytes, times in seconds since the epoch."""
+    instance = record.instance
+    return {
+        "name": record.name,
+        "uuid": record.uuid,
+        "state": str(record.state),
+        "image": record.image_name or instance.image_ref,
+        "cpus": instance.flavor.vcpus,
+        "memory": instance.flavor.memory,
+        "ports": [
+            f"{f.host_address}:{f.host_port}->{f.guest_port}/{f.protocol}" for vif in record.vifs for f in vif.forwards
+        ],
+        "networks": [f"{vif.type}:{vif.source}" if vif.source else str(vif.type) for vif in record.vifs],
+        "created": record.created,
+        "error": record.error,
+    }
+
+
+def _size(key: str) -> Any:
+    from cowshed.units import format_size
+
+    return lambda row: format_size(row[key])
+
+
+COLUMNS: output.Columns = {
+    "name": lambda row: row["name"],
+    "state": lambda row: row["state"],
+    "image": lambda row: row["image"],
+    "cpus": lambda row: row["cpus"],
+    "memory": _size("memory"),
+    "ports": lambda row: ", ".join(row["ports"]),
+    "age": lambda row: output.age(row["created"]),
+}
+
+
+@click.command()
+@verb
+def ls(session: Session) -> None:
+    """List instances."""
+    session.emit("instances", [describe(record) for record in session.host.instances.all()], COLUMNS)
+
+
+@click.command()
+@instance_argument()
+@verb
+def show(session: Session, instance: str) -> None:
+    """Show one instance."""
+    host = session.host
+    record = host.instances.find(instance)
+    item = describe(record)
+    item["disks"] = _disks(host, record)
+    item["macs"] = [vif.address for vif in record.vifs]
+    item["hostname"] = record.instance.hostname
+    if record.state == "running":
+        item["addresses"] = host.driver.guest_addresses(record.instance)
+        item["virt_type"] = str(host.driver.rooms.capabilities.virt_type)
+        item["note"] = host.driver.rooms.capabilities.note
+    if session.format == "table":
+        item = _for_people(item)
+    session.emit("instance", item)
+
+
+def _disks(host: Any, record: Record) -> list[dict[str, Any]]:
+    found = []
+    for backend in host.backends().values():
+        for disk in backend.disks(record.uuid):
+            info, source = disk.info(), disk.source()
+            found.append(
+                {
+                    "name": disk.name,
+                    "backend": backend.name,
+                    "format": str(info.format),
+                    "size": info.virtual_size,
+                    "allocated": info.allocated,
+                    "path": str(source.path),
+                    "base": info.backing_path,
+                }
+            )
+    return found
+
+
+def _for_people(item: dict[str, Any]) -> dict[str, Any]:
+    from cowshed.units import format_size
+
+    changed = dict(item)
+    changed["memory"] = format_size(item["memory"])
+    changed["created"] = output.moment(item["created"])
+    changed["disks"] = [
+        f"{disk['name']}: {disk['backend']}, {format_size(disk['size'])}, {format_size(disk['allocated'])} on disk"
+        for disk in item["disks"]
+    ]
+    return {key: value for key, value in changed.items() if value not in ("", [], None)}
+
+
+@click.command()
+@instances_argument()
+@verb
+@destructive
+def rm(session: Session, instances: tuple[str, ...]) -> None:
+    """Remove INSTANCES: they are stopped, and their disks are deleted."""
+    records = [session.host.instances.records.find(ref) for ref in instances]
+    session.confirm(f"Remove {', '.join(record.name for record in records)} and all their disks?")
+    with session.working() as host:
+        for record in records:
+            host.instances.remove(record.uuid)
+    session.emit("removed", [{"name": record.name, "uuid": record.uuid} for record in records], _REMOVED)
+
+
+_REMOVED: output.Columns = {"removed": lambda row: row["name"]}
+
+
+@click.command()
+@instance_argument()
+@click.option("--for", "condition", default="running", show_default=True, help="A state, log:TEXT, ssh, or address.")
+@click.option("--timeout", default="5m", show_default=True)
+@verb
+def wait(session: Session, instance: str, condition: str, timeout: str) -> None:
+    """Wait until INSTANCE is in a state, reachable, or has logged a text."""
+    from cowshed.units import parse_duration
+
+    with session.working() as host:
+        machine = host.machine(instance)
+        found = machine.wait(condition, timeout=parse_duration(timeout))
+    session.emit("wait", {"name": machine.name, "condition": condition, "found": found})

@@ -1,0 +1,87 @@
+"""Results on standard output: a table for people, JSON or YAML for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+SCHEMA_VERSION = 1
+FORMATS = ("table", "json", "yaml")
+
+Row: TypeAlias = Mapping[str, Any]
+Columns: TypeAlias = Mapping[str, Callable[[Row], Any]]
+
+
+def emit(format: str, kind: str, item: Row | Sequence[Row], columns: Columns | None, *, quiet: bool = False) -> None:
+    """Print ``item`` (one thing or a list of them).
+
+    :param kind: the key it stands under in JSON and YAML, such as ``instances``
+    :param columns: of the table: heading to a function of the row; None: a row is a list of key and value
+    """
+    if quiet:
+        rows = [item] if isinstance(item, Mapping) else item
+        print("\n".join(str(row.get("name") or row.get("id")) for row in rows), end="\n" if rows else "")
+    elif format == "json":
+        print(json.dumps({"schema_version": SCHEMA_VERSION, kind: item}, indent=2, default=str))
+    elif format == "yaml":
+        import yaml
+
+        plain = json.loads(json.dumps({"schema_version": SCHEMA_VERSION, kind: item}, default=str))
+        print(yaml.safe_dump(plain, sort_keys=False), end="")
+    elif isinstance(item, Mapping):
+        _pairs(item)
+    else:
+        _table(item, columns or {})
+
+
+def _table(rows: Sequence[Row], columns: Columns) -> None:
+    cells = [[_text(of(row)) for of in columns.values()] for row in rows]
+    lines = [[heading.upper() for heading in columns], *cells]
+    widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _pairs(item: Row) -> None:
+    width = max((len(key) for key in item), default=0)
+    for key, value in item.items():
+        text = _text(value)
+        first, *rest = text.split("\n")
+        print(f"{key.replace('_', ' '):<{width}}  {first}".rstrip())
+        for line in rest:
+            print(f"{'':<{width}}  {line}")
+
+
+def _text(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return "\n".join(f"{key}: {_text(one)}" for key, one in value.items()) or "-"
+    if isinstance(value, (list, tuple)):
+        return "\n".join(_text(one) for one in value) or "-"
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """Without control characters: names and sources come from outside."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+
+
+def age(since: float) -> str:
+    from cowshed.units import format_duration
+
+    return format_duration(max(0.0, time.time() - since))
+
+
+def moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def note(text: str) -> None:
+    """To standard error: for people, not part of the result."""
+    print(text, file=sys.stderr)

@@ -1,0 +1,83 @@
+"""cowshed start, stop, restart, pause, suspend, resume"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cowshed.cli import output
+from cowshed.cli.context import Session, instances_argument, verb
+from cowshed.cli.instances import describe
+
+if TYPE_CHECKING:
+    from cowshed.manager.host import Host
+    from cowshed.manager.records import Record
+
+COLUMNS: output.Columns = {"name": lambda row: row["name"], "state": lambda row: row["state"]}
+
+
+def _each(session: Session, instances: tuple[str, ...], act: Callable[[Host, str], Record]) -> None:
+    """Act on every one; the first error is raised after all have been tried."""
+    done, first = [], None
+    with session.working() as host:
+        for ref in instances:
+            try:
+                done.append(describe(act(host, ref)))
+            except Exception as error:  # noqa: BLE001 - the others shall be tried; it is raised below
+                if len(instances) > 1:
+                    output.note(f"cowshed: {error}")
+                first = first or error
+    if done:
+        session.emit("instances", done, COLUMNS)
+    if first:
+        raise first
+
+
+@click.command()
+@instances_argument()
+@verb
+def start(session: Session, instances: tuple[str, ...]) -> None:
+    """Start INSTANCES; suspended ones go on where they were."""
+    _each(session, instances, lambda host, ref: host.instances.start(ref))
+
+
+@click.command()
+@instances_argument()
+@click.option("--timeout", help="How long the guest may take when asked; default: as configured.")
+@click.option("--force", is_flag=True, help="Do not ask the guest.")
+@verb
+def stop(session: Session, instances: tuple[str, ...], timeout: str | None, force: bool) -> None:
+    """Ask INSTANCES to shut down; end them hard after a time."""
+    from cowshed.units import parse_duration
+
+    def act(host: Host, ref: str) -> Record:
+        seconds = parse_duration(timeout) if timeout else host.config.power.shutdown_timeout
+        return host.instances.stop(ref, timeout=seconds, force=force)
+
+    _each(session, instances, act)
+
+
+@click.command()
+@instances_argument()
+@click.option("--hard", is_flag=True, help="Like pressing the reset button.")
+@verb
+def restart(session: Session, instances: tuple[str, ...], hard: bool) -> None:
+    """Ask INSTANCES to shut down, then start them again."""
+    _each(session, instances, lambda host, ref: host.instances.restart(ref, hard=hard))
+
+
+def _simple(name: str, text: str) -> Any:
+    @click.command(name=name, help=text)
+    @instances_argument()
+    @verb
+    def command(session: Session, instances: tuple[str, ...]) -> None:
+        _each(session, instances, lambda host, ref: getattr(host.instances, name)(ref))
+
+    return command
+
+
+pause = _simple("pause", "Stop the processors of INSTANCES, keep their memory.")
+suspend = _simple("suspend", "Save the memory of INSTANCES to disk and stop them.")
+resume = _simple("resume", "Let paused or suspended INSTANCES go on.")

@@ -1,0 +1,225 @@
+"""Host: the library's door to one host."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid as uuids
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from cowshed import config as configuration
+from cowshed.errors import InvalidRequest, PermissionDenied
+from cowshed.manager import names
+from cowshed.manager.images import Images
+from cowshed.manager.instances import Instances
+from cowshed.manager.machine import Machine
+from cowshed.model.flavor import Flavor
+from cowshed.model.host import Finding
+from cowshed.model.vif import Vif
+from cowshed.units import MiB, parse_size
+
+if TYPE_CHECKING:
+    from cowshed.contract.storage import Backend
+    from cowshed.driver import LibvirtDriver
+    from cowshed.model.image import Image
+
+LEAST_MEMORY = 16 * MiB
+
+
+class Host:
+    """Instances and images of this host. Use it as a context manager::
+
+    with cowshed.Host.connect() as host:
+        vm = host.run("debian", name="web")
+    """
+
+    def __init__(self, config: configuration.Config, driver: LibvirtDriver) -> None:
+        self.config = config
+        self.driver = driver
+        self.instances = Instances(driver, config.state)
+        self.images = Images(driver, self.instances)
+
+    @classmethod
+    def connect(
+        cls,
+        uri: str | None = None,
+        *,
+        config: configuration.Config | None = None,
+        driver: LibvirtDriver | None = None,
+    ) -> Host:
+        """Cheap: libvirt is reached by the first call that needs it.
+
+        :param uri: of libvirt; None: as configured
+        :raises ConfigError:
+        """
+        from cowshed.driver import LibvirtDriver
+
+        config = config or configuration.load()
+        if uri:
+            config = dataclasses.replace(config, host=dataclasses.replace(config.host, uri=uri))
+        return cls(config, driver or LibvirtDriver(config=config))
+
+    def close(self) -> None:
+        self.driver.cleanup_host("")
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- instances ----------------------------------------------------------------------------
+
+    def run(
+        self,
+        image: str,
+        *,
+        name: str | None = None,
+        cpus: int = 1,
+        memory: str | int = "1G",
+        disk: str | int | None = None,
+        ephemeral_disk: str | int = 0,
+        swap: str | int = 0,
+        ssh_key: str | Path | Sequence[str | Path] | None = None,
+        user_data: str | Path | None = None,
+        vendor_data: str | Path | None = None,
+        hostname: str = "",
+        networks: Sequence[str] = (),
+        publish: Sequence[str] = (),
+        backend: str = "",
+        properties: Mapping[str, str] | None = None,
+        extra_specs: Mapping[str, str] | None = None,
+        datasource: str = "",
+        password: str | None = None,
+        ephemeral: bool = False,
+    ) -> Machine:
+        """A new instance, running.
+
+        :param image: name or id of an image, or the path or URL of one
+        :param memory: and the other sizes: bytes, or words such as ``512M``
+        :param disk: the root disk's size; None: the image's
+        :param ssh_key: public keys: their text, or paths of their files
+        :param user_data: cloud-init's, as text (it has line breaks or begins with #) or the path of a file
+        :param networks: ``user``, ``none``, ``network:NAME``, ``bridge:NAME``; empty: as configured
+        :param publish: port forwards such as ``2222:22``
+        :param ephemeral: removed at the end of the ``with`` block
+        """
+        flavor = self._flavor(cpus, memory, disk, ephemeral_disk, swap, extra_specs)
+        identity = str(uuids.uuid4())
+        name = name or names.invent(self.instances.records.exists)
+        self.instances.check_free(name)
+        vifs = self._vifs(networks, publish, identity)
+        backend = self._backend(backend)
+        keys = "\n".join(_key(key) for key in _several(ssh_key))
+        user, vendor = _text(user_data, "user data"), _text(vendor_data, "vendor data")
+        record = self.instances.create(
+            self._image(image, properties),
+            flavor,
+            uuid=identity,
+            name=name,
+            vifs=vifs,
+            key_data=keys,
+            user_data=user,
+            vendor_data=vendor,
+            hostname=hostname,
+            backend=backend,
+            password=password,
+            datasource=datasource,
+        )
+        return Machine(self, record, ephemeral=ephemeral)
+
+    def _flavor(
+        self,
+        cpus: int,
+        memory: str | int,
+        disk: str | int | None,
+        ephemeral: str | int,
+        swap: str | int,
+        extra_specs: Mapping[str, str] | None,
+    ) -> Flavor:
+        if cpus < 1:
+            raise InvalidRequest(reason=f"{cpus} CPUs run nothing", hint="ask for at least 1")
+        if parse_size(memory) < LEAST_MEMORY:
+            raise InvalidRequest(reason=f"{memory} of memory runs nothing", hint="write a unit, for example 512M")
+        return Flavor(
+            vcpus=cpus,
+            memory=parse_size(memory) // MiB * MiB,
+            root=parse_size(disk) if disk else 0,
+            ephemeral=parse_size(ephemeral),
+            swap=parse_size(swap),
+            extra_specs=dict(extra_specs or {}),
+        )
+
+    def _vifs(self, networks: Sequence[str], publish: Sequence[str], identity: str) -> tuple[Vif, ...]:
+        from cowshed.network import parse
+
+        return parse.vifs(networks, publish, instance=identity, default=self.config.network.default)
+
+    def _backend(self, name: str) -> str:
+        if name and name not in self.driver.backends:
+            raise InvalidRequest(
+                reason=f"there is no disk backend {name!r}", hint=f"known: {', '.join(self.driver.backends)}"
+            )
+        return name
+
+    def _image(self, ref: str, properties: Mapping[str, str] | None) -> Image:
+        image = self.images.of(ref)
+        if properties:
+            image = dataclasses.replace(image, properties={**image.properties, **properties})
+        return image
+
+    def machines(self) -> list[Machine]:
+        return [Machine(self, record) for record in self.instances.all()]
+
+    def machine(self, ref: str) -> Machine:
+        """By name, UUID, or the beginning of a UUID. :raises InstanceNotFound:"""
+        return Machine(self, self.instances.find(ref))
+
+    # --- host ---------------------------------------------------------------------------------
+
+    def backends(self) -> Mapping[str, Backend]:
+        return self.driver.backends
+
+    def doctor(self) -> list[Finding]:
+        return self.driver.doctor()
+
+
+def _several(keys: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
+    if keys is None:
+        return []
+    return [keys] if isinstance(keys, (str, Path)) else list(keys)
+
+
+def _key(key: str | Path) -> str:
+    """The text of a public key. :raises InvalidRequest: it is none, or a private one"""
+    text = str(key)
+    if not text.startswith(("ssh-", "ecdsa-", "sk-")):
+        text = _read(Path(text).expanduser(), "ssh key")
+    if "PRIVATE KEY" in text:
+        raise InvalidRequest(reason=f"{key} is a private key", hint="give the public one, which ends in .pub")
+    if not text.strip().startswith(("ssh-", "ecdsa-", "sk-")):
+        raise InvalidRequest(reason=f"{key} is not an ssh public key")
+    return text.strip()
+
+
+def _text(source: str | Path | None, what: str) -> str | None:
+    if source is None:
+        return None
+    if isinstance(source, str) and ("\n" in source or source.startswith("#")):
+        return source
+    return _read(Path(source).expanduser(), what)
+
+
+def _read(path: Path, what: str) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        raise InvalidRequest(reason=f"the file of the {what}, {path}, does not exist") from None
+    except PermissionError:
+        raise PermissionDenied(action="read", path=path) from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise InvalidRequest(reason=f"the file of the {what}, {path}, cannot be read as text: {error}") from error

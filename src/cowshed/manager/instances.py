@@ -1,0 +1,223 @@
+"""Instances: records, states and one lock each; what a cloud's control plane would do.
+
+The intent is recorded before the act (*building*, *deleting*), so that what a killed process left
+is found and cleared away by the next one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid as uuids
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cowshed import clock, log
+from cowshed.errors import Busy, CowshedError, InstanceNotFound, InvalidState, NameTaken
+from cowshed.manager import names
+from cowshed.manager.records import Record, Records
+from cowshed.model.flavor import Flavor
+from cowshed.model.image import Image
+from cowshed.model.instance import Instance, InstanceState, PowerState, RebootType
+from cowshed.model.vif import Vif
+
+if TYPE_CHECKING:
+    from cowshed.driver import LibvirtDriver
+
+_log = log.logger(__name__)
+
+_STATES = {
+    PowerState.RUNNING: InstanceState.RUNNING,
+    PowerState.PAUSED: InstanceState.PAUSED,
+    PowerState.SHUTDOWN: InstanceState.STOPPED,
+    PowerState.NOSTATE: InstanceState.STOPPED,
+    PowerState.CRASHED: InstanceState.CRASHED,
+    PowerState.SUSPENDED: InstanceState.SUSPENDED,
+}
+_TRANSIENT = (InstanceState.BUILDING, InstanceState.DELETING)
+_LOCK_TIMEOUT = 600.0  # seconds; a spawn may fetch an image
+
+
+class Instances:
+    """The instances of one state directory."""
+
+    def __init__(self, driver: LibvirtDriver, state: Path) -> None:
+        self.driver = driver
+        self.records = Records(state / "cowshed.db")
+        self._locks = state / "locks"
+
+    # --- look ---------------------------------------------------------------------------------
+
+    def all(self) -> list[Record]:
+        """Every instance with its present state."""
+        records = self.records.all()
+        if not records:
+            return []
+        powers = self.driver.power_states()
+        return [self._seen(record, powers) for record in records]
+
+    def find(self, ref: str) -> Record:
+        """:raises InstanceNotFound:"""
+        record = self.records.find(ref)
+        return self._seen(record, self.driver.power_states())
+
+    def _seen(self, record: Record, powers: Mapping[str, PowerState]) -> Record:
+        """What the hypervisor says wins over what was recorded."""
+        if record.state in _TRANSIENT:
+            return record
+        power = powers.get(record.uuid)
+        if power is None:
+            return dataclasses.replace(record, state=InstanceState.ERROR, error=record.error or "libvirt has lost it")
+        state = _STATES[power]
+        if state == InstanceState.STOPPED and record.state == InstanceState.SUSPENDED:
+            state = InstanceState.SUSPENDED
+        return dataclasses.replace(record, state=state, error="")
+
+    # --- come and go --------------------------------------------------------------------------
+
+    def create(
+        self,
+        image: Image,
+        flavor: Flavor,
+        *,
+        uuid: str,
+        name: str,
+        vifs: Sequence[Vif],
+        key_data: str = "",
+        user_data: str | None = None,
+        vendor_data: str | None = None,
+        hostname: str = "",
+        backend: str = "",
+        password: str | None = None,
+        datasource: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> Record:
+        """A running instance, or the host as it was before.
+
+        :raises NameTaken: :raises InvalidRequest: and what ``spawn`` raises
+        """
+        instance = Instance(
+            uuid=uuid or str(uuids.uuid4()),
+            name=names.check(name),
+            flavor=flavor,
+            image_ref=image.id,
+            display_name=name,
+            hostname=hostname or name,
+            key_data=key_data,
+            user_data=user_data,
+            vendor_data=vendor_data,
+            backend=backend,
+            metadata=dict(metadata or {}),
+            system_metadata={"datasource": datasource} if datasource else {},
+        )
+        record = Record(instance, tuple(vifs), InstanceState.BUILDING, image_name=image.name)
+        self.recover()
+        with self._locked(name):
+            self.records.add(record)
+            try:
+                self.driver.spawn(None, instance, image, [], password, network_info=vifs)
+            except BaseException:
+                self.records.remove(instance.uuid)
+                raise
+            launched = dataclasses.replace(instance, launched_at=clock.current().time())
+            record = dataclasses.replace(record, instance=launched, state=InstanceState.RUNNING)
+            self.records.update(record)
+            self.records.note(record, "created", f"from image {image.name or image.id}")
+        return record
+
+    def remove(self, ref: str) -> None:
+        """Stop it and delete all it has; half gone is fine."""
+        self.recover()
+        record = self.records.find(ref)
+        with self._locked(record.name):
+            self._delete(record)
+
+    def _delete(self, record: Record) -> None:
+        self.records.update(dataclasses.replace(record, state=InstanceState.DELETING))
+        self.driver.destroy(None, record.instance, record.vifs)
+        self.records.remove(record.uuid)
+        self.records.note(record, "removed")
+
+    def recover(self) -> None:
+        """Finish what killed processes left half done: their locks are free."""
+        for record in self.records.all():
+            if record.state not in _TRANSIENT:
+                continue
+            try:
+                with self._locked(record.name, timeout=0):
+                    current = self.records.find(record.uuid)
+                    if current.state in _TRANSIENT:
+                        _log.warning("clearing away %s, which was left %s", record.name, record.state)
+                        self._delete(current)
+            except (Busy, InstanceNotFound):
+                continue  # somebody is at it
+            except CowshedError as error:
+                _log.warning("could not clear away %s: %s", record.name, error)
+
+    # --- power --------------------------------------------------------------------------------
+
+    def start(self, ref: str) -> Record:
+        """From stopped or suspended; running already is success."""
+        with self._changing(ref, "started", InstanceState.RUNNING) as record:
+            if record.state == InstanceState.PAUSED:
+                raise InvalidState(name=record.name, state="paused", action="started", hint="use cowshed resume")
+            self.driver.power_on(None, record.instance, record.vifs)
+        return self.find(record.uuid)
+
+    def stop(self, ref: str, *, timeout: float, force: bool = False) -> Record:
+        """Ask the guest to shut down, hard after ``timeout`` seconds (at once with ``force``)."""
+        with self._changing(ref, "stopped", InstanceState.STOPPED) as record:
+            self.driver.power_off(record.instance, timeout=0 if force else timeout, retry_interval=10)
+        return self.find(record.uuid)
+
+    def restart(self, ref: str, *, hard: bool = False) -> Record:
+        with self._changing(ref, "restarted", InstanceState.RUNNING) as record:
+            kind = RebootType.HARD if hard else RebootType.SOFT
+            self.driver.reboot(None, record.instance, record.vifs, kind)
+        return self.find(record.uuid)
+
+    def pause(self, ref: str) -> Record:
+        with self._changing(ref, "paused", InstanceState.PAUSED) as record:
+            self.driver.pause(record.instance)
+        return self.find(record.uuid)
+
+    def suspend(self, ref: str) -> Record:
+        with self._changing(ref, "suspended", InstanceState.SUSPENDED) as record:
+            self.driver.suspend(None, record.instance)
+        return self.find(record.uuid)
+
+    def resume(self, ref: str) -> Record:
+        """From paused or suspended."""
+        with self._changing(ref, "resumed", InstanceState.RUNNING) as record:
+            if record.state == InstanceState.PAUSED:
+                self.driver.unpause(record.instance)
+            elif record.state == InstanceState.STOPPED:
+                raise InvalidState(name=record.name, state="stopped", action="resumed", hint="use cowshed start")
+            else:
+                self.driver.resume(None, record.instance, record.vifs)
+        return self.find(record.uuid)
+
+    @contextmanager
+    def _changing(self, ref: str, event: str, state: InstanceState) -> Iterator[Record]:
+        name = self.records.find(ref).name
+        with self._locked(name):
+            record = self.find(ref)
+            if record.state in _TRANSIENT:
+                raise InvalidState(name=name, state=record.state, action=event)
+            yield record
+            self.records.update(dataclasses.replace(record, state=state, error=""))
+            self.records.note(record, event)
+
+    @contextmanager
+    def _locked(self, name: str, *, timeout: float = _LOCK_TIMEOUT) -> Iterator[None]:
+        from cowshed.tools import locks
+
+        with locks.lock(self._locks / f"instance-{name}", timeout=timeout, what=f"instance {name}"):
+            yield
+
+    def check_free(self, name: str) -> None:
+        """:raises NameTaken: :raises InvalidRequest:"""
+        names.check(name)
+        if self.records.exists(name):
+            raise NameTaken(kind="instance", name=name, hint=f"choose another --name, or remove it: cowshed rm {name}")

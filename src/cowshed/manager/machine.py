@@ -1,0 +1,168 @@
+"""Machine: the handle of one instance in the library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import IO, TYPE_CHECKING
+
+from cowshed import clock
+from cowshed.clock import Deadline
+from cowshed.errors import InvalidRequest, InvalidState
+from cowshed.manager.records import Record
+from cowshed.model.console import SpiceConsole, VncConsole
+from cowshed.model.instance import InstanceState
+from cowshed.model.vif import PortForward
+
+if TYPE_CHECKING:
+    from cowshed.manager.host import Host
+
+_PAUSE = 0.2  # seconds between looks where no event tells
+
+
+class Machine:
+    """One instance of a host. As a context manager, an ephemeral one is removed at the end."""
+
+    def __init__(self, host: Host, record: Record, *, ephemeral: bool = False) -> None:
+        self._host = host
+        self._instances = host.instances
+        self.record = record
+        self.ephemeral = ephemeral
+
+    def __repr__(self) -> str:
+        return f"<Machine {self.name} {self.record.state}>"
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def uuid(self) -> str:
+        return self.record.uuid
+
+    @property
+    def state(self) -> InstanceState:
+        """What it is now."""
+        self.record = self._instances.find(self.uuid)
+        return self.record.state
+
+    @property
+    def forwards(self) -> tuple[PortForward, ...]:
+        return tuple(forward for vif in self.record.vifs for forward in vif.forwards)
+
+    # --- power --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self.record = self._instances.start(self.uuid)
+
+    def stop(self, *, timeout: float | None = None, force: bool = False) -> None:
+        """:param timeout: seconds the guest gets; None: as configured"""
+        seconds = self._host.config.power.shutdown_timeout if timeout is None else timeout
+        self.record = self._instances.stop(self.uuid, timeout=seconds, force=force)
+
+    def restart(self, *, hard: bool = False) -> None:
+        self.record = self._instances.restart(self.uuid, hard=hard)
+
+    def pause(self) -> None:
+        self.record = self._instances.pause(self.uuid)
+
+    def suspend(self) -> None:
+        self.record = self._instances.suspend(self.uuid)
+
+    def resume(self) -> None:
+        self.record = self._instances.resume(self.uuid)
+
+    def remove(self) -> None:
+        self._instances.remove(self.uuid)
+
+    # --- wait ---------------------------------------------------------------------------------
+
+    def wait(self, condition: str = "running", *, timeout: float | None = 300.0) -> str:
+        """Until ``condition`` holds: a state, ``log:TEXT``, ``ssh`` or ``address``; returns what was found.
+
+        :raises DeadlineExceeded: :raises InvalidState: it can no longer happen
+        """
+        kind, _, text = condition.partition(":")
+        if kind == "log" and text:
+            for _ in self.follow(until=text, timeout=timeout):
+                pass
+            return text
+        if condition in list(InstanceState):
+            return self._until(lambda: self.state if self.state == condition else "", condition, timeout)
+        if condition == "address":
+            return self._until(lambda: " ".join(self.addresses()), condition, timeout)
+        if condition == "ssh":
+            return self._until(self._ssh_banner, condition, timeout)
+        raise InvalidRequest(
+            reason=f"cannot wait for {condition!r}", hint="a state such as running, log:TEXT, ssh, or address"
+        )
+
+    def _until(self, look, condition: str, timeout: float | None) -> str:  # type: ignore[no-untyped-def]
+        deadline = Deadline(timeout, f"{self.name}: {condition}")
+        while not (found := look()):
+            if condition in ("ssh", "address") and self.state in (InstanceState.STOPPED, InstanceState.ERROR):
+                raise InvalidState(name=self.name, state=self.record.state, action=f"waited for ({condition})")
+            deadline.check()
+            clock.current().sleep(_PAUSE)
+        return str(found)
+
+    def _ssh_banner(self) -> str:
+        import socket
+
+        try:
+            with socket.create_connection(self.ssh_endpoint(), timeout=2) as connection:
+                connection.settimeout(2)
+                return connection.recv(64).decode(errors="replace").strip()
+        except (OSError, InvalidState):
+            return ""
+
+    # --- reach --------------------------------------------------------------------------------
+
+    def log(self, size: int | None = None) -> bytes:
+        """The last ``size`` bytes (default: as configured) of the serial console."""
+        from cowshed.console import log
+
+        path = self._host.driver.console_log_path(self.record.instance)
+        return log.tail(path, self._host.config.console.log_size if size is None else size)
+
+    def follow(self, *, until: str | None = None, timeout: float | None = None) -> Iterator[bytes]:
+        """The serial console from its beginning on, until ``until`` appears."""
+        return self._host.driver.follow_console(self.record.instance, until=until, timeout=timeout)
+
+    def console(self, stdin: IO[bytes], stdout: IO[bytes]) -> None:
+        """Join a terminal to the serial console; ^] leaves it."""
+        self._host.driver.attach_console(self.record.instance, stdin, stdout)
+
+    def vnc(self) -> VncConsole:
+        return self._host.driver.get_vnc_console(None, self.record.instance)
+
+    def spice(self) -> SpiceConsole:
+        return self._host.driver.get_spice_console(None, self.record.instance)
+
+    def addresses(self) -> list[str]:
+        """What the guest agent says; empty when it does not answer."""
+        return self._host.driver.guest_addresses(self.record.instance)
+
+    def ssh_endpoint(self) -> tuple[str, int]:
+        """(host, port) where its ssh server is reached. :raises InvalidState: no way is known"""
+        for forward in self.forwards:
+            if forward.guest_port == 22:
+                return forward.host_address, forward.host_port
+        for address in self.addresses():
+            if not address.startswith("10.0.2."):  # slirp's own, not reachable from the host
+                return address, 22
+        raise InvalidState(
+            name=self.name,
+            state="not reachable by ssh",
+            action="reached",
+            hint="run it with -p 2222:22, or on a network, with a guest agent",
+        )
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.ephemeral:
+            self.remove()

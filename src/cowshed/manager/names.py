@@ -1,0 +1,32 @@
+"""Names of instances: what they may be, and one for those who did not choose."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+
+from cowshed.errors import InvalidRequest
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9-]{0,62}")
+_HOW = ("brave", "calm", "dappled", "gentle", "jolly", "keen", "lively", "mellow", "nimble", "proud", "quiet", "sunny")
+_WHO = ("angus", "brindle", "bullock", "calf", "daisy", "galloway", "heifer", "highland", "jersey", "ox", "yak", "zebu")
+
+
+def check(name: str) -> str:
+    """:raises InvalidRequest: it cannot be the name of an instance"""
+    if not _NAME.fullmatch(name) or name.endswith("-"):
+        raise InvalidRequest(
+            reason=f"{name!r} cannot be the name of an instance",
+            hint="letters, digits and - are allowed, at most 63; it starts with a letter or digit",
+        )
+    return name
+
+
+def invent(taken: Callable[[str], bool]) -> str:
+    """A name that is free, such as ``calm-heifer``."""
+    for _ in range(50):
+        name = f"{random.choice(_HOW)}-{random.choice(_WHO)}"
+        if not taken(name):
+            return name
+    return f"{name}-{random.randrange(10**6)}"
