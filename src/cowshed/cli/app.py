@@ -52,7 +52,7 @@ class Verbs(click.Group):
         if name not in VERBS:
             return None
         module = import_module(f"cowshed.cli.{VERBS[name][0]}")
-        command: click.Command = getattr(module, f"{name}_" if name in ("help",) else name)
+        command: click.Command = getattr(module, f"{name}_" if name == "help" else name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

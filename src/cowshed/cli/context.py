@@ -77,9 +77,9 @@ def verb(function: Function) -> Function:
         help="How to show progress; auto: only on a terminal.",
     )
     @click.option("-q", "--quiet", is_flag=True, help="Print only names or ids.")
-    @click.pass_obj
     @functools.wraps(function)
-    def wrapped(session: Session, *args: Any, format: str, progress: str, quiet: bool, **kwargs: Any) -> Any:
+    def wrapped(*args: Any, format: str, progress: str, quiet: bool, **kwargs: Any) -> Any:
+        session: Session = click.get_current_context().obj
         session.format, session.progress, session.quiet = format, progress, quiet
         return function(session, *args, **kwargs)
 

@@ -29,4 +29,4 @@ def invent(taken: Callable[[str], bool]) -> str:
         name = f"{random.choice(_HOW)}-{random.choice(_WHO)}"
         if not taken(name):
             return name
-    return f"{name}-{random.randrange(10**6)}"
+    return f"cow-{random.randrange(10**6)}"  # noqa: S311
