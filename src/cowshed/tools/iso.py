@@ -6,23 +6,39 @@ import io
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
+from cowshed.errors import InvalidRequest
+
 
 def build(files: Mapping[str, bytes], label: str) -> bytes:
-    """An image with ``files`` (relative path to content) and volume ``label``."""
+    """An image with ``files`` (relative path to content) and volume ``label``.
+
+    :raises InvalidRequest: a name or the label does not fit into the format
+    """
     import pycdlib
+    from pycdlib.pycdlibexception import PyCdlibException
 
     image = pycdlib.PyCdlib()
-    image.new(interchange_level=4, joliet=3, rock_ridge="1.09", vol_ident=label)
-    made: set[PurePosixPath] = set()
-    for name in sorted(files):
-        path = PurePosixPath(name)
-        for parent in reversed(path.parents[:-1]):
-            if parent not in made:
-                image.add_directory(f"/{parent}".upper(), rr_name=parent.name, joliet_path=f"/{parent}")
-                made.add(parent)
-        data = files[name]
-        image.add_fp(io.BytesIO(data), len(data), f"/{path}".upper(), rr_name=path.name, joliet_path=f"/{path}")
-    out = io.BytesIO()
-    image.write_fp(out)
-    image.close()
+    try:
+        image.new(interchange_level=4, joliet=3, rock_ridge="1.09", vol_ident=label)
+        made: set[PurePosixPath] = set()
+        for name in sorted(files):
+            path = _checked(name)
+            for parent in reversed(path.parents[:-1]):
+                if parent not in made:
+                    image.add_directory(f"/{parent}".upper(), rr_name=parent.name, joliet_path=f"/{parent}")
+                    made.add(parent)
+            data = files[name]
+            image.add_fp(io.BytesIO(data), len(data), f"/{path}".upper(), rr_name=path.name, joliet_path=f"/{path}")
+        out = io.BytesIO()
+        image.write_fp(out)
+        image.close()
+    except PyCdlibException as error:
+        raise InvalidRequest(reason=f"the config drive {label} cannot be made: {error}") from error
     return out.getvalue()
+
+
+def _checked(name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.name or "\0" in name:
+        raise InvalidRequest(reason=f"{name!r} cannot be the name of a file on a config drive")
+    return path

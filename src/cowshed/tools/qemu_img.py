@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from cowshed.errors import Busy, NoSpace, ToolFailed
 from cowshed.model.disk import DiskFormat
-from cowshed.tools import limits
-from cowshed.tools.run import run
+from cowshed.tools import filesystem
+from cowshed.tools.limits import CONVERT, INFO, Limits
+from cowshed.tools.run import Result, run
 
 DRIVER: Final = {
     DiskFormat.RAW: "raw",
@@ -21,46 +23,47 @@ DRIVER: Final = {
 }
 
 
+def _run(path: Path, *words: str, timeout: float, limits: Limits = CONVERT) -> Result:
+    """qemu-img with these words and ``path``, absolute, so that no name is taken for an option or a protocol.
+
+    :raises Busy: another process, such as a guest, holds the image
+    :raises NoSpace: :raises ToolFailed: :raises ToolMissing:
+    """
+    try:
+        return run(["qemu-img", *words], timeout=timeout, limits=limits)
+    except ToolFailed as error:
+        if "Failed to get" in error.output and "lock" in error.output:
+            raise Busy(what=path, holder="a guest or a tool", hint="stop the instance first") from error
+        if "No space left" in error.output:
+            free = filesystem.free_space(path.parent)
+            raise NoSpace(place=path.parent, needed="more", free=free, hint="free some space") from error
+        raise
+
+
 def info(path: Path, format: DiskFormat) -> dict[str, Any]:
     """What qemu-img says of a file whose format is known. Shared: it may be in use."""
-    found = run(
-        ["qemu-img", "info", "--output=json", "--force-share", "-f", DRIVER[format], "--", path.absolute()],
+    found = _run(
+        path,
+        *("info", "--output=json", "--force-share", "-f", DRIVER[format], "--", str(path.absolute())),
         timeout=30,
-        limits=limits.INFO,
+        limits=INFO,
     )
     facts: dict[str, Any] = json.loads(found.stdout)
     return facts
 
 
 def resize(path: Path, format: DiskFormat, size: int) -> None:
-    """Grow to ``size`` bytes."""
-    run(
-        ["qemu-img", "resize", "-q", "-f", DRIVER[format], "--", path.absolute(), str(size)],
-        timeout=60,
-        limits=limits.CONVERT,
-    )
+    """Grow to ``size`` bytes. :raises Busy: a guest uses it"""
+    _run(path, "resize", "-q", "-f", DRIVER[format], "--", str(path.absolute()), str(size), timeout=60)
 
 
 def create(path: Path, format: DiskFormat, size: int, **options: str) -> None:
     """A blank image; ``options`` are those of the format, such as ``preallocation``."""
     words = ",".join(f"{name}={value}" for name, value in options.items())
-    run(
-        [
-            "qemu-img",
-            "create",
-            "-q",
-            "-f",
-            DRIVER[format],
-            *(["-o", words] if words else []),
-            "--",
-            path.absolute(),
-            str(size),
-        ],
-        timeout=600,
-        limits=limits.CONVERT,
-    )
+    chosen = ("-o", words) if words else ()
+    _run(path, "create", "-q", "-f", DRIVER[format], *chosen, "--", str(path.absolute()), str(size), timeout=600)
 
 
 def check(path: Path, format: DiskFormat) -> None:
     """:raises ToolFailed: the image has errors"""
-    run(["qemu-img", "check", "-q", "-f", DRIVER[format], "--", path.absolute()], timeout=600, limits=limits.CONVERT)
+    _run(path, "check", "-q", "-f", DRIVER[format], "--", str(path.absolute()), timeout=600)

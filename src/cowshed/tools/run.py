@@ -7,6 +7,7 @@ a whole on a deadline or an interruption) and dies with us (PR_SET_PDEATHSIG).
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -51,10 +52,12 @@ class Result:
 
 
 def find(tool: str) -> str | None:
-    """The absolute path of ``tool``, or None."""
+    """The absolute path of ``tool``, or None. ``COWSHED_PATH`` names directories to look in first."""
     if "/" in tool:
         return tool if os.access(tool, os.X_OK) else None
-    return shutil.which(tool, path=os.environ.get("COWSHED_PATH", "") + ":" + PATH)
+    # No empty entry: it would be the current directory, where anybody may have put a qemu-img.
+    places = [place for place in os.environ.get("COWSHED_PATH", "").split(":") if place.startswith("/")]
+    return shutil.which(tool, path=":".join([*places, PATH]))
 
 
 def require(tool: str) -> str:
@@ -87,9 +90,6 @@ def run(
     process = _start(arguments, input is not None, limits, env, cwd, pass_fds)
     try:
         stdout, stderr = _communicate(process, input, timeout)
-    except subprocess.TimeoutExpired:
-        end(process)
-        raise DeadlineExceeded(what=shlex.join(arguments), seconds=timeout) from None
     except BaseException:
         end(process)
         raise
@@ -144,32 +144,54 @@ def _limit(pid: int, limits: Limits) -> None:
 
     with suppress(ProcessLookupError):
         for kind, value in limits.resources():
+            ceiling = resource.prlimit(pid, kind)[1]  # only root may raise it
+            if ceiling != resource.RLIM_INFINITY:
+                value = min(value, ceiling)
             resource.prlimit(pid, kind, (value, value))
 
 
 def _communicate(process: subprocess.Popen[bytes], input: bytes | None, timeout: float) -> tuple[bytes, bytes]:
+    """:raises DeadlineExceeded: it still runs after ``timeout`` seconds"""
     outputs = [bytearray(), bytearray()]
-    pipes = (process.stdout, process.stderr)
-    readers = [
+    threads = [
         threading.Thread(target=_drain, args=(pipe, output), daemon=True)
-        for pipe, output in zip(pipes, outputs, strict=True)
+        for pipe, output in zip((process.stdout, process.stderr), outputs, strict=True)
         if pipe
     ]
-    for reader in readers:
-        reader.start()
     if process.stdin:
-        with suppress(BrokenPipeError):
-            process.stdin.write(input or b"")
-        process.stdin.close()
-    process.wait(timeout)
-    for reader in readers:
-        reader.join(5)
+        threads.append(threading.Thread(target=_feed, args=(process.stdin, input or b""), daemon=True))
+    for thread in threads:
+        thread.start()
+    if not _ended(process, timeout):
+        raise DeadlineExceeded(what=shlex.join(process.args), seconds=timeout)  # type: ignore[arg-type]
+    for thread in threads:
+        thread.join(5)  # a grandchild that went away on its own may keep a pipe open
     return bytes(outputs[0]), bytes(outputs[1])
+
+
+def _ended(process: subprocess.Popen[bytes], timeout: float) -> bool:
+    """Wait on a descriptor of the process: Popen.wait(timeout) sleeps up to 50 ms between looks."""
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(timeout * 1000):
+            return False
+    finally:
+        os.close(pidfd)
+    process.wait()
+    return True
+
+
+def _feed(pipe: IO[bytes], data: bytes) -> None:
+    """A tool that does not read its input must not keep us."""
+    with suppress(OSError), pipe:
+        pipe.write(data)
 
 
 def _drain(pipe: IO[bytes], output: bytearray) -> None:
     """Read to the end, keep the last ``OUTPUT`` bytes."""
-    with pipe:
+    with suppress(OSError, ValueError), pipe:
         while chunk := pipe.read1(65536):  # type: ignore[attr-defined]
             output += chunk
             if len(output) > 2 * OUTPUT:
@@ -177,14 +199,10 @@ def _drain(pipe: IO[bytes], output: bytearray) -> None:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a child and everything it started."""
+    """End a child and everything it started; its pipes end with it."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        if pipe:
-            with suppress(OSError):
-                pipe.close()
 
 
 def replace(command: Sequence[str]) -> None:
