@@ -37,7 +37,7 @@ from cowshed.errors import (
     InvalidRequest,
     NameTaken,
 )
-from cowshed.images import incoming, record
+from cowshed.images import incoming, partial, record
 from cowshed.images.incoming import DATA, GONE, RECORD, Incoming
 from cowshed.model.image import Image, ImageStatus, Location
 from cowshed.tools import checksum, filesystem, locks
@@ -181,7 +181,7 @@ class DirectoryService(ImageService):
             record.check_name(image.name)
         filesystem.make_directory(self.root, mode=0o700)
         with self._lock():
-            incoming.clean(self.root)
+            self._clean()
             self._check_free(image)
             place = Incoming(self.root, image)
         try:
@@ -258,13 +258,14 @@ class DirectoryService(ImageService):
         return self.show(ref).id
 
     def clean(self) -> int:
-        """Remove what killed processes left behind; returns how many things went."""
-        from cowshed.images import partial
-
+        """Remove what killed processes left behind, and broken downloads nobody resumed; returns how many."""
         if not self.root.exists():
             return 0
         with self._lock():
-            return incoming.clean(self.root) + partial.clean(self.partials)
+            return self._clean()
+
+    def _clean(self) -> int:
+        return incoming.clean(self.root) + partial.clean(self.partials)
 
     @property
     def partials(self) -> Path:

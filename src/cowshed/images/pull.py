@@ -16,6 +16,7 @@ from cowshed.images.http import HttpSource
 from cowshed.images.incoming import Incoming
 from cowshed.images.intake import CHUNK, OPAQUE, Intake, Taken, allowed, disk_format
 from cowshed.images.partial import Partial, Validator
+from cowshed.images.record import default_name
 from cowshed.images.sources import LocalSource, open_source
 from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image
@@ -24,6 +25,8 @@ from cowshed.tools import format as formats
 
 if TYPE_CHECKING:
     from cowshed.images.directory import DirectoryService
+
+__all__ = ["default_name", "pull", "store_stream"]
 
 _log = log.logger(__name__)
 
@@ -58,7 +61,7 @@ def pull(
     algorithm, expected = checksum.parse(digest) if digest else ("sha256", "")
     if min_disk < 0:
         raise InvalidRequest(reason="min_disk is a number of bytes, 0 or more")
-    name = record.check_name(name) if name is not None else record.default_name(source)
+    name = record.check_name(name) if name is not None else default_name(source)
     opened = open_source(source, service.section)
     image = Image(
         id="",
