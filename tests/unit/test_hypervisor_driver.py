@@ -150,3 +150,22 @@ def test_the_command_that_starts_it(tmp_path: Path) -> None:
     assert "--user" not in hidden[: hidden.index("--")]  # root mounts as itself, then becomes somebody else
     plain = session.command("/usr/sbin/libvirtd", tmp_path, hide=False, root=True)
     assert plain[plain.index("-c") + 2] == ""
+
+
+def test_whether_kvm_is_hidden_is_asked_only_when_a_daemon_must_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(session.os, "geteuid", lambda: 0)
+    started: list[bool] = []
+
+    def start(folder: Path, *, hide: bool, root: bool) -> Path:
+        started.append(hide)
+        return folder / "libvirt-sock"
+
+    monkeypatch.setattr(session, "_start", start)
+    address = session.prepare("qemu:///session", hide_kvm=lambda: True)
+    assert address == f"qemu+unix:///session?socket={tmp_path}/libvirt/libvirt-sock"
+    monkeypatch.setattr(session, "answering", lambda folder: folder / "libvirt-sock")
+    assert session.prepare("qemu:///session", hide_kvm=lambda: pytest.fail("asked in vain")) == address
+    assert started == [True]

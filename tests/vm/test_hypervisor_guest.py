@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -261,3 +264,18 @@ def test_the_host_is_described(hypervisor: Hypervisor) -> None:
     assert hypervisor.hostname()
     assert hypervisor.alive()
     assert isinstance(hypervisor.networks(), list)
+
+
+def test_a_save_that_is_interrupted_is_given_up_or_complete(tiny_guest: MakeGuest, tmp_path: Path) -> None:
+    """^C in the middle of the second or two that writing its memory takes."""
+    guest = tiny_guest("interrupted")
+    guest.start()
+    wait_up(tmp_path / "console.log")
+    threading.Timer(0.08, os.kill, [os.getpid(), signal.SIGINT]).start()
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        guest.save()
+    assert time.monotonic() - begin < 15
+    state = guest.wait((PowerState.RUNNING, PowerState.SHUTDOWN), 10, "decided")
+    # Where saving had gone too far to be given up, it is complete: never something in between.
+    assert (state == PowerState.RUNNING) != guest.has_saved()

@@ -40,11 +40,12 @@ class Hypervisor:
     assumed); calls that only read are repeated once.
 
     :param uri: libvirt's; ``qemu:///session`` works for root as well (see ``session``)
-    :param hide_kvm: start a session daemon that does not see the host's KVM, which runs no guests
+    :param hide_kvm: start a session daemon that does not see the host's KVM, which runs no guests; a
+        function is asked only when a daemon must be started
     :param connect_timeout: seconds until libvirt must have answered the first time
     """
 
-    def __init__(self, uri: str, *, hide_kvm: bool = False, connect_timeout: float = 20.0) -> None:
+    def __init__(self, uri: str, *, hide_kvm: session.Wish = False, connect_timeout: float = 20.0) -> None:
         self.uri = uri
         self.session = session.is_session(uri)
         self._hide_kvm = hide_kvm

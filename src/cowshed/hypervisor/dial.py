@@ -27,7 +27,7 @@ _HINTS: Final = (
 )
 
 
-def connect(uri: str, *, hide_kvm: bool, timeout: float) -> Any:
+def connect(uri: str, *, hide_kvm: session.Wish, timeout: float) -> Any:
     """An open virConnect.
 
     :raises HypervisorUnavailable: :raises PermissionDenied:

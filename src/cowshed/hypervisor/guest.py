@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cowshed import log
 from cowshed.clock import Deadline
-from cowshed.errors import DeadlineExceeded, HypervisorError, HypervisorUnavailable, InstanceNotFound, InvalidState
+from cowshed.errors import (
+    CowshedError,
+    DeadlineExceeded,
+    HypervisorError,
+    HypervisorUnavailable,
+    InstanceNotFound,
+    InvalidState,
+)
 from cowshed.hypervisor import metadata, power
 from cowshed.hypervisor.agent import Agent
 from cowshed.hypervisor.events import EventKind, GuestEvent, Watch
@@ -22,6 +30,7 @@ T = TypeVar("T")
 
 OFF: Final = frozenset({PowerState.SHUTDOWN, PowerState.CRASHED, PowerState.NOSTATE})
 SAFETY_NET: Final = 2.0  # seconds after which a state is read again although no event has come
+GIVING_UP: Final = 30.0  # seconds until an aborted call must have returned
 
 _PAUSED: Final = 1  # VIR_DOMAIN_START_PAUSED
 _INACTIVE: Final = 2  # VIR_DOMAIN_XML_INACTIVE
@@ -135,8 +144,36 @@ class Guest:
         self.call("resume", lambda d: d.resume())
 
     def save(self) -> None:
-        """Memory to the host's disk, QEMU ends; the next start restores it, paused if it was."""
-        self.call("save", lambda d: d.managedSave(0))
+        """Memory to the host's disk, QEMU ends; the next start restores it, paused if it was.
+
+        ^C gives it up: the guest goes on as before.
+        """
+        self._interruptibly("save", lambda d: d.managedSave(0))
+
+    def _interruptibly(self, action: str, function: Callable[[Any], object]) -> None:
+        """A long call, on a thread of its own: inside libvirt nothing could reach us."""
+        outcome: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                self.call(action, function)
+            except CowshedError as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=work, name=f"cowshed-{action}", daemon=True)
+        thread.start()
+        try:
+            thread.join()
+        except BaseException:
+            _log.info("giving up to %s %s", action, self.name)
+            try:
+                self.call(f"give up to {action}", lambda d: d.abortJob())
+            except CowshedError as error:
+                _log.debug("nothing to give up: %s", error)
+            thread.join(GIVING_UP)
+            raise
+        if outcome:
+            raise outcome[0]
 
     def has_saved(self) -> bool:
         return self.call("describe", lambda d: bool(d.hasManagedSaveImage(0)), repeat=True)

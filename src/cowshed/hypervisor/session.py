@@ -17,7 +17,7 @@ active it stays, and a new one finds them again.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +31,8 @@ SESSION: Final = "qemu:///session"
 KVM: Final = Path("/dev/kvm")
 IDLE: Final = 120  # seconds without guests and connections after which the daemon ends, as libvirt's own does
 START: Final = 30.0  # seconds a daemon may take until it answers
+
+Wish = bool | Callable[[], bool]
 
 # Daemon and its socket, the newer modular one last: Debian's library prefers libvirtd.
 _DAEMONS: Final = (("libvirtd", "libvirt-sock"), ("virtqemud", "virtqemud-sock"))
@@ -47,21 +49,21 @@ _ENTER: Final = (
 _NOT_ROOT: Final = 1
 
 
-def prepare(uri: str, *, hide_kvm: bool = False) -> str:
+def prepare(uri: str, *, hide_kvm: Wish = False) -> str:
     """Have a session daemon where libvirt would not start a good one; the address to connect to.
 
+    :param hide_kvm: asked, where it is a function, only when a daemon must be started
     :raises HypervisorUnavailable: root has no daemon and none can be started
     """
     if uri != SESSION:
         return uri
     root = os.geteuid() == 0
-    hide = hide_kvm and (root or os.access(KVM, os.R_OK | os.W_OK))
-    if not root and not hide:
-        return uri
     folder = runtime_directory()
     found = answering(folder)
     if found is None:
-        found = _start(folder, hide=hide, root=root)
+        hide = (root or os.access(KVM, os.R_OK | os.W_OK)) and (hide_kvm() if callable(hide_kvm) else hide_kvm)
+        if root or hide:
+            found = _start(folder, hide=hide, root=root)
     if not root or found is None:
         return uri
     from urllib.parse import quote
