@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 
 from cowshed import log
 from cowshed.hypervisor.binding import libvirt
@@ -47,13 +46,3 @@ def _tick() -> None:
 
 def _nothing(timer: int, opaque: object) -> None:
     pass
-
-
-def soon(call: Callable[[], None]) -> None:
-    """Have ``call`` made by the loop's thread, once, as soon as it is free."""
-
-    def once(timer: int, opaque: object) -> None:
-        libvirt().virEventRemoveTimeout(timer)
-        call()
-
-    libvirt().virEventAddTimeout(0, once, None)
