@@ -10,11 +10,13 @@ import pytest
 
 from cowshed.config import GuestSection
 from cowshed.domain import read
-from cowshed.domain.assemble import ConsolePlan, KernelBoot
+from cowshed.domain.assemble import ConsolePlan, KernelBoot, check
 from cowshed.errors import CowshedError, HostUnsuitable, InvalidRequest, UnsupportedOperation
 from cowshed.model.disk import AttachedDisk, Bus, CacheMode, Device, DiskFormat, DiskSource, DiskType
 from cowshed.model.flavor import Flavor
 from cowshed.model.host import HostCapabilities
+from cowshed.model.image import Image
+from cowshed.model.instance import Instance
 from cowshed.model.vif import PluggedVif, PortForward, Vif, VifType
 from tests.golden.domains import BASE, CASES, CONFIG, FIRMWARES, KVM, ROOT, TCG, build, root
 
@@ -360,3 +362,37 @@ def test_no_secret_is_in_the_xml() -> None:
 
 def test_a_domain_that_is_not_ours_has_nothing_to_recover() -> None:
     assert read.recover("<domain><name>x</name></domain>") is None
+
+
+# --- checked before anything is made ----------------------------------------------------------
+
+
+def checked(**changes: Any) -> None:
+    check(
+        Instance(uuid="4d7d3a4c-6f0e-4f43-9a5e-0a1d6c3b2f10", name="web", flavor=changes.pop("flavor", Flavor())),
+        Image(id="x", properties=changes.pop("properties", {})),
+        vifs=changes.pop("vifs", ()),
+        host=TCG,
+        guest=GuestSection(),
+        consoles=ConsolePlan(Path("/log"), **changes),
+    )
+
+
+@pytest.mark.parametrize(
+    ("sentence", "changes"),
+    [
+        ("more than the 288", {"flavor": Flavor(vcpus=300)}),
+        ("unknown limit", {"flavor": Flavor(extra_specs={"quota:disk_speed": "1"})}),
+        ("hw_scsi_model", {"properties": {"hw_scsi_model": "token ring"}}),
+        ("hw_vif_model", {"properties": {"hw_vif_model": "token ring"}, "vifs": [user().vif]}),
+        ("IPv4 addresses only", {"vifs": [user(PortForward(2222, 22, host_address="::1")).vif]}),
+        ("XML cannot carry", {"properties": {"hw_machine_type": "q35", "os_command_line": "ok"}, "listen": "\0"}),
+    ],
+)
+def test_what_would_fail_later_fails_at_once(sentence: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(CowshedError, match=sentence):
+        checked(**changes)
+
+
+def test_a_good_request_passes() -> None:
+    checked(vifs=[user(PortForward(2222, 22)).vif])

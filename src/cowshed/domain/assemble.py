@@ -8,54 +8,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from cowshed.config import GuestSection
-from cowshed.domain import channel, firmware, memballoon, naming, topology, tpm, watchdog
-from cowshed.domain.channel import Channel
+from cowshed.domain import channel, firmware, graphics, naming, rng, serial, topology, tpm, video, watchdog
 from cowshed.domain.clock import clock
 from cowshed.domain.commandline import commandline
+from cowshed.domain.consoles import ConsolePlan
 from cowshed.domain.controller import Controller, controllers
 from cowshed.domain.disk import Disk, disk
 from cowshed.domain.domain import Domain
 from cowshed.domain.features import features
 from cowshed.domain.firmware import KernelBoot
-from cowshed.domain.graphics import graphics
-from cowshed.domain.input import Input
+from cowshed.domain.input import Input, inputs
 from cowshed.domain.interface import interface
-from cowshed.domain.memballoon import Memballoon
+from cowshed.domain.memballoon import MEMBALLOON
 from cowshed.domain.metadata import metadata
 from cowshed.domain.naming import Machine
 from cowshed.domain.properties import Properties
-from cowshed.domain.rng import Rng
-from cowshed.domain.serial import Serial, serials
-from cowshed.domain.tpm import Tpm
-from cowshed.domain.video import Video
-from cowshed.domain.watchdog import Watchdog
+from cowshed.domain.qos import iotune
 from cowshed.errors import InvalidRequest, UnsupportedOperation
 from cowshed.model.disk import AttachedDisk, Bus, Device
 from cowshed.model.host import HostCapabilities, VirtType
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
-from cowshed.model.vif import PluggedVif, VifType
+from cowshed.model.vif import PluggedVif, Vif, VifType
 from cowshed.units import MiB
 
-__all__ = ["ConsolePlan", "KernelBoot", "assemble"]
-
-SERIAL_PORTS: Final = 4  # what a PC has
-
-
-@dataclass(frozen=True, slots=True)
-class ConsolePlan:
-    """Which consoles an instance gets. ``log`` is the file of the first serial port; ``serial_ports``
-    are TCP ports on ``listen`` for its serial ports, instead of a pty.
-    """
-
-    log: Path
-    vnc: bool = True
-    spice: bool = False
-    listen: str = "127.0.0.1"
-    serial_ports: tuple[int, ...] = ()
+__all__ = ["ConsolePlan", "KernelBoot", "assemble", "check"]
 
 
 def assemble(
@@ -77,6 +56,34 @@ def assemble(
     :raises UnsupportedOperation: :raises HostUnsuitable: this host cannot do it
     """
     return _Assembly(instance, image, disks, vifs, host, guest, consoles, directory, kernel).domain()
+
+
+def check(
+    instance: Instance,
+    image: Image,
+    *,
+    vifs: Sequence[Vif],
+    host: HostCapabilities,
+    guest: GuestSection,
+    consoles: ConsolePlan,
+) -> None:
+    """Everything ``assemble`` would refuse that does not depend on disks: call it before they are made.
+
+    :raises InvalidRequest: :raises UnsupportedOperation: :raises HostUnsuitable: see ``assemble``
+    """
+    backend = "passt" if host.passt else "slirp"
+    assemble(
+        instance,
+        image,
+        disks=(),
+        vifs=[PluggedVif(vif, backend=backend) for vif in vifs],
+        host=host,
+        guest=guest,
+        consoles=consoles,
+        directory=consoles.log.parent,
+    ).to_xml()
+    naming.scsi_model(image)
+    iotune(instance.flavor.extra_specs)
 
 
 @dataclass(frozen=True)
@@ -113,11 +120,6 @@ class _Assembly:
     def windows(self) -> bool:
         return (self.properties.text("os_type") or self.instance.os_type).lower() == "windows"
 
-    @property
-    def seen(self) -> bool:
-        """Does anybody see its screen?"""
-        return self.consoles.vnc or self.consoles.spice
-
     def domain(self) -> Domain:
         self._check()
         flavor, properties = self.instance.flavor, self.properties
@@ -127,7 +129,9 @@ class _Assembly:
         modelled = [(one, self._model(one)) for one in self.vifs if one.vif.type != VifType.NONE]
         raw = [(one, model) for one, model in modelled if _is_raw(one)]
         interfaces = tuple(interface(one, model=model) for one, model in modelled if not _is_raw(one))
-        inputs, channels, rngs = self._inputs(), self._channels(), self._rngs()
+        pointers = inputs(properties, seen=self.consoles.seen)
+        channels = channel.channels(properties, self.guest, spice=self.consoles.spice)
+        rngs = rng.rngs(properties, self.guest, self.host)
         return Domain(
             type=self.host.virt_type.value,
             name=self.instance.name,
@@ -160,17 +164,17 @@ class _Assembly:
             on_crash="destroy",
             emulator=self.host.emulator,
             disks=disks,
-            controllers=self._controllers(disks, inputs, len(interfaces) + len(rngs) + bool(channels)),
+            controllers=self._controllers(disks, pointers, len(interfaces) + len(rngs) + bool(channels)),
             interfaces=interfaces,
-            serials=self._serials(),
+            serials=serial.serials(properties, self.consoles),
             channels=channels,
-            inputs=inputs,
-            graphics=tuple(graphics(kind, self.consoles.listen) for kind in self._graphics()),
-            videos=(self._video(),),
+            inputs=pointers,
+            graphics=graphics.graphics(self.consoles, self.host),
+            videos=(video.video(properties, self.consoles, self.host),),
             rngs=rngs,
-            memballoon=Memballoon(model="virtio", free_page_reporting=True, period=memballoon.PERIOD),
-            watchdogs=self._watchdogs(),
-            tpms=self._tpms(),
+            memballoon=MEMBALLOON,
+            watchdogs=watchdog.watchdogs(properties),
+            tpms=tpm.tpms(properties),
             commandline=commandline(raw, pcie=self.pcie),
         )
 
@@ -216,110 +220,6 @@ class _Assembly:
                 devices=devices + virtio + scsi + usb + balloon,
             )
         )
-
-    def _serials(self) -> tuple[Serial, ...]:
-        count = self.properties.number("hw_serial_port_count", least=0, most=SERIAL_PORTS)
-        return tuple(
-            serials(
-                self.consoles.log,
-                count=max(1, count or 1),
-                listen=self.consoles.listen,
-                ports=self.consoles.serial_ports,
-            )
-        )
-
-    def _channels(self) -> tuple[Channel, ...]:
-        asked = self.properties.flag("hw_qemu_guest_agent")
-        agent = self.guest.agent if asked is None else asked
-        return tuple(
-            Channel(type=kind, target="virtio", name=name)
-            for kind, name, wanted in (
-                ("unix", channel.AGENT, agent),
-                ("spicevmc", channel.SPICE, self.consoles.spice),
-            )
-            if wanted
-        )
-
-    def _inputs(self) -> tuple[Input, ...]:
-        """A pointer that is where the viewer's is; the keyboard is the machine's own."""
-        pointer = self.properties.word("hw_pointer_model", "usbtablet", ("usbtablet", "ps2mouse"))
-        bus = self.properties.word("hw_input_bus", "usb", ("usb", "virtio"))
-        if not self.seen or pointer == "ps2mouse":
-            return ()
-        return (Input(type="tablet", bus=bus),)
-
-    def _graphics(self) -> list[str]:
-        kinds = [kind for kind, wanted in (("vnc", self.consoles.vnc), ("spice", self.consoles.spice)) if wanted]
-        for kind in kinds:
-            if kind not in self.host.graphics:
-                raise UnsupportedOperation(
-                    subject="QEMU on this host",
-                    operation=f"offer {kind.upper()}",
-                    reason="it was built, or is installed, without it",
-                    hint="install its SPICE module (Debian: qemu-system-gui), or turn it off in [console]",
-                )
-        return kinds
-
-    def _video(self) -> Video:
-        """VGA shows something in every guest from its first instruction on."""
-        default = "vga" if self.seen else "none"
-        if self.consoles.spice and "qxl" in self.host.video_models:
-            default = "qxl"
-        model = self.properties.text("hw_video_model") or default
-        if model not in ("none", default) and self.host.video_models and model not in self.host.video_models:
-            raise UnsupportedOperation(
-                subject="QEMU on this host",
-                operation=f"make a {model} video card",
-                reason=f"it has {', '.join(self.host.video_models)}",
-                hint="change hw_video_model in the image's properties",
-            )
-        return Video(model=model, vram=self._vram())
-
-    def _vram(self) -> int | None:
-        """KiB; the image asks in MiB, within what the flavor allows."""
-        asked = self.properties.number("hw_video_ram")
-        allowed = int(self.instance.flavor.extra_specs.get("hw_video:ram_max_mb", 0) or 0)
-        if asked and asked > allowed:
-            raise InvalidRequest(
-                reason=f"hw_video_ram: {asked} MiB is more than the {allowed} the flavor allows (hw_video:ram_max_mb)"
-            )
-        return asked * 1024 if asked else None
-
-    def _rngs(self) -> tuple[Rng, ...]:
-        asked = self.properties.text("hw_rng_model")
-        allowed = self.instance.flavor.extra_specs.get("hw_rng:allowed", "true").lower() in ("true", "1", "yes")
-        if not allowed or not (asked or self.guest.rng):
-            return ()
-        model = asked or "virtio"
-        if self.host.rng_models and model not in self.host.rng_models:
-            raise UnsupportedOperation(
-                subject="QEMU on this host",
-                operation=f"make a {model} random number generator",
-                reason=f"it has {', '.join(self.host.rng_models)}",
-            )
-        limits = Properties(image=self.instance.flavor.extra_specs)
-        rate, period = limits.number("hw_rng:rate_bytes", least=1), limits.number("hw_rng:rate_period", least=1)
-        return (
-            Rng(
-                model=model,
-                rate=rate,
-                period=(period or 1000) if rate else None,
-                backend="random",
-                source=Path("/dev/urandom"),
-            ),
-        )
-
-    def _watchdogs(self) -> tuple[Watchdog, ...]:
-        action = self.properties.word("hw_watchdog_action", "disabled", ("disabled", *watchdog.ACTIONS))
-        return () if action == "disabled" else (Watchdog(model="i6300esb", action=action),)
-
-    def _tpms(self) -> tuple[Tpm, ...]:
-        version = self.properties.word("hw_tpm_version", "", tuple(tpm.MODELS))
-        if not version:
-            return ()
-        models = tpm.MODELS[version]
-        model = self.properties.word("hw_tpm_model", models[0], models)
-        return (Tpm(model=model, backend="emulator", version=version),)
 
 
 def _is_raw(plugged: PluggedVif) -> bool:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from cowshed.domain.consoles import ConsolePlan
 from cowshed.domain.element import Element, children, value
+from cowshed.errors import UnsupportedOperation
+from cowshed.model.host import HostCapabilities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,5 +31,16 @@ class Graphics(Element):
     listens: tuple[Listen, ...] = children()
 
 
-def graphics(kind: str, listen: str) -> Graphics:
-    return Graphics(type=kind, autoport=True, listens=(Listen(type="address", address=listen),))
+def graphics(consoles: ConsolePlan, host: HostCapabilities) -> tuple[Graphics, ...]:
+    """:raises UnsupportedOperation: this QEMU lacks what was asked for"""
+    kinds = [kind for kind, wanted in (("vnc", consoles.vnc), ("spice", consoles.spice)) if wanted]
+    for kind in kinds:
+        if kind not in host.graphics:
+            raise UnsupportedOperation(
+                subject="QEMU on this host",
+                operation=f"offer {kind.upper()}",
+                reason="it was built, or is installed, without it",
+                hint="install QEMU's modules (Debian: qemu-system-gui), or turn it off in [console]",
+            )
+    listen = (Listen(type="address", address=consoles.listen),)
+    return tuple(Graphics(type=kind, autoport=True, listens=listen) for kind in kinds)

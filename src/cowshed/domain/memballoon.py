@@ -17,3 +17,6 @@ class Memballoon(Element):
     model: str | None = value("@model")
     free_page_reporting: bool | None = switch("@freePageReporting")
     period: int | None = value("stats/@period")
+
+
+MEMBALLOON: Final = Memballoon(model="virtio", free_page_reporting=True, period=PERIOD)

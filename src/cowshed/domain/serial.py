@@ -7,12 +7,15 @@ console``. libvirt starts virtlogd by itself for it (as the same user) and hands
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
+from cowshed.domain.consoles import ConsolePlan
 from cowshed.domain.element import Element, child, switch, value
+from cowshed.domain.properties import Properties
+
+PORTS: Final = 4  # what a PC has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +43,19 @@ class Serial(Element):
     alias: str | None = value("alias/@name")
 
 
-def serials(log: Path, *, count: int, listen: str, ports: Sequence[int]) -> Iterator[Serial]:
-    """``count`` serial ports: the first ``len(ports)`` on TCP, the rest on ptys."""
-    for number in range(max(count, len(ports))):
-        logged, append = (log, True) if number == 0 else (None, None)
-        if number < len(ports):
-            source = SerialSource(mode="bind", host=listen, service=ports[number])
-            yield Serial(type="tcp", source=source, protocol="raw", log=logged, log_append=append, port=number)
-        else:
-            yield Serial(type="pty", log=logged, log_append=append, port=number)
+def serials(properties: Properties, consoles: ConsolePlan) -> tuple[Serial, ...]:
+    """As many as the image asks for, at least one: first those on TCP, then those on ptys.
+
+    :raises InvalidRequest: more than a PC has
+    """
+    asked = properties.number("hw_serial_port_count", most=PORTS)
+    count = max(1, asked or 1, len(consoles.serial_ports))
+    return tuple(_serial(number, consoles) for number in range(count))
+
+
+def _serial(number: int, consoles: ConsolePlan) -> Serial:
+    log, append = (consoles.log, True) if number == 0 else (None, None)
+    if number >= len(consoles.serial_ports):
+        return Serial(type="pty", log=log, log_append=append, port=number)
+    source = SerialSource(mode="bind", host=consoles.listen, service=consoles.serial_ports[number])
+    return Serial(type="tcp", source=source, protocol="raw", log=log, log_append=append, port=number)

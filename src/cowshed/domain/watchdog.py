@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from cowshed.domain.element import Element, value
+from cowshed.domain.properties import Properties
 
 ACTIONS: Final = ("none", "pause", "poweroff", "reset")
 
@@ -16,3 +17,9 @@ class Watchdog(Element):
 
     model: str | None = value("@model")
     action: str | None = value("@action")
+
+
+def watchdogs(properties: Properties) -> tuple[Watchdog, ...]:
+    """:raises InvalidRequest: an action that does not exist"""
+    action = properties.word("hw_watchdog_action", "disabled", ("disabled", *ACTIONS))
+    return () if action == "disabled" else (Watchdog(model="i6300esb", action=action),)
