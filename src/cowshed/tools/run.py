@@ -89,7 +89,7 @@ def run(
     arguments = [require(str(command[0])), *(str(word) for word in command[1:])]
     process = _start(arguments, input is not None, limits, env, cwd, pass_fds)
     try:
-        stdout, stderr = _communicate(process, input, timeout)
+        stdout, stderr = _communicate(process, input, timeout, shlex.join(arguments))
     except BaseException:
         end(process)
         raise
@@ -150,7 +150,9 @@ def _limit(pid: int, limits: Limits) -> None:
             resource.prlimit(pid, kind, (value, value))
 
 
-def _communicate(process: subprocess.Popen[bytes], input: bytes | None, timeout: float) -> tuple[bytes, bytes]:
+def _communicate(
+    process: subprocess.Popen[bytes], input: bytes | None, timeout: float, what: str
+) -> tuple[bytes, bytes]:
     """:raises DeadlineExceeded: it still runs after ``timeout`` seconds"""
     outputs = [bytearray(), bytearray()]
     threads = [
@@ -163,7 +165,7 @@ def _communicate(process: subprocess.Popen[bytes], input: bytes | None, timeout:
     for thread in threads:
         thread.start()
     if not _ended(process, timeout):
-        raise DeadlineExceeded(what=shlex.join(process.args), seconds=timeout)  # type: ignore[arg-type]
+        raise DeadlineExceeded(what=what, seconds=timeout)
     for thread in threads:
         thread.join(5)  # a grandchild that went away on its own may keep a pipe open
     return bytes(outputs[0]), bytes(outputs[1])
