@@ -37,6 +37,7 @@ class Lifecycle(LifecycleContract):
             plan = layout.plan(rooms, instance, image_meta, block_device_info)
             self._refuse_existing(instance)
             connect.check(rooms, vifs)
+            launch.check(rooms, instance, image_meta, vifs)
             provision.directory(rooms, instance, undo)
             locate.remember_image(rooms, instance, image_meta)
             layout.remember(rooms, instance, plan)

@@ -6,19 +6,50 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cowshed.driver.steps import connect, layout, locate
+from cowshed.errors import PortInUse
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import PluggedVif, Vif
 from cowshed.undo import Undo
 
 if TYPE_CHECKING:
+    from cowshed.domain.assemble import ConsolePlan
     from cowshed.driver.rooms import Rooms
     from cowshed.hypervisor.guest import Guest
 
 
+START_ATTEMPTS = 3
+
+
+def check(rooms: Rooms, instance: Instance, image: Image, vifs: Sequence[Vif]) -> None:
+    """Everything about the domain that can be refused before a disk is made.
+
+    :raises InvalidRequest: :raises UnsupportedOperation: :raises HostUnsuitable:
+    """
+    from cowshed.domain import assemble
+
+    assemble.check(
+        instance,
+        image,
+        vifs=vifs,
+        host=rooms.capabilities,
+        guest=rooms.config.guest,
+        consoles=_consoles(rooms, instance),
+    )
+
+
+def _consoles(rooms: Rooms, instance: Instance) -> ConsolePlan:
+    from cowshed.domain.assemble import ConsolePlan
+
+    section = rooms.config.console
+    return ConsolePlan(
+        log=locate.console_log(rooms, instance.uuid), vnc=section.vnc, spice=section.spice, listen=section.listen
+    )
+
+
 def define(rooms: Rooms, instance: Instance, image: Image, plugged: Sequence[PluggedVif]) -> Guest:
     """The domain of the instance as its manifest and its launch record say, defined in libvirt."""
-    from cowshed.domain.assemble import ConsolePlan, assemble
+    from cowshed.domain.assemble import assemble
 
     domain = assemble(
         instance,
@@ -27,12 +58,7 @@ def define(rooms: Rooms, instance: Instance, image: Image, plugged: Sequence[Plu
         vifs=plugged,
         host=rooms.capabilities,
         guest=rooms.config.guest,
-        consoles=ConsolePlan(
-            log=locate.console_log(rooms, instance.uuid),
-            vnc=rooms.config.console.vnc,
-            spice=rooms.config.console.spice,
-            listen=rooms.config.console.listen,
-        ),
+        consoles=_consoles(rooms, instance),
         directory=rooms.directory(instance.uuid).path,
         kernel=layout.kernel(rooms, instance, image),
     )
@@ -40,9 +66,19 @@ def define(rooms: Rooms, instance: Instance, image: Image, plugged: Sequence[Plu
 
 
 def start(rooms: Rooms, guest: Guest) -> None:
-    """:raises DeadlineExceeded: QEMU was not running in time"""
+    """:raises DeadlineExceeded: QEMU was not running in time
+
+    libvirt looks for a free VNC port and QEMU takes it a moment later; another user's libvirt may
+    have taken it in between, and then a new try finds the next one.
+    """
     rooms.progress.phase("start")
-    guest.start()
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            guest.start()
+            break
+        except PortInUse:
+            if attempt == START_ATTEMPTS:
+                raise
     guest.wait(PowerState.RUNNING, timeout=rooms.config.power.start_timeout, what=f"{guest.name} running")
 
 
