@@ -209,12 +209,20 @@ class FileDisk(Disk, Importing):
 
     def _preallocate(self, fd: int, start: int, end: int) -> None:
         """falloc: blocks are reserved; full: they are written, so that nothing is left to do later."""
-        kind = Preallocation(self.section.preallocation)
-        if kind in (Preallocation.FALLOC, Preallocation.FULL):
-            filesystem.check_space(self.directory, end - start)
+        if self.reserves:
             filesystem.preallocate(fd, start, end)
-        if kind == Preallocation.FULL:
+        if self.section.preallocation == Preallocation.FULL:
             filesystem.write_holes(fd, start, end)
+
+    @property
+    def reserves(self) -> bool:
+        """All the room a disk may ever need is taken when it is made."""
+        return self.section.preallocation in (Preallocation.FALLOC, Preallocation.FULL)
+
+    def _check_room(self, size: int) -> None:
+        """:raises NoSpace: what will be reserved is not free"""
+        if self.reserves:
+            filesystem.check_space(self.directory, size)
 
 
 def _whole_sectors(size: int) -> int:

@@ -29,6 +29,7 @@ class Qcow2Disk(FileDisk):
     def _fill(self, new: Publication, size: int, base: Base | None, progress: Progress) -> None:
         cluster_size = self.section.cluster_size
         preallocation = Preallocation(self.section.preallocation)
+        self._check_room(size)
         if base:
             qcow2.create_overlay(
                 new.fd,
@@ -41,8 +42,6 @@ class Qcow2Disk(FileDisk):
         elif preallocation == Preallocation.OFF:
             qcow2.create_blank(new.fd, size=size, cluster_size=cluster_size)
         else:
-            if preallocation != Preallocation.METADATA:
-                filesystem.check_space(self.directory, size)
             qemu_img.create(new.path, self.format, size, preallocation=preallocation, cluster_size=str(cluster_size))
 
     def _reserve(self, fd: int, size: int) -> None:
@@ -51,8 +50,7 @@ class Qcow2Disk(FileDisk):
         Its clusters cannot be mapped before they are written (that would hide the base), so
         metadata has nothing to do.
         """
-        if self.section.preallocation in (Preallocation.FALLOC, Preallocation.FULL):
-            filesystem.check_space(self.directory, size)
+        if self.reserves:
             filesystem.reserve(fd, size)
 
     def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object]) -> None:

@@ -10,11 +10,9 @@ from cowshed.contract.callbacks import Progress
 from cowshed.contract.storage import Traits
 from cowshed.disks.file import FileBackend, FileDisk
 from cowshed.errors import InvalidRequest
-from cowshed.model.disk import Base, DiskFormat, Preallocation
+from cowshed.model.disk import Base, DiskFormat
 from cowshed.tools import filesystem
 from cowshed.tools.filesystem import Publication
-
-_SHARING = (Preallocation.OFF, Preallocation.METADATA)
 
 
 class RawDisk(FileDisk):
@@ -26,6 +24,7 @@ class RawDisk(FileDisk):
             raise InvalidRequest(reason=f"a raw disk needs a raw base, not {base.format}")
 
     def _fill(self, new: Publication, size: int, base: Base | None, progress: Progress) -> None:
+        self._check_room(size)
         if base:
             self._copy(base, new.fd, progress)
         os.ftruncate(new.fd, size)
@@ -36,7 +35,7 @@ class RawDisk(FileDisk):
             source = filesystem.open_regular(base.path)
         try:
             # Shared blocks are not reserved ones: a write to them can still find no space.
-            if self.section.preallocation in _SHARING and filesystem.reflink(source, target):
+            if not self.reserves and filesystem.reflink(source, target):
                 return
             data = os.fstat(source).st_blocks * 512
             filesystem.check_space(self.directory, data)
@@ -46,6 +45,7 @@ class RawDisk(FileDisk):
             os.close(source)
 
     def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object]) -> None:
+        self._check_room(size)
         os.ftruncate(new.fd, size)
         write(new.path)
         self._preallocate(new.fd, 0, size)
@@ -72,7 +72,8 @@ class RawDisk(FileDisk):
                 os.close(fd)
 
     def _grow(self, size: int, wanted: int) -> None:
-        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._check_room(wanted - size)
+        fd = filesystem.open_regular(self.path, os.O_RDWR)
         try:
             there = os.fstat(fd).st_size
             try:
