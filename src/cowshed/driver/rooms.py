@@ -119,8 +119,13 @@ class Rooms:
         """Guests of this host. libvirt probes KVM by itself and hangs on a broken one: hide it then."""
         from cowshed.hypervisor import Hypervisor
 
-        wants_kvm = self.config.host.virt_type != VirtType.QEMU
-        return Hypervisor(self.uri, hide_kvm=Path("/dev/kvm").exists() and not (wants_kvm and self.kvm.usable))
+        return Hypervisor(self.uri, hide_kvm=self._hides_kvm)
+
+    def _hides_kvm(self) -> bool:
+        """Asked only when a session daemon must be started."""
+        if not Path("/dev/kvm").exists():
+            return False
+        return self.config.host.virt_type == VirtType.QEMU or not self.kvm.usable
 
     @cached_property
     def capabilities(self) -> HostCapabilities:

@@ -174,7 +174,7 @@ class Cache:
             raise NotFound(kind="fetched file", name=folder / name) from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        kept = DiskFormat.RAW if found.format == DiskFormat.ISO else found.format
+        kept = DiskFormat.QCOW2 if found.format == DiskFormat.QCOW2 else DiskFormat.RAW
         return {
             "format": str(kept),
             "virtual_size": found.virtual_size,

@@ -21,6 +21,7 @@ from cowshed.units import TiB, format_size
 HEAD: Final = 64 * 1024  # every signature but the footers lies in this
 SECTOR: Final = 512
 _OPAQUE: Final = (DiskFormat.AKI, DiskFormat.ARI)
+_PACKED: Final = ("gzip file", "xz file", "zstd file")  # what a ramdisk usually is
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def decide(found: Collection[str], declared: DiskFormat | None, image: str) -> D
     if len(found) > 1:
         raise ImageRejected(image=image, reason=f"it is several things at once: {', '.join(found)}")
     name = next(iter(found), None)
-    if declared in _OPAQUE and name is None:
+    if declared in _OPAQUE and name in (None, *_PACKED):
         assert declared is not None
         return declared
     if name is None:

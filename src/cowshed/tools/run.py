@@ -142,7 +142,7 @@ def _limit(pid: int, limits: Limits) -> None:
     is slow and not safe with threads. The tool has not read any image yet at this point."""
     import resource
 
-    with suppress(ProcessLookupError):
+    with suppress(ProcessLookupError, PermissionError):  # it has ended, or has become somebody else
         for kind, value in limits.resources():
             ceiling = resource.prlimit(pid, kind)[1]  # only root may raise it
             if ceiling != resource.RLIM_INFINITY:

@@ -1,0 +1,92 @@
+"""What ``libvirt_info`` and ``libvirt_fs_info`` return: classic attribute names, cowshed's XML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from xml.etree import ElementTree as ET
+
+from cowshed.domain.disk import disk
+from cowshed.model.disk import AttachedDisk, Bus, CacheMode, Device, DiskSource, IoTune
+
+QOS_KEYS = tuple(f"disk_{what}_{unit}_sec" for unit in ("bytes", "iops") for what in ("read", "write", "total"))
+
+
+@dataclass
+class DiskConfig:
+    """``<disk>``. The fields may be changed before :meth:`to_xml`; ``disk_*`` are bytes or operations a second."""
+
+    source: DiskSource
+    target_dev: str
+    target_bus: str
+    source_device: str = "disk"
+    driver_name: str = "qemu"
+    driver_cache: str | None = None
+    driver_io: str | None = None
+    driver_discard: str | None = None
+    boot_order: int | None = None
+    device_unit: int | None = None
+    serial: str | None = None
+    disk_read_bytes_sec: int | None = None
+    disk_write_bytes_sec: int | None = None
+    disk_total_bytes_sec: int | None = None
+    disk_read_iops_sec: int | None = None
+    disk_write_iops_sec: int | None = None
+    disk_total_iops_sec: int | None = None
+
+    @property
+    def source_type(self) -> str:
+        return str(self.source.type)
+
+    @property
+    def source_path(self) -> str:
+        return str(self.source.path)
+
+    @property
+    def driver_format(self) -> str:
+        return str(self.source.format)
+
+    def iotune(self) -> IoTune | None:
+        values = {key.removeprefix("disk_"): getattr(self, key) for key in QOS_KEYS}
+        if all(value is None for value in values.values()):
+            return None
+        return IoTune(**values)
+
+    def to_xml(self) -> str:
+        """:raises InvalidRequest: a value is not one of libvirt's"""
+        return disk(
+            AttachedDisk(
+                source=self.source,
+                target=self.target_dev,
+                bus=Bus(self.target_bus),
+                device=Device(self.source_device),
+                boot_order=self.boot_order,
+                serial=self.serial or "",
+                cache=CacheMode(self.driver_cache or "default"),
+                io=self.driver_io,
+                discard=self.driver_discard,
+                iotune=self.iotune(),
+                unit=self.device_unit,
+            )
+        ).to_xml()
+
+
+@dataclass
+class FilesystemConfig:
+    """``<filesystem>`` for containers."""
+
+    source_type: str
+    target_dir: str
+    source_file: str | None = None
+    source_dev: str | None = None
+    driver_format: str | None = None
+    driver_type: str | None = None
+
+    def to_xml(self) -> str:
+        node = ET.Element("filesystem", type=self.source_type)
+        if self.source_type == "file":
+            ET.SubElement(node, "driver", type=self.driver_type or "", format=self.driver_format or "")
+            ET.SubElement(node, "source", file=self.source_file or "")
+        else:
+            ET.SubElement(node, "source", dev=self.source_dev or "")
+        ET.SubElement(node, "target", dir=self.target_dir)
+        return ET.tostring(node, encoding="unicode")

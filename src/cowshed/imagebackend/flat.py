@@ -1,0 +1,107 @@
+"""Flat (once called Raw): a file that holds everything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cowshed.errors import InvalidRequest
+from cowshed.imagebackend.image import Fetch, Image, uuid_of
+from cowshed.imagebackend.settings import Settings, current
+from cowshed.model.disk import DiskFormat
+
+
+class Flat(Image):
+    """``<instances>/<uuid>/<disk_name>``, or ``path``."""
+
+    backend_name = "raw"
+
+    def __init__(
+        self,
+        instance: Any = None,
+        disk_name: str | None = None,
+        path: str | None = None,
+        disk_info_mapping: Mapping[str, Any] | None = None,
+        *,
+        settings: Settings | None = None,
+    ) -> None:
+        settings = settings or current()
+        self.disk_name = disk_name
+        super().__init__(
+            path or str(path_of(settings, instance, disk_name)),
+            "file",
+            "raw",
+            is_block_dev=False,
+            disk_info_mapping=disk_info_mapping,
+            settings=settings,
+        )
+        self.correct_format()
+
+    def correct_format(self) -> None:
+        """``driver_format`` as it is recorded for an existing disk."""
+        if os.path.exists(self.path):
+            self.driver_format = self._recorded_format() or self.driver_format
+
+    def _recorded_format(self) -> str | None:
+        """Without writing anything: making an object has no side effects."""
+        from cowshed.imagebackend import info
+
+        if self.disk_info_path and (found := info.read(Path(self.disk_info_path)).get(self.path)):
+            return found
+        return self._get_driver_format()
+
+    def create_image(
+        self, prepare_template: Fetch, base: str, size: int | None, *args: Any, safe: bool = False, **kwargs: Any
+    ) -> None:
+        if "image_id" in kwargs:
+            self._from_image(prepare_template, base, size, *args, **kwargs)
+        elif not self.exists():
+            prepare_template(*args, target=self.path, **kwargs)
+        elif size:
+            self.resize_image(size)
+        self.driver_format = self.resolve_driver_format()
+
+    def _from_image(self, prepare_template: Fetch, base: str, size: int | None, *args: Any, **kwargs: Any) -> None:
+        with self._settings.cache.using(os.path.basename(base)):
+            if not os.path.exists(base):
+                prepare_template(*args, target=base, **kwargs)
+            self._touch(base)
+            self.verify_base_size(base, size)
+            if self.exists():
+                return
+            found = self._base(base)
+            if found.format != DiskFormat.RAW:
+                self._convert(base, size)
+            else:
+                self._disk().create(size or 0, found)
+
+    def _convert(self, base: str, size: int | None) -> None:
+        """A base in another format becomes a raw disk: a raw disk that is not raw is nobody's friend."""
+        from cowshed.model.disk import DiskSource, DiskType
+        from cowshed.tools import filesystem, transfer
+
+        found = self._base(base)
+        path = Path(self.path)
+        filesystem.make_directory(path.parent)
+        part = path.with_name(f".{path.name}.converted")
+        filesystem.remove_file(part)
+        try:
+            transfer.export(DiskSource(DiskType.FILE, found.format, found.path), part, DiskFormat.RAW)
+            disk = self._disk()
+            disk.import_file(part)
+            if size and size > found.virtual_size:
+                disk.resize(size)
+        finally:
+            filesystem.remove_file(part)
+
+
+Raw = Flat
+
+
+def path_of(settings: Settings, instance: Any, disk_name: str | None) -> Path:
+    """:raises InvalidRequest: neither a path nor an instance and a disk name were given"""
+    if instance is None or not disk_name:
+        raise InvalidRequest(reason="an image needs an instance and a disk name, or a path")
+    return settings.instances / uuid_of(instance) / disk_name

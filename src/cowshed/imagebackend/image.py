@@ -1,0 +1,437 @@
+"""Image: the base class; what every kind of disk can do through the classic API."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+from cowshed import log
+from cowshed.disks import manifest
+from cowshed.disks.file import FileDisk
+from cowshed.errors import (
+    DataCorrupt,
+    DiskNotFound,
+    DiskTooSmall,
+    ImageRejected,
+    NotFound,
+    UnsupportedOperation,
+)
+from cowshed.imagebackend import info
+from cowshed.imagebackend.config import QOS_KEYS, DiskConfig, FilesystemConfig
+from cowshed.imagebackend.models import LocalFileImage
+from cowshed.imagebackend.settings import Settings, current
+from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType, ManifestDisk, Preallocation
+from cowshed.tools import filesystem, locks, qcow2
+from cowshed.tools import format as formats
+from cowshed.units import format_size
+
+_log = log.logger(__name__)
+
+Fetch = Callable[..., Any]
+KERNELS: Mapping[str, DiskFormat] = {"kernel": DiskFormat.AKI, "ramdisk": DiskFormat.ARI}
+
+
+def uuid_of(instance: Any) -> str:
+    """Of an instance object, a mapping, or a UUID as text."""
+    if isinstance(instance, str):
+        return instance
+    uuid = instance["uuid"] if isinstance(instance, Mapping) else instance.uuid
+    return str(uuid)
+
+
+class Image(ABC):
+    """One disk of one instance. Making one does no I/O.
+
+    :param path: what libvirt calls the disk
+    :param source_type: libvirt's disk type, ``file``
+    :param driver_format: ``raw`` or ``qcow2``
+    :param disk_info_mapping: ``bus``, ``dev``, ``type`` of the disk, for :meth:`libvirt_info`
+    """
+
+    SUPPORTS_CLONE: ClassVar[bool] = False
+    SUPPORTS_LUKS: ClassVar[bool] = False
+    backend_name: ClassVar[str]
+
+    def __init__(
+        self,
+        path: str | Path,
+        source_type: str,
+        driver_format: str,
+        is_block_dev: bool = False,
+        disk_info_mapping: Mapping[str, Any] | None = None,
+        *,
+        settings: Settings | None = None,
+    ) -> None:
+        self._settings = settings or current()
+        section = self._settings.config.disks
+        self.path = str(path)
+        self.source_type = source_type
+        self.driver_format = driver_format
+        self.is_block_dev = is_block_dev
+        self.disk_info_mapping = disk_info_mapping
+        self.discard_mode: str | None = section.discard
+        self.preallocate = section.preallocation in (Preallocation.FALLOC, Preallocation.FULL)
+        self.driver_io = section.io or ("native" if self.preallocate else None)
+        self.disk_info_path: str | None = str(Path(self.path).parent / info.FILE)
+        self.lock_path = str(self._settings.locks)
+
+    # --- create -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def create_image(
+        self, prepare_template: Fetch, base: str, size: int | None, *args: Any, safe: bool = False, **kwargs: Any
+    ) -> None:
+        """Make the disk from the cache file ``base``, ``size`` bytes large; an existing disk is kept.
+
+        :param prepare_template: called with ``target=`` and the other arguments to make what is missing
+        :param safe: the template is made by us, not an image from outside
+        :raises DiskTooSmall: before anything is made
+        """
+
+    def cache(
+        self,
+        fetch_func: Fetch,
+        filename: str,
+        size: int | None = None,
+        *args: Any,
+        safe: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Have the disk, and the base it comes from, ready.
+
+        ``fetch_func`` is called with ``target=`` a path to write to, only when something is missing,
+        and by one caller at a time for each ``filename``; its target is published when it is complete.
+
+        :param filename: name of the base in the cache, such as the SHA-1 of the image's id
+        :param size: bytes; None: the template's
+        """
+        base = str(self._settings.cache_directory / filename)
+        filesystem.make_directory(self._settings.cache_directory)
+
+        def prepare(*more: Any, target: str, **named: Any) -> None:
+            if target == base:
+                self._fetch_base(fetch_func, filename, *more, **named)
+            else:
+                self._fetch_disk(fetch_func, filename, *more, **named)
+
+        if not self.exists() or not os.path.exists(base):
+            self.create_image(prepare, base, size, *args, safe=safe, **kwargs)
+        if size and self.exists():
+            if size > self.get_disk_size(self.path):
+                self.resize_image(size)
+            self._preallocate(size)
+
+    def _fetch_base(self, fetch_func: Fetch, filename: str, *args: Any, **kwargs: Any) -> None:
+        self._settings.cache.make(
+            filename,
+            lambda target: fetch_func(*args, target=str(target), **kwargs),
+            format=KERNELS.get(Path(self.path).name),
+            image_id=str(kwargs.get("image_id") or ""),
+        )
+
+    def _fetch_disk(self, fetch_func: Fetch, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Into a folder of its own first: a crash leaves nothing that looks like a disk."""
+        path = Path(self.path)
+        filesystem.make_directory(path.parent)
+        with locks.lock(Path(self.lock_path) / filename, timeout=3600, what=filename):
+            if self.exists():
+                return
+            folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".fetch-"))
+            try:
+                fetch_func(*args, target=str(folder / path.name), **kwargs)
+                if not (folder / path.name).exists():
+                    raise NotFound(kind="fetched file", name=folder / path.name)
+                self._adopt(folder / path.name)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _adopt(self, finished: Path) -> None:
+        """Make the finished raw file this disk."""
+        self._disk().import_file(finished)
+
+    def _preallocate(self, size: int) -> None:
+        if not self.preallocate or not self._can_fallocate() or not os.access(self.path, os.W_OK):
+            return
+        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if os.fstat(fd).st_size >= size:
+                os.posix_fallocate(fd, 0, size)
+        except OSError as error:
+            _log.warning("could not preallocate %s: %s", self.path, error)
+        finally:
+            os.close(fd)
+
+    def _can_fallocate(self) -> bool:
+        """Tried on the file system the disk is on, not once for all of them."""
+        if self.can_fallocate is None:
+            with tempfile.NamedTemporaryFile(dir=Path(self.path).parent) as scratch:
+                try:
+                    os.posix_fallocate(scratch.fileno(), 0, 1)
+                    self.can_fallocate = True
+                except OSError as error:
+                    _log.warning("preallocation is not possible at %s: %s", self.path, error)
+                    self.can_fallocate = False
+        return self.can_fallocate
+
+    can_fallocate: bool | None = None
+
+    # --- look ---------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """A name that exists is a complete disk."""
+        return os.path.exists(self.path)
+
+    check_image_exists = exists
+
+    def get_disk_size(self, name: str) -> int:
+        """Virtual size in bytes of the disk or base at path ``name``.
+
+        :raises DiskNotFound: :raises ImageRejected: it cannot be told safely
+        """
+        path = Path(name)
+        if not path.exists():
+            raise DiskNotFound(name=name)
+        if path.parent == self._settings.cache_directory and (base := self._settings.cache.lookup(path.name)):
+            return base.virtual_size
+        if entry := manifest.find(path.parent, path.name):
+            return entry.virtual_size
+        return self._inspected(path).virtual_size
+
+    def _inspected(self, path: Path) -> formats.Inspection:
+        with filesystem.errors_of(path, "read"):
+            fd = filesystem.open_regular(path)
+        try:
+            return formats.inspect(fd, image=str(path), allowed=tuple(DiskFormat))
+        finally:
+            os.close(fd)
+
+    def verify_base_size(self, base: str, size: int | None, base_size: int = 0) -> None:
+        """:raises DiskTooSmall: ``size`` bytes do not hold the base; None is never too small"""
+        if size is None:
+            return
+        if size and not base_size:
+            base_size = self.get_disk_size(base)
+        if size < base_size:
+            raise DiskTooSmall(
+                disk=self.path, size=size, needed=base_size, hint=f"ask for at least {format_size(base_size)}"
+            )
+
+    # --- change -------------------------------------------------------------------------------
+
+    def resize_image(self, size: int) -> None:
+        """Grow to ``size`` bytes; a smaller size is ignored, a disk is never cut."""
+        disk = self._known_disk()
+        if size > disk.info().virtual_size:
+            disk.resize(size)
+
+    def snapshot_extract(self, target: str, out_format: str) -> None:
+        """Write the whole content to the standalone file ``target``; the disk must not be in use."""
+        path = Path(target)
+        filesystem.remove_file(path)
+        self._known_disk().extract(path, DiskFormat(out_format))
+
+    def flatten(self) -> None:
+        self._cannot("flatten", "only storage that clones in place needs it")
+
+    def clone(self, context: Any, image_id_or_uri: str) -> None:
+        """:raises ImageRejected: always; files are made from the cache"""
+        raise ImageRejected(image=image_id_or_uri, reason=f"{self.backend_name} disks cannot be cloned from a location")
+
+    def direct_snapshot(
+        self, context: Any, snapshot_name: str, image_format: str, image_id: str, base_image_id: str
+    ) -> str:
+        self._cannot("make a direct snapshot", "the image service cannot reach local files")
+
+    def cleanup_direct_snapshot(  # noqa: B027 - doing nothing is its meaning here
+        self, location: Mapping[str, Any] | None, also_destroy_volume: bool = False, ignore_errors: bool = False
+    ) -> None:
+        """Nothing was made, so nothing is left."""
+
+    def create_snap(self, name: str) -> None:
+        """Local files keep no snapshots; the classic API says nothing then, see :meth:`rollback_to_snap`."""
+        _log.info("%s disks keep no snapshots; %s is not taken", self.backend_name, name)
+
+    def remove_snap(self, name: str, ignore_errors: bool = False) -> None:  # noqa: B027
+        """There is none."""
+
+    def rollback_to_snap(self, name: str) -> None:
+        """:raises UnsupportedOperation: doing nothing here would lose the old content silently"""
+        self._cannot(f"roll back to {name}", "it keeps no snapshots")
+
+    def import_file(self, instance: Any, local_file: str, remote_name: str) -> None:  # noqa: B027
+        """Local files are in the store already."""
+
+    def _cannot(self, operation: str, reason: str) -> NoReturn:
+        raise UnsupportedOperation(subject=f"backend {self.backend_name}", operation=operation, reason=reason)
+
+    # --- formats ------------------------------------------------------------------------------
+
+    def resolve_driver_format(self) -> str:
+        """The disk's format from ``disk.info``, recorded there at the first call.
+
+        Without a record it is what the manifest says, else what this backend makes. It is never
+        probed: the bytes belong to the guest.
+
+        :raises DataCorrupt: the record cannot be trusted
+        """
+        if self.disk_info_path is None:
+            return self._get_driver_format()
+        path = Path(self.disk_info_path)
+        if found := info.read(path).get(self.path):
+            return found
+        chosen = self._get_driver_format()
+        info.record(path, Path(self.path), chosen)
+        return chosen
+
+    def _get_driver_format(self) -> str:
+        entry = manifest.find(Path(self.path).parent, Path(self.path).name)
+        return str(entry.format) if entry else self.driver_format
+
+    def get_model(self, connection: Any) -> LocalFileImage:
+        return LocalFileImage(self.path, self.driver_format)
+
+    # --- XML ----------------------------------------------------------------------------------
+
+    def libvirt_info(
+        self,
+        cache_mode: str | None,
+        extra_specs: Mapping[str, Any] | None,
+        boot_order: int | str | None = None,
+        disk_unit: int | None = None,
+    ) -> DiskConfig:
+        """``<disk>`` of the disk, as ``disk_info_mapping`` places it.
+
+        :raises AttributeError: the object was made without ``disk_info_mapping``
+        """
+        if self.disk_info_mapping is None:
+            raise AttributeError("this image has no disk_info_mapping (bus, dev, type)")
+        mapping = self.disk_info_mapping
+        config = DiskConfig(
+            source=self._source(),
+            target_dev=mapping["dev"],
+            target_bus=mapping["bus"],
+            source_device=mapping["type"],
+            driver_cache=cache_mode,
+            driver_io=self.driver_io if cache_mode in (None, "none", "directsync") else self._threads(),
+            driver_discard=self.discard_mode,
+            boot_order=int(boot_order) if boot_order else None,
+        )
+        self.disk_scsi(config, disk_unit)
+        self.disk_qos(config, extra_specs or {})
+        return config
+
+    def _threads(self) -> str | None:
+        """Native I/O needs a cache mode that bypasses the page cache."""
+        return "threads" if self.driver_io == "native" else self.driver_io
+
+    def _source(self) -> DiskSource:
+        if self.exists() and manifest.find(Path(self.path).parent, Path(self.path).name):
+            return self._disk().source()
+        return DiskSource(DiskType(self.source_type), DiskFormat(self.driver_format), Path(self.path))
+
+    def disk_scsi(self, config: DiskConfig, disk_unit: int | None) -> None:
+        """On SCSI, unit N of controller 0; without a unit libvirt chooses."""
+        if config.target_bus == "scsi" and disk_unit is not None:
+            config.device_unit = disk_unit
+
+    def disk_qos(self, config: DiskConfig, extra_specs: Mapping[str, Any]) -> None:
+        """Flavor keys ``quota:disk_{read,write,total}_{bytes,iops}_sec`` to the disk."""
+        for key in QOS_KEYS:
+            if (value := extra_specs.get(f"quota:{key}")) is not None:
+                setattr(config, key, int(value))
+
+    def libvirt_fs_info(self, target: str, driver_type: str | None = None) -> FilesystemConfig:
+        """``<filesystem>`` of a container whose root is this disk."""
+        if self.is_block_dev:
+            return FilesystemConfig("block", target, source_dev=self.path)
+        kind = driver_type or ("loop" if self.driver_format == "raw" else "nbd")
+        return FilesystemConfig(
+            "file", target, source_file=self.path, driver_format=self.driver_format, driver_type=kind
+        )
+
+    # --- facts --------------------------------------------------------------------------------
+
+    @staticmethod
+    def is_shared_block_storage() -> bool:
+        return False
+
+    @staticmethod
+    def is_file_in_instance_path() -> bool:
+        return True
+
+    def _get_lock_name(self, base: str) -> str:
+        return os.path.basename(base)
+
+    # --- the disk below -----------------------------------------------------------------------
+
+    def _disk(self) -> FileDisk:
+        path = Path(self.path)
+        backend = self._settings.backends[self.backend_name]
+        return type(backend)(path.parent.parent, backend.section).disk(path.parent.name, path.name)
+
+    def _known_disk(self) -> FileDisk:
+        """The disk, with a line in the manifest also where something else has made the file."""
+        path = Path(self.path)
+        if not path.exists():
+            raise DiskNotFound(name=self.path)
+        disk = self._disk()
+        if manifest.find(path.parent, path.name) is None:
+            manifest.record(path.parent, self._described())
+        return disk
+
+    def _described(self) -> ManifestDisk:
+        """A line for a file we did not make: its size by its format, which is ours to say."""
+        path = Path(self.path)
+        base: str | None = None
+        if self.driver_format == DiskFormat.QCOW2:
+            size, base = self._qcow2_facts(path)
+        else:
+            size = path.stat().st_size
+        return ManifestDisk(
+            name=path.name,
+            backend=self.backend_name,
+            format=DiskFormat(self.driver_format),
+            location=path.name,
+            virtual_size=size,
+            base_path=base,
+            base_format=DiskFormat.RAW if base else None,
+        )
+
+    def _qcow2_facts(self, path: Path) -> tuple[int, str | None]:
+        """Size and parent; a parent counts only when it is a base of our cache: a guest may have named it."""
+        fd = filesystem.open_regular(path)
+        try:
+            header = qcow2.read_header(fd)
+        except qcow2.QcowError as error:
+            raise DataCorrupt(path=path, reason=str(error)) from error
+        finally:
+            os.close(fd)
+        if header.backing is None:
+            return header.size, None
+        parent = Path(os.fsdecode(header.backing))
+        if parent.parent != self._settings.cache_directory or not parent.exists():
+            raise DataCorrupt(path=path, reason="its parent is not a base of the cache")
+        return header.size, str(parent)
+
+    # --- bases --------------------------------------------------------------------------------
+
+    def _base(self, base: str) -> Base:
+        """The base at path ``base``: by its record, or inspected where something else has put it there."""
+        path = Path(base)
+        if path.parent == self._settings.cache_directory and (known := self._settings.cache.lookup(path.name)):
+            return known
+        found = self._inspected(path)
+        kept = DiskFormat.RAW if found.format == DiskFormat.ISO else found.format
+        return Base(path, kept, found.virtual_size)
+
+    def _touch(self, base: str) -> None:
+        """It was used now; a cache that is read-only here (NFS) is used all the same."""
+        try:
+            os.utime(base)
+        except PermissionError:
+            _log.warning("could not touch %s", base)

@@ -1,0 +1,76 @@
+"""Qcow2: an overlay of a base in the cache."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cowshed.disks import manifest
+from cowshed.imagebackend.flat import path_of
+from cowshed.imagebackend.image import Fetch, Image
+from cowshed.imagebackend.settings import Settings, current
+from cowshed.tools import filesystem
+from cowshed.units import GiB
+
+
+class Qcow2(Image):
+    """``<instances>/<uuid>/<disk_name>``, or ``path``."""
+
+    backend_name = "qcow2"
+
+    def __init__(
+        self,
+        instance: Any = None,
+        disk_name: str | None = None,
+        path: str | None = None,
+        disk_info_mapping: Mapping[str, Any] | None = None,
+        *,
+        settings: Settings | None = None,
+    ) -> None:
+        settings = settings or current()
+        self.disk_name = disk_name
+        super().__init__(
+            path or str(path_of(settings, instance, disk_name)),
+            "file",
+            "qcow2",
+            is_block_dev=False,
+            disk_info_mapping=disk_info_mapping,
+            settings=settings,
+        )
+
+    def create_image(
+        self, prepare_template: Fetch, base: str, size: int | None, *args: Any, safe: bool = False, **kwargs: Any
+    ) -> None:
+        with self._settings.cache.using(os.path.basename(base)):
+            if not os.path.exists(base):
+                prepare_template(*args, target=base, **kwargs)
+            found = self._base(base)  # inspects what has no record
+            self._touch(base)
+            self.verify_base_size(base, size)
+            self._restore_resized_base(base)
+            if not self.exists():
+                self._disk().create(size or 0, found)
+        self.resolve_driver_format()
+
+    def _get_driver_format(self) -> str:
+        return self.driver_format
+
+    def _restore_resized_base(self, base: str) -> None:
+        """Disks of old releases stand on ``<base>_<GiB>``; make that again where it is missing."""
+        path = Path(self.path)
+        entry = manifest.find(path.parent, path.name) if self.exists() else None
+        parent = Path(entry.base_path) if entry and entry.base_path else None
+        match = re.fullmatch(re.escape(os.path.basename(base)) + r"_(\d+)", parent.name) if parent else None
+        if not parent or not match or parent.exists():
+            return
+        source = os.open(base, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with filesystem.publish(parent, mode=0o444) as publication:
+                if not filesystem.reflink(source, publication.fd):
+                    filesystem.copy_sparse(source, publication.fd)
+                os.ftruncate(publication.fd, max(int(match[1]) * GiB, os.fstat(source).st_size))
+        finally:
+            os.close(source)
