@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -205,6 +205,20 @@ def windows() -> Domain:
     )
 
 
+def limits() -> Domain:
+    """What a flavor may limit, on the system's libvirt."""
+    specs = {"quota:cpu_shares": "512", "quota:cpu_period": "20000", "quota:cpu_quota": "10000"}
+    for way in ("inbound", "outbound"):
+        specs |= {f"quota:vif_{way}_average": "1024", f"quota:vif_{way}_peak": "2048", f"quota:vif_{way}_burst": "512"}
+    return build(
+        [root()],
+        {"hw_vif_multiqueue_enabled": "true"},
+        vifs=[PluggedVif(Vif("1", "52:54:00:6f:0e:01", VifType.BRIDGE, "br0"))],
+        host=replace(TCG, session=False),
+        flavor=Flavor(vcpus=2, memory=1 * GiB, extra_specs=specs),
+    )
+
+
 def everything() -> Domain:
     """What the others leave out: each property, each option, each field of the metadata."""
     return build(
@@ -242,5 +256,5 @@ def everything() -> Domain:
 
 CASES: Final = {
     case.__name__.replace("_", "-"): case
-    for case in (virtio, ide, sata_uefi, secure_boot, scsi, kernel, networks, windows, everything)
+    for case in (virtio, ide, sata_uefi, secure_boot, scsi, kernel, networks, windows, limits, everything)
 }

@@ -221,6 +221,30 @@ def test_windows_is_given_hyperv_only_under_kvm() -> None:
         assert domain.features.hyperv_relaxed is expected
 
 
+def test_words_that_only_describe_are_ignored() -> None:
+    harmless = {
+        "hw_mem_encryption": "false",
+        "hw_cpu_policy": "shared",
+        "os_distro": "debian",
+        "hw_sound_model": "ac97",
+    }
+    assert build([root()], harmless) != build([root()])  # they are in the metadata
+    assert replace(build([root()], harmless), metadata=None) == replace(build([root()]), metadata=None)
+
+
+def test_queues_for_guests_that_can_use_them() -> None:
+    bridge = PluggedVif(Vif("1", "52:54:00:00:00:01", VifType.BRIDGE, "br0"))
+    for vcpus, said, vif, expected in (
+        (4, "true", bridge, 4),
+        (64, "true", bridge, 8),
+        (1, "true", bridge, None),
+        (4, "false", bridge, None),
+        (4, "true", user(), None),
+    ):
+        domain = build([root()], {"hw_vif_multiqueue_enabled": said}, vifs=[vif], flavor=Flavor(vcpus=vcpus))
+        assert domain.interfaces[0].queues == expected
+
+
 # --- refused ----------------------------------------------------------------------------------
 
 BAD: list[tuple[type[CowshedError], str, dict[str, Any]]] = [
@@ -292,6 +316,26 @@ BAD: list[tuple[type[CowshedError], str, dict[str, Any]]] = [
             ]
         },
     ),
+    (UnsupportedOperation, "limit the CPU time", {"flavor": Flavor(extra_specs={"quota:cpu_quota": "1000"})}),
+    (
+        InvalidRequest,
+        "quota:cpu_quota: 5 is not at least 1000",
+        {"flavor": Flavor(extra_specs={"quota:cpu_quota": "5"})},
+    ),
+    (
+        UnsupportedOperation,
+        "limit an interface",
+        {"flavor": Flavor(extra_specs={"quota:vif_inbound_average": "5"}), "vifs": [user(PortForward(2222, 22))]},
+    ),
+    (
+        InvalidRequest,
+        "need quota:vif_inbound_average",
+        {"flavor": Flavor(extra_specs={"quota:vif_inbound_peak": "5"})},
+    ),
+    (UnsupportedOperation, "encrypt the memory", {"properties": {"hw_mem_encryption": "true"}}),
+    (UnsupportedOperation, "processors of its own", {"flavor": Flavor(extra_specs={"hw:cpu_policy": "dedicated"})}),
+    (UnsupportedOperation, "huge pages", {"flavor": Flavor(extra_specs={"hw:mem_page_size": "large"})}),
+    (UnsupportedOperation, "PCI device", {"flavor": Flavor(extra_specs={"pci_passthrough:alias": "gpu:1"})}),
     (InvalidRequest, "not name its bridge", {"vifs": [user(type=VifType.BRIDGE)]}),
     (InvalidRequest, "99999 is not a port", {"vifs": [user(PortForward(99999, 22))]}),
     (InvalidRequest, "0 is not a port", {"vifs": [user(PortForward(2222, 0))]}),

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from cowshed.config import GuestSection
-from cowshed.domain import channel, firmware, graphics, naming, rng, serial, topology, tpm, video, watchdog
+from cowshed.domain import channel, firmware, graphics, naming, promises, rng, serial, topology, tpm, video, watchdog
+from cowshed.domain.bandwidth import bandwidth
 from cowshed.domain.clock import clock
 from cowshed.domain.commandline import commandline
 from cowshed.domain.consoles import ConsolePlan
 from cowshed.domain.controller import Controller, controllers
+from cowshed.domain.cputune import cputune
 from cowshed.domain.disk import Disk, disk
 from cowshed.domain.domain import Domain
 from cowshed.domain.features import features
@@ -35,6 +38,8 @@ from cowshed.model.vif import PluggedVif, Vif, VifType
 from cowshed.units import MiB
 
 __all__ = ["ConsolePlan", "KernelBoot", "assemble", "check"]
+
+QUEUES: Final = 8  # pairs of an interface; more cost memory and help nobody
 
 
 def assemble(
@@ -128,7 +133,12 @@ class _Assembly:
         disks = tuple(disk(one) for one in self.attached)
         modelled = [(one, self._model(one)) for one in self.vifs if one.vif.type != VifType.NONE]
         raw = [(one, model) for one, model in modelled if _is_raw(one)]
-        interfaces = tuple(interface(one, model=model) for one, model in modelled if not _is_raw(one))
+        limits = bandwidth(properties)
+        interfaces = tuple(
+            interface(one, model=model, queues=self._queues(), bandwidth=limits)
+            for one, model in modelled
+            if limits or not _is_raw(one)
+        )
         pointers = inputs(properties, seen=self.consoles.seen)
         channels = channel.channels(properties, self.guest, spice=self.consoles.spice)
         rngs = rng.rngs(properties, self.guest, self.host)
@@ -141,6 +151,7 @@ class _Assembly:
             memory=flavor.memory,
             current_memory=flavor.memory,
             vcpus=flavor.vcpus,
+            cputune=cputune(properties, self.host),
             os=firmware.os(
                 properties,
                 host=self.host,
@@ -180,6 +191,7 @@ class _Assembly:
 
     def _check(self) -> None:
         name, flavor = self.instance.name, self.instance.flavor
+        promises.refuse(self.properties)
         if not name or any(letter in name for letter in "/\n"):
             raise InvalidRequest(reason=f"{name!r} cannot name a domain", hint="use letters, digits, - and _")
         if flavor.memory < MiB:
@@ -205,6 +217,11 @@ class _Assembly:
     def _model(self, plugged: PluggedVif) -> str:
         """The card the interface asks for, else the image, else the host's default."""
         return plugged.vif.model or naming.vif_model(self.image, plugged.model)
+
+    def _queues(self) -> int | None:
+        """One pair for each CPU, where the image says that its guest can use them."""
+        vcpus = self.instance.flavor.vcpus
+        return min(vcpus, QUEUES) if vcpus > 1 and self.properties.flag("hw_vif_multiqueue_enabled") else None
 
     def _controllers(self, disks: Sequence[Disk], inputs: Sequence[Input], devices: int) -> tuple[Controller, ...]:
         virtio = sum(one.bus == Bus.VIRTIO for one in disks)

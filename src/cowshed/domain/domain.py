@@ -13,6 +13,7 @@ from cowshed.domain.clock import Clock
 from cowshed.domain.commandline import Commandline
 from cowshed.domain.controller import Controller
 from cowshed.domain.cpu import Cpu
+from cowshed.domain.cputune import Cputune
 from cowshed.domain.disk import Disk
 from cowshed.domain.element import Element, child, children, size, value
 from cowshed.domain.features import Features
@@ -46,6 +47,7 @@ class Domain(Element):
     memory: int | None = size("memory")
     current_memory: int | None = size("currentMemory")
     vcpus: int | None = value("vcpu")
+    cputune: Cputune | None = child()
     os: Os | None = child()
     features: Features | None = child()
     cpu: Cpu | None = child()

@@ -6,8 +6,9 @@ import ipaddress
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cowshed.domain.element import Element, children, value
-from cowshed.errors import InvalidRequest
+from cowshed.domain.bandwidth import Bandwidth
+from cowshed.domain.element import Element, child, children, value
+from cowshed.errors import InvalidRequest, UnsupportedOperation
 from cowshed.model.vif import PluggedVif, PortForward, VifType
 
 
@@ -34,19 +35,35 @@ class Interface(Element):
     backend: str | None = value("backend/@type")
     target: str | None = value("target/@dev")
     model: str | None = value("model/@type")
+    queues: int | None = value("driver/@queues")
     mtu: int | None = value("mtu/@size")
     link: str | None = value("link/@state")
     alias: str | None = value("alias/@name")
+    bandwidth: Bandwidth | None = child()
     forwards: tuple[Forward, ...] = children()
 
 
-def interface(plugged: PluggedVif, *, model: str) -> Interface:
-    """:raises InvalidRequest: the vif lacks what its type needs"""
+def interface(
+    plugged: PluggedVif, *, model: str, queues: int | None = None, bandwidth: Bandwidth | None = None
+) -> Interface:
+    """:param queues: pairs of them, for virtio on a host device
+    :param bandwidth: its limits, which need a host device
+    :raises InvalidRequest: the vif lacks what its type needs
+    :raises UnsupportedOperation: limits on a user network
+    """
     vif = plugged.vif
     if vif.type in (VifType.NETWORK, VifType.BRIDGE) and not vif.source:
         raise InvalidRequest(reason=f"interface {vif.address} does not name its {vif.type}")
     if vif.type == VifType.NONE:
         raise InvalidRequest(reason=f"interface {vif.address} leads nowhere")
+    on_host = vif.type in (VifType.NETWORK, VifType.BRIDGE)
+    if bandwidth and not on_host:
+        raise UnsupportedOperation(
+            subject="the user network",
+            operation="limit an interface",
+            reason="there is no device on the host to limit",
+            hint="use a libvirt network or a bridge, or a flavor without quota:vif_... extra specs",
+        )
     passt = vif.type == VifType.USER and plugged.backend == "passt"
     return Interface(
         type=vif.type.value,
@@ -56,7 +73,9 @@ def interface(plugged: PluggedVif, *, model: str) -> Interface:
         backend="passt" if passt else None,
         target=plugged.target or None,
         model=model,
-        mtu=vif.mtu if vif.type == VifType.BRIDGE or vif.type == VifType.NETWORK else None,
+        queues=queues if on_host and model == "virtio" else None,
+        bandwidth=bandwidth,
+        mtu=vif.mtu if on_host else None,
         link=None if plugged.link_up else "down",
         forwards=tuple(forward(one) for one in vif.forwards) if passt else (),
     )

@@ -67,5 +67,5 @@ class Properties:
         return number
 
     def _find(self, name: str) -> tuple[str, str | None]:
-        key = name.replace("_", ":", 1)
+        key = name if ":" in name else name.replace("_", ":", 1)
         return (key, self.flavor[key]) if key in self.flavor else (name, self.image.get(name))
