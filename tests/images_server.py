@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -68,6 +69,9 @@ def _read(peer: socket.socket) -> Request | None:
         if not more:
             return None
         data += more
+        if data.startswith(b"\x16\x03"):  # somebody speaks TLS to a server that does not
+            peer.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+            return None
     first, *lines = data.split(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
     method, path, _ = first.split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -75,10 +79,10 @@ def _read(peer: socket.socket) -> Request | None:
 
 
 @contextmanager
-def serving(*handlers: Handler, host: str = "127.0.0.1") -> Iterator[Server]:
+def serving(*handlers: Handler, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     server = Server(list(handlers))
     with socket.create_server((host, 0)) as listener:
-        server.url = f"http://{host}:{listener.getsockname()[1]}"
+        server.url = f"{'https' if tls else 'http'}://{host}:{listener.getsockname()[1]}"
         stopping = threading.Event()
         threads: list[threading.Thread] = []
 
@@ -86,7 +90,11 @@ def serving(*handlers: Handler, host: str = "127.0.0.1") -> Iterator[Server]:
             with peer:
                 try:
                     peer.settimeout(10)
-                    server.answer(Connection(peer))
+                    if tls:
+                        with tls.wrap_socket(peer, server_side=True) as secure:
+                            server.answer(Connection(secure))
+                    else:
+                        server.answer(Connection(peer))
                 except OSError:
                     pass  # the client hung up
 

@@ -25,6 +25,7 @@ from cowshed.errors import (
     InvalidRequest,
     NameTaken,
     NoSpace,
+    OperatorError,
 )
 from cowshed.images import incoming, record
 from cowshed.images.directory import DirectoryService
@@ -336,6 +337,24 @@ def test_what_fails_on_the_way_leaves_nothing(service: DirectoryService) -> None
     with pytest.raises(NoSpace):
         service.upload(Image(id="", name="debian"), Broken(DATA))
     assert os.listdir(service.root) == [".lock"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "fchmod", "rename"])
+def test_a_disk_that_fails_is_never_a_success(
+    service: DirectoryService, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    add(service, "first")  # directories are there
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(OperatorError, match="Input/output error"):
+            add(service)
+    assert [image.name for image in service.list()] == ["first"]
+    assert len(os.listdir(service.root)) == 2
+    add(service)
 
 
 def test_publishing_without_a_digest_is_a_bug(service: DirectoryService) -> None:

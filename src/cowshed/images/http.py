@@ -154,6 +154,8 @@ class HttpSource:
         while cause:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 return self._failed(f"its certificate is not valid: {cause.verify_message}")
+            if isinstance(cause, ssl.SSLError) and cause.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
+                return self._failed("the server does not speak TLS on this port", hint="is it http:// that you want?")
             if isinstance(cause, ConnectionRefusedError):
                 return self._failed(
                     f"nothing answers on {self._target.hostname}", hint="check the address and port, and the network"
