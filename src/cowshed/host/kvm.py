@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -85,7 +84,7 @@ def probe(
     key = _key(program, device)
     if not fresh and (known := _recall(cache, key)):
         return known
-    state, certain = _bounded(program, timeout)
+    state, certain = _run_guest(program, timeout)
     _remember(cache, key, state, certain)
     return state
 
@@ -117,17 +116,6 @@ def _has_virtualization() -> bool:
 # --- the test guest ---------------------------------------------------------------------------
 
 
-def _bounded(program: str, timeout: float) -> tuple[KvmState, bool]:
-    """(state, whether that is for sure). A process that cannot even be killed does not hold us up."""
-    answers: list[tuple[KvmState, bool]] = []
-    worker = threading.Thread(target=lambda: answers.append(_run_guest(program, timeout)), daemon=True)
-    worker.start()
-    worker.join(timeout + 1)
-    if answers:
-        return answers[0]
-    return KvmState(False, "the test guest under KVM could not even be ended", "restart this machine"), True
-
-
 def _run_guest(program: str, timeout: float) -> tuple[KvmState, bool]:
     fd = os.memfd_create("cowshed-kvm-probe", os.MFD_CLOEXEC)
     try:
@@ -152,7 +140,7 @@ def command(program: str, firmware: str, *, accel: str = "kvm") -> list[str]:
 
 
 def judge(program: str, arguments: Sequence[str], timeout: float, fds: Sequence[int] = ()) -> tuple[KvmState, bool]:
-    """Run the guest and read the answer from how QEMU ended."""
+    """(state, whether that is for sure), read from how QEMU ended."""
     remedy = "guests run without KVM (slower); nested virtualization in the host above may be broken or off"
     try:
         result = run.run(arguments, timeout=timeout, limits=Limits(cpu=_CPU_SECONDS), check=False, pass_fds=fds)

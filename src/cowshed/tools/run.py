@@ -28,6 +28,7 @@ _log = log.logger(__name__)
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OUTPUT = 1 << 20  # bytes kept of what a tool prints
+_LAST_WAIT = 5.0  # seconds for a killed process to go away
 WORDS = 500  # characters of a failed tool's last words
 
 PACKAGES = {
@@ -201,10 +202,14 @@ def _drain(pipe: IO[bytes], output: bytearray) -> None:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a child and everything it started; its pipes end with it."""
+    """End a child and everything it started; its pipes end with it.
+
+    A process that the kernel cannot end (stuck in a driver) is left behind, not waited for.
+    """
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_LAST_WAIT)
 
 
 def replace(command: Sequence[str]) -> None:
