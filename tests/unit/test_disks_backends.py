@@ -213,7 +213,7 @@ def test_each_call_may_fail_and_nothing_is_left(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, call, fail)
             try:
-                disk.create(GiB, base)
+                disk.create(16 * MiB, base)
                 made += 1
             except kind:
                 assert calls > failing

@@ -9,7 +9,7 @@ from cowshed.tools.run import run
 from cowshed.units import KiB, MiB, format_size
 
 _LABELS = {"swap": 15, "ext2": 16, "ext3": 16, "ext4": 16, "xfs": 12, "vfat": 11}
-_SMALLEST = {
+SMALLEST = {
     "swap": 64 * KiB,
     "ext2": 256 * KiB,
     "ext3": 4 * MiB,
@@ -36,8 +36,8 @@ def check(filesystem: str, label: str, size: int) -> None:
         raise InvalidRequest(reason=f"label {label!r} is longer than the {_LABELS[filesystem]} bytes of {filesystem}")
     if label.startswith("-") or not label.isprintable():
         raise InvalidRequest(reason=f"{label!r} cannot be a label")
-    if size < _SMALLEST[filesystem]:
-        smallest = format_size(_SMALLEST[filesystem])
+    if size < SMALLEST[filesystem]:
+        smallest = format_size(SMALLEST[filesystem])
         raise InvalidRequest(reason=f"{format_size(size)} is too small for {filesystem}", hint=f"at least {smallest}")
 
 
