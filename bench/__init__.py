@@ -1,0 +1,1 @@
+"""Measures cowshed and its peers side by side in one run: ``make bench``."""
