@@ -230,6 +230,7 @@ def test_what_may_pass_is_tried_again(tmp_path: Path, status: str) -> None:
         ("soon", 0.3, 1),
         (formatdate(time.time() + 3600), 60, 60.1),
     ],
+    ids=["seconds", "absurd", "negative", "nonsense", "date"],
 )
 def test_retry_after_is_honoured_within_reason(
     tmp_path: Path, quick: QuickClock, value: str, least: float, most: float
