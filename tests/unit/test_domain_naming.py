@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from cowshed.config import DisksSection, GuestSection
 from cowshed.domain import naming
-from cowshed.domain.disk import index
 from cowshed.errors import InvalidRequest, NameTaken, UnsupportedOperation
 from cowshed.model.disk import Bus, Device
 from cowshed.model.image import Image
@@ -99,7 +98,7 @@ def test_a_full_bus_says_so(bus: Bus, limit: int) -> None:
 
 @given(st.integers(0, 20000))
 def test_a_name_and_its_number(number: int) -> None:
-    assert index(naming.target(Bus.SCSI, number)) == number
+    assert naming.index(naming.target(Bus.SCSI, number)) == number
 
 
 def test_names_go_on_after_z() -> None:

@@ -12,13 +12,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from cowshed.domain import namespace
 from cowshed.domain.element import Element, children, value
 from cowshed.domain.interface import checked
 from cowshed.errors import InvalidRequest, UnsupportedOperation
 from cowshed.model.vif import PluggedVif
-
-NAMESPACE: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
-PREFIX: Final = "qemu"
 
 _LIMIT: Final = 8  # interfaces of this kind; more would reach into libvirt's part of the bus
 _DEVICES: Final = {
@@ -34,7 +32,7 @@ _DEVICES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Argument(Element):
-    NAMESPACE: ClassVar[str] = NAMESPACE
+    NAMESPACE: ClassVar[str] = namespace.QEMU
     TAG: ClassVar[str] = "arg"
 
     value: str | None = value("@value")
@@ -42,7 +40,7 @@ class Argument(Element):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commandline(Element):
-    NAMESPACE: ClassVar[str] = NAMESPACE
+    NAMESPACE: ClassVar[str] = namespace.QEMU
     TAG: ClassVar[str] = "commandline"
 
     arguments: tuple[Argument, ...] = children()

@@ -8,6 +8,7 @@ from typing import ClassVar, Final
 
 from cowshed.domain.address import Address
 from cowshed.domain.element import Element, child, children, present, record, value
+from cowshed.domain.naming import index
 from cowshed.errors import InvalidRequest
 from cowshed.model.disk import (
     AttachedDisk,
@@ -155,14 +156,6 @@ def _address(attached: AttachedDisk) -> Address | None:
         return None
     unit = index(attached.target) if attached.unit is None else attached.unit
     return Address(type="drive", controller=0, target=0, unit=unit)
-
-
-def index(target: str) -> int:
-    """The number of a device name: 0 for ``sda``, 26 for ``sdaa``."""
-    number = 0
-    for letter in target[2:]:
-        number = number * 26 + ord(letter) - ord("a") + 1
-    return number - 1
 
 
 def source_of(source: DiskSource) -> Source:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 from xml.etree import ElementTree as ET
 
-from cowshed.domain import commandline, metadata
+from cowshed.domain import namespace
 from cowshed.domain.channel import Channel
 from cowshed.domain.clock import Clock
 from cowshed.domain.commandline import Commandline
@@ -29,8 +29,8 @@ from cowshed.domain.tpm import Tpm
 from cowshed.domain.video import Video
 from cowshed.domain.watchdog import Watchdog
 
-for _module in (commandline, metadata):
-    ET.register_namespace(_module.PREFIX, _module.NAMESPACE)
+for _prefix, _address in namespace.PREFIXES.items():
+    ET.register_namespace(_prefix, _address)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

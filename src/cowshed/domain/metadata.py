@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
+from cowshed.domain import namespace
 from cowshed.domain.element import Element, size, value
 from cowshed.errors import DataCorrupt
 from cowshed.model.flavor import Flavor
@@ -17,15 +18,12 @@ from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.model.vif import PluggedVif, PortForward, Protocol, Subnet, Vif, VifType
 
-NAMESPACE: Final = "https://cowshed.dev/xmlns/instance/1"
-PREFIX: Final = "cowshed"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata(Element):
     """``network``, ``extra_specs`` and ``properties`` are JSON."""
 
-    NAMESPACE: ClassVar[str] = NAMESPACE
+    NAMESPACE: ClassVar[str] = namespace.INSTANCE
     TAG: ClassVar[str] = "instance"
 
     name: str | None = value("name")

@@ -9,7 +9,6 @@ from enum import StrEnum
 from typing import Final
 
 from cowshed.config import DisksSection, GuestSection
-from cowshed.domain.disk import index
 from cowshed.domain.properties import Properties
 from cowshed.errors import InvalidRequest, NameTaken, UnsupportedOperation
 from cowshed.model.disk import Bus, Device
@@ -168,3 +167,11 @@ def target(bus: Bus, number: int) -> str:
         number, rest = divmod(number - 1, 26)
         letters = chr(ord("a") + rest) + letters
     return _PREFIX.get(bus, "sd") + letters
+
+
+def index(target: str) -> int:
+    """The number of a device name: 0 for ``sda``, 26 for ``sdaa``."""
+    number = 0
+    for letter in target[2:]:
+        number = number * 26 + ord(letter) - ord("a") + 1
+    return number - 1
