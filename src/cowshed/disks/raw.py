@@ -40,7 +40,7 @@ class RawDisk(FileDisk):
             data = os.fstat(source).st_blocks * 512
             filesystem.check_space(self.directory, data)
             progress.phase("copy", data)
-            filesystem.copy_sparse(source, target, progress=progress)
+            filesystem.copy_sparse(source, target, share=not self.reserves, progress=progress)
         finally:
             os.close(source)
 

@@ -1,0 +1,216 @@
+"""kill -9 at every step of making, growing and deleting a disk: the old state or the new, and a retry works."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from cowshed.config import DisksSection
+from cowshed.disks import BACKENDS, manifest, open_backends
+from cowshed.disks.directory import InstanceDirectory
+from cowshed.disks.file import FileDisk
+from cowshed.errors import Busy
+from cowshed.model.disk import Base, DiskFormat
+from cowshed.tools import locks, qemu_img
+from cowshed.units import MiB
+
+KINDS = pytest.mark.parametrize("kind", sorted(BACKENDS))
+CALLS = ("open", "ftruncate", "pwrite", "fsync", "rename", "link", "unlink", "close", "copy_file_range")
+
+# Counts the calls that change something and dies before the one whose number is given; the count of all otherwise.
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from cowshed.config import DisksSection
+from cowshed.disks import open_backends
+from cowshed.disks.directory import InstanceDirectory
+from cowshed.model.disk import Base, DiskFormat
+import cowshed.tools.qcow2, cowshed.tools.transfer
+
+place, kind, instance, what, die = sys.argv[1:]
+calls = 0
+def counted(real):
+    def call(*args, **more):
+        global calls
+        calls += 1
+        if calls == int(die):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **more)
+    return call
+disk = open_backends(Path(place) / "instances", DisksSection())[kind].disk(instance, "disk")
+base = Base(Path(place) / "base", DiskFormat.RAW, 8 << 20, "crc32-2m:aa", "image")
+do = {
+    "create": lambda: disk.create(16 << 20, base),
+    "resize": lambda: disk.resize(32 << 20),
+    "delete": disk.delete,
+    "destroy": InstanceDirectory(Path(place) / "instances", instance).delete,
+}[what]
+for name in CALLS:
+    setattr(os, name, counted(getattr(os, name)))
+do()
+print(calls)
+""".replace("CALLS", repr(CALLS))
+
+
+def child(place: Path, disk: FileDisk, what: str, die: int) -> int | None:
+    """Run ``what`` in a process that dies before its call number ``die``; its calls when it ended well."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(place), disk.backend, disk.instance, what, str(die)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode == -signal.SIGKILL:
+        return None
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Base:
+    path = tmp_path / "base"
+    path.write_bytes(os.urandom(MiB) + bytes(7 * MiB))
+    return Base(path, DiskFormat.RAW, 8 * MiB, "crc32-2m:aa", "image")
+
+
+def make(place: Path, kind: str) -> FileDisk:
+    disk = open_backends(place / "instances", DisksSection())[kind].disk(str(uuid.uuid4()), "disk")
+    assert isinstance(disk, FileDisk)
+    return disk
+
+
+def whole(disk: FileDisk, base: Base, size: int) -> None:
+    assert disk.info().virtual_size == size
+    facts = qemu_img.info(disk.path, disk.format)
+    assert facts["virtual-size"] == size
+    subprocess.run(
+        ["qemu-img", "compare", "-q", "-f", disk.format, "-F", "raw", str(disk.path), str(base.path)], check=True
+    )
+
+
+def litter(disk: FileDisk) -> list[str]:
+    names = os.listdir(disk.directory) if disk.directory.exists() else []
+    return [name for name in names if name not in ("disk", manifest.FILE)]
+
+
+@KINDS
+def test_killed_while_it_is_made(tmp_path: Path, base: Base, kind: str) -> None:
+    die, kills = 1, 0
+    while True:
+        disk = make(tmp_path, kind)
+        if child(tmp_path, disk, "create", die):
+            whole(disk, base, 16 * MiB)
+            break
+        kills += 1
+        if disk.exists():  # killed after the name was given: then it is complete
+            whole(disk, base, 16 * MiB)
+        else:
+            # The record of the manifest is written by name; the disk itself never has a half name.
+            assert [name for name in litter(disk) if not name.startswith(f".{manifest.FILE}.")] == []
+            disk.create(16 * MiB, base)
+            whole(disk, base, 16 * MiB)
+        InstanceDirectory(tmp_path / "instances", disk.instance).delete()
+        assert not disk.directory.exists()
+        die += 1
+    assert kills >= 8
+
+
+@KINDS
+def test_killed_while_it_grows(tmp_path: Path, base: Base, kind: str) -> None:
+    die, kills = 1, 0
+    while True:
+        disk = make(tmp_path, kind)
+        disk.create(16 * MiB, base)
+        if child(tmp_path, disk, "resize", die):
+            whole(disk, base, 32 * MiB)
+            break
+        kills += 1
+        assert disk.info().virtual_size in (16 * MiB, 32 * MiB)
+        disk.resize(32 * MiB)
+        whole(disk, base, 32 * MiB)
+        die += 1
+    assert kills >= 4
+
+
+@KINDS
+@pytest.mark.parametrize("what", ["delete", "destroy"])
+def test_killed_while_it_is_deleted(tmp_path: Path, base: Base, kind: str, what: str) -> None:
+    die = 1
+    while True:
+        disk = make(tmp_path, kind)
+        disk.create(16 * MiB, base)
+        ended = child(tmp_path, disk, what, die)
+        if not ended and disk.exists():
+            whole(disk, base, 16 * MiB)
+        disk.delete()
+        InstanceDirectory(tmp_path / "instances", disk.instance).delete()
+        assert os.listdir(tmp_path / "instances") == []
+        if ended:
+            break
+        die += 1
+    assert die > 2
+
+
+# --- locks between processes ------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from cowshed.tools import locks
+with locks.lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+COUNT = """
+import sys
+from pathlib import Path
+from cowshed.tools import locks
+place = Path(sys.argv[1])
+for _ in range(10):
+    with locks.lock(place / "lock", timeout=60):
+        number = int((place / "number").read_text())
+        (place / "number").write_text(str(number + 1))
+"""
+
+
+def test_the_kernel_releases_the_lock_of_the_dead(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    with holder.stdout:
+        assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(Busy, match=f"process {holder.pid}"), locks.lock(path, timeout=0.1):
+        pass
+    holder.kill()
+    holder.wait()
+    begin = time.monotonic()
+    with locks.lock(path, timeout=5):
+        assert time.monotonic() - begin < 1
+
+
+def test_processes_take_turns(tmp_path: Path) -> None:
+    (tmp_path / "number").write_text("0")
+    counters = [subprocess.Popen([sys.executable, "-c", COUNT, str(tmp_path)]) for _ in range(6)]
+    assert [counter.wait(60) for counter in counters] == [0] * 6
+    assert (tmp_path / "number").read_text() == "60"
+
+
+def test_a_tool_does_not_keep_our_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with locks.lock(path):
+        tool = subprocess.Popen(["sleep", "30"], close_fds=False)
+    try:
+        with locks.lock(path, timeout=0):
+            pass
+    finally:
+        tool.kill()
+        tool.wait()
