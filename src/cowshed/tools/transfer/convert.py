@@ -44,18 +44,20 @@ def fetch(
 
     :param keep_format: copy the file as it is (a qcow2 base) instead of making it raw
     """
+    layer: Layer = RawLayer(source)
+    size = os.fstat(source).st_size if keep_format else inspection.virtual_size
+    if inspection.format == DiskFormat.QCOW2 and not keep_format:
+        layer = Qcow2Layer(source, name="the image")
     hasher = _Hasher(source, algorithm)
     hasher.start()
+    sink = RawSink(target, size)
     try:
-        layer: Layer = RawLayer(source)
-        size = os.fstat(source).st_size if keep_format else inspection.virtual_size
-        if inspection.format == DiskFormat.QCOW2 and not keep_format:
-            layer = Qcow2Layer(source, name="the image")
-        sink = RawSink(target, size)
         pump(layer, sink, progress=progress, size=size)
     except BaseException:
         hasher.stop()
         raise
+    finally:
+        sink.close()
     return Copied(hasher.result(), sink.digest(), sink.written)
 
 

