@@ -19,12 +19,17 @@ scripts/guest-tiny.sh build/guest
 ls -sh build/guest/tiny.qcow2
 
 say "3. A virtual machine on it"
-name=demo-$$
+name=demo
+! cowshed show $name >/dev/null 2>&1 || name=demo-$$
 cleanup() { [ "${KEEP:-}" = 1 ] || cowshed rm "$name" --yes >/dev/null 2>&1 || true; }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-show cowshed image pull build/guest/tiny.qcow2 --name tiny
+if cowshed image show tiny >/dev/null 2>&1; then
+    echo "(the image tiny is in the store already: cowshed image rm tiny --yes would remove it)"
+else
+    show cowshed image pull build/guest/tiny.qcow2 --name tiny
+fi
 show cowshed run tiny --name "$name" --memory 256M ${BACKEND:+--backend "$BACKEND"}
 
 say "4. Its serial console, until it says it is up"
