@@ -332,6 +332,15 @@ BAD: list[tuple[type[CowshedError], str, dict[str, Any]]] = [
         "need quota:vif_inbound_average",
         {"flavor": Flavor(extra_specs={"quota:vif_inbound_peak": "5"})},
     ),
+    (
+        UnsupportedOperation,
+        "it has 30 slots",
+        {
+            "disks": [AttachedDisk(ROOT, f"vd{letter}") for letter in "abcdefghijklmnopqrstuvwxyz"],
+            "properties": {"hw_machine_type": "pc"},
+            "vifs": [user(PortForward(2222, 22))],
+        },
+    ),
     (UnsupportedOperation, "encrypt the memory", {"properties": {"hw_mem_encryption": "true"}}),
     (UnsupportedOperation, "processors of its own", {"flavor": Flavor(extra_specs={"hw:cpu_policy": "dedicated"})}),
     (UnsupportedOperation, "huge pages", {"flavor": Flavor(extra_specs={"hw:mem_page_size": "large"})}),

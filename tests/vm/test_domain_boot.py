@@ -15,7 +15,7 @@ import pycdlib
 import pytest
 
 from cowshed.config import GuestSection
-from cowshed.domain import read
+from cowshed.domain import naming, read
 from cowshed.domain.assemble import ConsolePlan, KernelBoot, assemble
 from cowshed.domain.domain import Domain
 from cowshed.errors import CowshedError, PortInUse
@@ -24,7 +24,7 @@ from cowshed.model.disk import AttachedDisk, Bus, Device, DiskFormat, DiskSource
 from cowshed.model.flavor import Flavor
 from cowshed.model.host import HostCapabilities, VirtType
 from cowshed.model.image import Image
-from cowshed.model.instance import Instance
+from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import PluggedVif, PortForward, Vif
 from cowshed.tools import run
 from cowshed.units import MiB
@@ -344,3 +344,36 @@ def test_windows_is_given_what_it_knows(guest_dir: Path, launch: Launch) -> None
     assert clock is not None
     assert clock.offset == "localtime"
     assert guest.live().interfaces[0].model == "e1000e"
+
+
+def test_qemu_knows_every_card_we_give_it(launch: Launch) -> None:
+    """With forwards the card is named to QEMU by us, not by libvirt."""
+    for model in naming.VIF_MODELS:
+        guest = launch(properties={"hw_vif_model": model}, vifs=[forwarded(free_port(), 22)])
+        assert guest.guest.state() == PowerState.RUNNING
+        guest.guest.destroy()
+
+
+@pytest.mark.parametrize("machine", ["q35", "pc"])
+def test_many_devices_find_room(machine: str, guest_dir: Path, tmp_path: Path, launch: Launch) -> None:
+    """As many virtio disks as there are names for, and interfaces at our own places on the bus."""
+    most = {"q35": 26, "pc": 23}[machine]
+    names = naming.Names()
+    disks = [AttachedDisk(blank(tmp_path / f"{n}", MiB), names.take(Bus.VIRTIO)) for n in range(most)]
+    vifs = [
+        PluggedVif(Vif(f"{n}", f"52:54:00:12:34:0{n}", forwards=(PortForward(free_port(), 80),)), backend="slirp")
+        for n in range(2)
+    ]
+    kernel = KernelBoot(guest_dir / "vmlinuz", guest_dir / "initramfs", "console=ttyS0")
+    guest = launch(disks, {"hw_machine_type": machine}, vifs=vifs, kernel=kernel, memory=320 * MiB)
+    guest.wait("cowshed-guest: up")
+    assert len(re.findall(r"cowshed-guest: disk vd\w 1048576 rw", guest.text)) == most
+    assert len(re.findall(r"cowshed-guest: nic eth\d", guest.text)) == 2
+
+
+def test_a_usb_disk(guest_dir_generic: Path, tmp_path: Path, launch: Launch) -> None:
+    disk = AttachedDisk(blank(tmp_path / "disk", MiB), "sda", Bus.USB)
+    kernel = KernelBoot(guest_dir_generic / "vmlinuz", guest_dir_generic / "initramfs", "console=ttyS0")
+    guest = launch([disk], kernel=kernel, consoles=ConsolePlan(tmp_path / "console.log", vnc=False))
+    guest.wait("cowshed-guest: up")
+    assert [one.model for one in guest.live().controllers if one.type == "usb"] == ["qemu-xhci"]

@@ -6,7 +6,7 @@ Everything that is wrong with the request is found here, before anything on the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,21 +16,21 @@ from cowshed.domain.bandwidth import bandwidth
 from cowshed.domain.clock import clock
 from cowshed.domain.commandline import commandline
 from cowshed.domain.consoles import ConsolePlan
-from cowshed.domain.controller import Controller, controllers
 from cowshed.domain.cputune import cputune
-from cowshed.domain.disk import Disk, disk
+from cowshed.domain.disk import disk
 from cowshed.domain.domain import Domain
 from cowshed.domain.features import features
 from cowshed.domain.firmware import KernelBoot
-from cowshed.domain.input import Input, inputs
+from cowshed.domain.input import inputs
 from cowshed.domain.interface import interface
 from cowshed.domain.memballoon import MEMBALLOON
 from cowshed.domain.metadata import metadata
 from cowshed.domain.naming import Machine
 from cowshed.domain.properties import Properties
 from cowshed.domain.qos import iotune
+from cowshed.domain.slots import controllers
 from cowshed.errors import InvalidRequest, UnsupportedOperation
-from cowshed.model.disk import AttachedDisk, Bus, Device
+from cowshed.model.disk import AttachedDisk, Device
 from cowshed.model.host import HostCapabilities, VirtType
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
@@ -87,7 +87,6 @@ def check(
         consoles=consoles,
         directory=consoles.log.parent,
     ).to_xml()
-    naming.scsi_model(image)
     iotune(instance.flavor.extra_specs)
 
 
@@ -130,7 +129,6 @@ class _Assembly:
         flavor, properties = self.instance.flavor, self.properties
         family = naming.machine(self.machine)
         loader = firmware.choose(properties, self.guest, self.host, family)
-        disks = tuple(disk(one) for one in self.attached)
         modelled = [(one, self._model(one)) for one in self.vifs if one.vif.type != VifType.NONE]
         raw = [(one, model) for one, model in modelled if _is_raw(one)]
         limits = bandwidth(properties)
@@ -139,10 +137,7 @@ class _Assembly:
             for one, model in modelled
             if limits or not _is_raw(one)
         )
-        pointers = inputs(properties, seen=self.consoles.seen)
-        channels = channel.channels(properties, self.guest, spice=self.consoles.spice)
-        rngs = rng.rngs(properties, self.guest, self.host)
-        return Domain(
+        domain = Domain(
             type=self.host.virt_type.value,
             name=self.instance.name,
             uuid=self.instance.uuid,
@@ -174,20 +169,21 @@ class _Assembly:
             on_reboot="restart",
             on_crash="destroy",
             emulator=self.host.emulator,
-            disks=disks,
-            controllers=self._controllers(disks, pointers, len(interfaces) + len(rngs) + bool(channels)),
+            disks=tuple(disk(one) for one in self.attached),
             interfaces=interfaces,
             serials=serial.serials(properties, self.consoles),
-            channels=channels,
-            inputs=pointers,
+            channels=channel.channels(properties, self.guest, spice=self.consoles.spice),
+            inputs=inputs(properties, seen=self.consoles.seen),
             graphics=graphics.graphics(self.consoles, self.host),
             videos=(video.video(properties, self.consoles, self.host),),
-            rngs=rngs,
+            rngs=rng.rngs(properties, self.guest, self.host),
             memballoon=MEMBALLOON,
             watchdogs=watchdog.watchdogs(properties),
             tpms=tpm.tpms(properties),
             commandline=commandline(raw, pcie=self.pcie),
         )
+        scsi = naming.scsi_model(self.image)
+        return replace(domain, controllers=controllers(domain, scsi=scsi, pcie=self.pcie, raw=len(raw)))
 
     def _check(self) -> None:
         name, flavor = self.instance.name, self.instance.flavor
@@ -222,21 +218,6 @@ class _Assembly:
         """One pair for each CPU, where the image says that its guest can use them."""
         vcpus = self.instance.flavor.vcpus
         return min(vcpus, QUEUES) if vcpus > 1 and self.properties.flag("hw_vif_multiqueue_enabled") else None
-
-    def _controllers(self, disks: Sequence[Disk], inputs: Sequence[Input], devices: int) -> tuple[Controller, ...]:
-        virtio = sum(one.bus == Bus.VIRTIO for one in disks)
-        scsi = any(one.bus == Bus.SCSI for one in disks)
-        usb = any(one.bus == "usb" for one in inputs) or any(one.bus == Bus.USB for one in disks)
-        balloon = 1
-        return tuple(
-            controllers(
-                disks,
-                scsi=naming.scsi_model(self.image),
-                usb=usb,
-                pcie=self.pcie,
-                devices=devices + virtio + scsi + usb + balloon,
-            )
-        )
 
 
 def _is_raw(plugged: PluggedVif) -> bool:
