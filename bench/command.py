@@ -57,7 +57,10 @@ def start(name: str, *words: str) -> object:
 
 
 def _virsh_uri(env: dict[str, str]) -> str:
-    code = "from cowshed.driver.rooms import Rooms; r = Rooms(); r.hypervisor.open(); print(r.hypervisor.uri)"
+    code = (
+        "from cowshed.driver.rooms import Rooms; from cowshed.hypervisor import session; r = Rooms(); "
+        "r.hypervisor.open(); print(session.prepare(r.uri))"
+    )
     return sh(sys.executable, "-c", code, env=env).decode().strip()
 
 
@@ -93,6 +96,7 @@ def run(place: Path, rounds: int) -> Result:
 
 
 FILL = """
+import uuid
 from cowshed.driver.rooms import Rooms
 from cowshed.manager.records import Record, Records
 from cowshed.model.flavor import Flavor
