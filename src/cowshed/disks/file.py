@@ -74,8 +74,7 @@ class FileDisk(Disk, Importing):
 
     def _make(self, size: int, base: Base | None, fill: Callable[[Publication], None]) -> None:
         self._refuse_existing()
-        made = not self.directory.is_dir()
-        filesystem.make_directory(self.directory)
+        unsynced = filesystem.make_directory_unsynced(self.directory)
         try:
             with filesystem.publish(self.path, unnamed=True) as new:
                 fill(new)
@@ -83,10 +82,20 @@ class FileDisk(Disk, Importing):
                 filesystem.start_writing(new.fd, 0, 0)
                 with manifest.recording(self.directory, self._described(size, base)):
                     new.commit()
+                    self._sync(unsynced)
         except BaseException:
-            if made:
+            if unsynced:
                 with suppress(OSError):
                     self.directory.rmdir()
+            raise
+
+    def _sync(self, places: Sequence[Path]) -> None:
+        """The last step; the disk that was given its name just now goes again if it fails."""
+        try:
+            for place in places:
+                filesystem.sync_directory(place)
+        except BaseException:
+            filesystem.remove_file(self.path)
             raise
 
     def _wanted(self, size: int, base: Base | None) -> int:

@@ -96,13 +96,17 @@ def recording(directory: Path, disk: ManifestDisk) -> Iterator[None]:
     with locked(directory):
         if os.path.lexists(directory / disk.location):
             raise NameTaken(kind="disk", name=f"{disk.name} of instance {directory.name}")
+        first = not (directory / FILE).exists()
         before = load(directory).disks
         _save(directory, {**before, disk.name: disk}, sync_parent=False)
         try:
             yield
         except BaseException:
             with suppress(CowshedError):
-                _save(directory, before, sync_parent=False)
+                if first:
+                    filesystem.remove_file(directory / FILE)
+                else:
+                    _save(directory, before, sync_parent=False)
             raise
 
 

@@ -43,9 +43,9 @@ def to_qcow2(source: int, target: int) -> None:
 
 
 def _to_qcow2(layer: Layer, target: int, *, compress: bool, progress: Progress) -> None:
-    sink = Qcow2Sink(target, layer.size, compress=compress)
-    pump(layer, sink, progress=progress)
-    sink.finish()
+    with closing(Qcow2Sink(target, layer.size, compress=compress)) as sink:
+        pump(layer, sink, progress=progress)
+        sink.finish()
 
 
 def _to_raw(source: DiskSource, layer: Layer, target: int, progress: Progress) -> None:
