@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable
@@ -255,16 +256,54 @@ def test_a_sparse_copy_has_the_same_bytes_and_keeps_the_holes(tmp_path: Path) ->
     assert filesystem.allocated(tmp_path / "copy") < 2 * MiB
 
 
-def test_a_copy_falls_back_to_reading_and_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "page-cache"])
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("size", [1, 4095, 4096, 3 * MiB + 17, 9 * MiB])
+def test_every_way_of_copying(
+    tmp_path: Path, direct: bool, share: bool, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> int:
         raise OSError(errno.EXDEV, "cross-device")
 
-    monkeypatch.setattr(os, "copy_file_range", refuse)
-    data = os.urandom(3 * MiB + 17)
+    if not direct:
+        monkeypatch.setattr(os, "O_DIRECT", -1)
+    if share:
+        monkeypatch.setattr(os, "copy_file_range", refuse)
+    data = os.urandom(size)
+    (tmp_path / "source").write_bytes(data)
+    with (tmp_path / "source").open("rb") as one, (tmp_path / "copy").open("w+b") as two:
+        assert filesystem.copy_sparse(one.fileno(), two.fileno(), share=share) == len(data)
+    assert (tmp_path / "copy").read_bytes() == data
+
+
+def test_a_file_system_that_refuses_direct_writes_after_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, refused = os.pwrite, 0
+
+    def refuse(fd: int, data: bytes, offset: int) -> int:
+        nonlocal refused
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            refused += 1
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    data = os.urandom(9 * MiB)
     (tmp_path / "source").write_bytes(data)
     with (tmp_path / "source").open("rb") as one, (tmp_path / "copy").open("w+b") as two:
         assert filesystem.copy_sparse(one.fileno(), two.fileno()) == len(data)
     assert (tmp_path / "copy").read_bytes() == data
+    assert refused <= 1
+
+
+def test_a_source_that_becomes_shorter_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").write_bytes(bytes(8192))
+    monkeypatch.setattr(filesystem, "extents", lambda *_: iter([(0, 16384)]))
+    with (
+        (tmp_path / "source").open("rb") as one,
+        (tmp_path / "copy").open("w+b") as two,
+        pytest.raises(OSError, match="shorter"),
+    ):
+        filesystem.copy_sparse(one.fileno(), two.fileno())
 
 
 def test_extents_of_files_without_data(tmp_path: Path) -> None:

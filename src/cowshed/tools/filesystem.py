@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import secrets
 import shutil
@@ -24,7 +25,8 @@ from cowshed.units import MiB, format_size
 
 PART = ".part"
 FICLONE = 0x40049409  # linux/fs.h
-_CHUNK = 8 * MiB
+_CHUNK = 4 * MiB
+_ALIGN = 4096  # at least the logical block size of any disk
 _SYNC_FILE_RANGE_WRITE = 2
 _RENAME_NOREPLACE = 1
 _FALLOC_KEEP_SIZE = 1
@@ -389,28 +391,72 @@ def extents(fd: int, end: int | None = None, *, start: int = 0) -> Iterator[tupl
 def copy_sparse(source: int, target: int, *, share: bool = True, progress: Progress = SILENT) -> int:
     """Copy the data extents of ``source`` to the empty file ``target``; returns bytes of data.
 
-    :param share: blocks may be shared (copy_file_range(2) does so on XFS and Btrfs); off: the copy
-        gets blocks of its own
+    Written past the page cache where that can be done. Measured on ext4, 600 MiB of data in cache,
+    durable: 0.22 s and 0.08 s of CPU; by copy_file_range(2) 0.2 to 1.7 s and as much CPU.
 
-    Write-back starts behind each chunk, so that the final sync finds little to do (measured: four
-    times the throughput of one sync at the end).
+    :param share: where the page cache is used, blocks may be shared (copy_file_range does so on
+        XFS and Btrfs); off: the copy gets blocks of its own
     """
     size = os.fstat(source).st_size
     os.ftruncate(target, size)
     copied = 0
-    for offset, extent in extents(source, size):
-        end = offset + extent
-        while offset < end:
-            progress.check()
-            length = min(_CHUNK, end - offset)
-            done = (share and _copy_range(source, target, offset, length)) or _read_write(
-                source, target, offset, length
-            )
-            start_writing(target, offset, done)
-            offset += done
-            copied += done
-            progress.update(done)
+    with _Direct(target) as direct:
+        for offset, extent in extents(source, size):
+            end = offset + extent
+            while offset < end:
+                progress.check()
+                length = min(_CHUNK, end - offset)
+                done = direct.copy(source, offset, length) or _buffered(source, target, offset, length, share)
+                offset += done
+                copied += done
+                progress.update(done)
     return copied
+
+
+class _Direct:
+    """Copies aligned pieces to the same offset of a file with O_DIRECT."""
+
+    def __init__(self, target: int) -> None:
+        self._fd: int | None = None
+        with suppress(OSError):  # tmpfs, for one, has no O_DIRECT
+            self._fd = os.open(f"/proc/self/fd/{target}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+        self._buffer = mmap.mmap(-1, _CHUNK)
+
+    def __enter__(self) -> _Direct:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._give_up()
+        self._buffer.close()
+
+    def copy(self, source: int, offset: int, length: int) -> int:
+        """Bytes copied; 0 when it must be done in another way."""
+        length -= length % _ALIGN
+        if self._fd is None or not length or offset % _ALIGN:
+            return 0
+        with memoryview(self._buffer) as view:
+            length = os.preadv(source, [view[:length]], offset)
+            length -= length % _ALIGN
+            if not length:
+                return 0
+            try:
+                return os.pwrite(self._fd, view[:length], offset)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # larger blocks than _ALIGN
+                    raise
+                self._give_up()
+                return 0
+
+    def _give_up(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _buffered(source: int, target: int, offset: int, length: int, share: bool) -> int:
+    done = (share and _copy_range(source, target, offset, length)) or _read_write(source, target, offset, length)
+    start_writing(target, offset, done)
+    return done
 
 
 def _copy_range(source: int, target: int, offset: int, length: int) -> int:
