@@ -420,32 +420,30 @@ class _Direct:
         self._fd: int | None = None
         with suppress(OSError):  # tmpfs, for one, has no O_DIRECT
             self._fd = os.open(f"/proc/self/fd/{target}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
-        self._buffer = mmap.mmap(-1, _CHUNK)
+        self._view = memoryview(mmap.mmap(-1, _CHUNK))  # memory that is aligned
 
     def __enter__(self) -> _Direct:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._give_up()
-        self._buffer.close()
 
     def copy(self, source: int, offset: int, length: int) -> int:
         """Bytes copied; 0 when it must be done in another way."""
         length -= length % _ALIGN
         if self._fd is None or not length or offset % _ALIGN:
             return 0
-        with memoryview(self._buffer) as view:
-            length = os.preadv(source, [view[:length]], offset)
-            length -= length % _ALIGN
-            if not length:
-                return 0
-            try:
-                return os.pwrite(self._fd, view[:length], offset)
-            except OSError as error:
-                if error.errno != errno.EINVAL:  # larger blocks than _ALIGN
-                    raise
-                self._give_up()
-                return 0
+        done = os.preadv(source, [self._view[:length]], offset)
+        done -= done % _ALIGN
+        if not done:
+            return 0
+        try:
+            return os.pwrite(self._fd, self._view[:done], offset)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # larger blocks than _ALIGN
+                raise
+            self._give_up()
+            return 0
 
     def _give_up(self) -> None:
         if self._fd is not None:
