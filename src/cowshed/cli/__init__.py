@@ -14,6 +14,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         print(f"cowshed {__version__}")
         return
+    if words in (["ls"], ["list"], ["ps"]):
+        from cowshed.cli import quick
+
+        if quick.ls():
+            return
     from cowshed.cli.app import run
 
     sys.exit(run(words))

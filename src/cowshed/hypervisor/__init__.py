@@ -8,15 +8,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from cowshed.hypervisor.connection import Hypervisor
-
 if TYPE_CHECKING:
+    from cowshed.hypervisor.connection import Hypervisor
     from cowshed.hypervisor.events import EventKind, GuestEvent
     from cowshed.hypervisor.guest import Guest
 
 __all__ = ["EventKind", "Guest", "GuestEvent", "Hypervisor"]
 
-_HOMES: Final = {"EventKind": "events", "GuestEvent": "events", "Guest": "guest"}
+_HOMES: Final = {"Hypervisor": "connection", "EventKind": "events", "GuestEvent": "events", "Guest": "guest"}
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,7 @@ from typing import Final
 from cowshed import log
 from cowshed.clock import Deadline, poll
 from cowshed.errors import CowshedError, DeadlineExceeded, HypervisorUnavailable
+from cowshed.hypervisor import look
 
 _log = log.logger(__name__)
 
@@ -78,10 +79,7 @@ def is_session(uri: str) -> bool:
 
 def runtime_directory(environ: Mapping[str, str] | None = None) -> Path:
     """Where session daemons have their sockets; the same rule as libvirt's (GLib's) own."""
-    environ = os.environ if environ is None else environ
-    if chosen := environ.get("XDG_RUNTIME_DIR"):
-        return Path(chosen) / "libvirt"
-    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "libvirt"
+    return Path(look.folder(os.environ if environ is None else dict(environ)))
 
 
 def answering(folder: Path) -> Path | None:

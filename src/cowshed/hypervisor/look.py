@@ -1,0 +1,48 @@
+"""A quick look at the states of a session's guests, for a command that must answer at once.
+
+The whole room takes 40 ms to import and connect; this takes 12: it goes to the binding's C module,
+opens the session daemon's socket read-write as everybody else does, and asks one question.
+"""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import quote
+
+SOCKETS = ("libvirt-sock", "virtqemud-sock")
+_STATE_ONLY = 1  # VIR_DOMAIN_STATS_STATE
+_NO_WAIT = 1 << 29  # VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+
+
+def folder(environ: os._Environ[str] | dict[str, str] = os.environ) -> str:
+    """Where session daemons have their sockets; the same rule as libvirt's (GLib's) own."""
+    if chosen := environ.get("XDG_RUNTIME_DIR"):
+        return os.path.join(chosen, "libvirt")
+    cache = environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(cache, "libvirt")
+
+
+def states() -> dict[str, int] | None:
+    """UUID to libvirt's state number of every guest of the session; None: ask the usual way."""
+    for name in SOCKETS:
+        path = os.path.join(folder(), name)
+        if os.path.exists(path):
+            return _ask(f"qemu+unix:///session?socket={quote(path)}")
+    return None
+
+
+def _ask(uri: str) -> dict[str, int] | None:
+    try:
+        import libvirtmod
+
+        libvirtmod.virInitialize()
+        libvirtmod.virRegisterErrorHandler(lambda context, error: None, None)
+        connection = libvirtmod.virConnectOpen(uri)
+        if connection is None:
+            return None
+        found = libvirtmod.virConnectGetAllDomainStats(connection, _STATE_ONLY, _NO_WAIT)
+        if found is None:
+            return None
+        return {libvirtmod.virDomainGetUUIDString(domain): stats["state.state"] for domain, stats in found}
+    except (ImportError, AttributeError, TypeError, KeyError):
+        return None  # another build of the binding
