@@ -1,0 +1,36 @@
+"""For tests: fakes that fulfil cowshed's contracts, and the suites that show whether something does.
+
+* ``FakeDriver``: a compute driver whose guests are entries of a table. ``fake_host`` puts a ``Host`` on it.
+* ``MemoryBackend`` and ``MemoryImages``: disks and images that cost no disk space.
+* ``FakeClock``: time that a test turns by hand.
+* ``cowshed.testing.conformance``: what a backend, an image service or a driver promises, as test
+  classes to inherit from.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cowshed.testing.clock import FakeClock as FakeClock
+    from cowshed.testing.disks import MemoryBackend as MemoryBackend
+    from cowshed.testing.driver import FakeDriver as FakeDriver
+    from cowshed.testing.driver import fake_host as fake_host
+    from cowshed.testing.images import MemoryImages as MemoryImages
+
+_PUBLIC = {
+    "FakeClock": "cowshed.testing.clock",
+    "FakeDriver": "cowshed.testing.driver",
+    "MemoryBackend": "cowshed.testing.disks",
+    "MemoryImages": "cowshed.testing.images",
+    "fake_host": "cowshed.testing.driver",
+}
+
+__all__ = ["FakeClock", "FakeDriver", "MemoryBackend", "MemoryImages", "fake_host"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,30 @@
+"""How a suite expects an error, without a test framework."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cowshed.errors import CowshedError
+
+
+class Caught:
+    """``error`` is what was raised, once the block is over."""
+
+    error: BaseException
+
+
+@contextmanager
+def refuses(*kinds: type[BaseException]) -> Iterator[Caught]:
+    """The block must raise one of ``kinds``, with a sentence a person can read."""
+    caught = Caught()
+    names = " or ".join(kind.__name__ for kind in kinds)
+    try:
+        yield caught
+    except kinds as error:
+        caught.error = error
+        assert str(error), f"{type(error).__name__} says nothing"
+        return
+    except CowshedError as error:
+        raise AssertionError(f"expected {names}, got {type(error).__name__}: {error}") from error
+    raise AssertionError(f"expected {names}, nothing was raised")
