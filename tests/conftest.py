@@ -52,6 +52,8 @@ class PrivateHome:
         }.items():
             (self._place / folder).mkdir(mode=0o700)
             os.environ[variable] = str(self._place / folder)
+        # Root's places are fixed ones (/etc, /var/lib) unless told otherwise.
+        os.environ["COWSHED_HOST_STATE"] = str(self._place / "data" / "cowshed")
 
     def pytest_unconfigure(self) -> None:
         for pidfile in self._place.rglob("*.pid"):
