@@ -39,7 +39,7 @@ class Undo:
             what, inverse = self._steps.pop()
             try:
                 inverse()
-            except Exception:
+            except Exception:  # noqa: BLE001 - clean-up goes on, whatever one step does
                 _log.exception("could not %s", what)
 
     def __enter__(self) -> Undo:

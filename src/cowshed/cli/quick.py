@@ -67,7 +67,7 @@ def _records(path: str) -> list[dict[str, Any]] | None:
             if database.execute("pragma user_version").fetchone()[0] != 1:
                 return None
             query = "select name, uuid, state, created, record from instances order by created, name"
-            return [_row(*row[:4], json.loads(row[4])) for row in database.execute(query)]
+            return [_row(a, b, c, d, json.loads(e)) for a, b, c, d, e in database.execute(query)]
     except (sqlite3.Error, ValueError, KeyError):
         return None
 

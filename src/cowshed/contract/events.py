@@ -29,5 +29,5 @@ class Events:
             return
         try:
             self._listener(event)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a listener's failure is not ours
             _log.exception("the event listener failed on %s", event)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import uuid as uuids
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from cowshed.manager import names
 from cowshed.manager.images import Images
 from cowshed.manager.instances import Instances
 from cowshed.manager.machine import Machine
+from cowshed.manager.records import Entry
 from cowshed.model.flavor import Flavor
 from cowshed.model.host import Finding
 from cowshed.model.vif import Vif
@@ -23,7 +25,7 @@ from cowshed.units import MiB, parse_size
 if TYPE_CHECKING:
     from cowshed.contract.storage import Backend
     from cowshed.driver import LibvirtDriver
-    from cowshed.model.image import Image
+    from cowshed.model.event import LifecycleEvent
 
 LEAST_MEMORY = 16 * MiB
 
@@ -63,6 +65,7 @@ class Host:
 
     def close(self) -> None:
         self.driver.cleanup_host("")
+        self.instances.records.close()
 
     def __enter__(self) -> Host:
         return self
@@ -91,6 +94,9 @@ class Host:
         networks: Sequence[str] = (),
         publish: Sequence[str] = (),
         backend: str = "",
+        kernel: str | None = None,
+        initrd: str | None = None,
+        cmdline: str = "",
         properties: Mapping[str, str] | None = None,
         extra_specs: Mapping[str, str] | None = None,
         datasource: str = "",
@@ -106,7 +112,10 @@ class Host:
         :param user_data: cloud-init's, as text (it has line breaks or begins with #) or the path of a file
         :param networks: ``user``, ``none``, ``network:NAME``, ``bridge:NAME``; empty: as configured
         :param publish: port forwards such as ``2222:22``
+        :param kernel: boot this image (a kernel) directly, with ``initrd`` and ``cmdline``
+        :param properties: of the image, for this instance: ``hw_disk_bus``, ``hw_firmware_type``, ...
         :param ephemeral: removed at the end of the ``with`` block
+        :raises ImageNotFound: :raises NameTaken: :raises InvalidRequest: and what the driver's spawn raises
         """
         flavor = self._flavor(cpus, memory, disk, ephemeral_disk, swap, extra_specs)
         identity = str(uuids.uuid4())
@@ -116,20 +125,30 @@ class Host:
         backend = self._backend(backend)
         keys = "\n".join(_key(key) for key in _several(ssh_key))
         user, vendor = _text(user_data, "user data"), _text(vendor_data, "vendor data")
-        record = self.instances.create(
-            self._image(image, properties),
-            flavor,
-            uuid=identity,
-            name=name,
-            vifs=vifs,
-            key_data=keys,
-            user_data=user,
-            vendor_data=vendor,
-            hostname=hostname,
-            backend=backend,
-            password=password,
-            datasource=datasource,
-        )
+        if (initrd or cmdline) and not kernel:
+            raise InvalidRequest(reason="an initrd or a command line needs a kernel", hint="give --kernel too")
+        with ExitStack() as stack:
+            chosen = dict(properties or {})
+            for key, ref in (("kernel_id", kernel), ("ramdisk_id", initrd)):
+                if ref:
+                    chosen[key] = stack.enter_context(self.images.at_hand(ref)).id
+            if cmdline:
+                chosen["os_command_line"] = cmdline
+            found = stack.enter_context(self.images.at_hand(image))
+            record = self.instances.create(
+                dataclasses.replace(found, properties={**found.properties, **chosen}) if chosen else found,
+                flavor,
+                uuid=identity,
+                name=name,
+                vifs=vifs,
+                key_data=keys,
+                user_data=user,
+                vendor_data=vendor,
+                hostname=hostname,
+                backend=backend,
+                password=password,
+                datasource=datasource,
+            )
         return Machine(self, record, ephemeral=ephemeral)
 
     def _flavor(
@@ -166,12 +185,6 @@ class Host:
             )
         return name
 
-    def _image(self, ref: str, properties: Mapping[str, str] | None) -> Image:
-        image = self.images.of(ref)
-        if properties:
-            image = dataclasses.replace(image, properties={**image.properties, **properties})
-        return image
-
     def machines(self) -> list[Machine]:
         return [Machine(self, record) for record in self.instances.all()]
 
@@ -186,6 +199,23 @@ class Host:
 
     def doctor(self) -> list[Finding]:
         return self.driver.doctor()
+
+    def events(self, *, limit: int = 100) -> list[Entry]:
+        """The latest things that cowshed did to instances, oldest first."""
+        return self.instances.records.events(limit=limit)
+
+    def watch(self) -> Iterator[Entry]:
+        """What happens to instances from now on, whoever causes it, as libvirt tells; it does not end."""
+        import queue
+
+        heard: queue.SimpleQueue[LifecycleEvent] = queue.SimpleQueue()
+        self.driver.register_event_listener(heard.put)
+        while True:
+            event = heard.get()
+            uuid = event.get_instance_uuid()
+            named = {record.uuid: record.name for record in self.instances.records.all()}
+            if uuid in named:
+                yield Entry(event.timestamp, uuid, named[uuid], event.get_name().lower(), event.detail)
 
 
 def _several(keys: str | Path | Sequence[str | Path] | None) -> list[str | Path]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cowshed.errors import Conflict, ImageNotFound
+from cowshed import log
+from cowshed.errors import Conflict, CowshedError, ImageNotFound, InvalidRequest
 from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image
 
@@ -15,7 +18,10 @@ if TYPE_CHECKING:
     from cowshed.images.sweep import Removed
     from cowshed.manager.instances import Instances
 
-FILE_PROPERTY = "cowshed_file"
+_log = log.logger(__name__)
+
+ORIGIN = "cowshed_origin"  # property of an image that was brought in by being used: the file or URL it was then
+_LOCK_TIMEOUT = 3600.0  # seconds; somebody else may be downloading it
 
 
 class Images:
@@ -85,29 +91,58 @@ class Images:
         """Remove the bases that no disk uses."""
         return self._driver.sweep_cache(dry_run=dry_run, all_unused=True)
 
-    def of(self, ref: str) -> Image:
-        """The image called ``ref``, or made of the file ``ref`` (imported once while it does not change)."""
-        path = Path(ref).expanduser()
+    @contextmanager
+    def at_hand(self, ref: str) -> Iterator[Image]:
+        """The image called ``ref``, or made of the file or URL ``ref``.
+
+        A file is brought in once while it does not change, a URL once. What was brought in for a
+        block that fails goes again, unless somebody else has begun to use it.
+
+        :raises ImageNotFound: and what :meth:`pull` raises
+        """
+        image, new = self._found(ref)
+        try:
+            yield image
+        except BaseException:
+            if new:
+                self._take_back(image)
+            raise
+
+    def _found(self, ref: str) -> tuple[Image, bool]:
+        """The image, and whether this call has brought it in."""
+        url = "://" in ref and not ref.startswith("file://")
+        path = _path(ref)
         if "/" not in ref and not ref.startswith("~"):
             try:
-                return self.show(ref)
+                return self.show(ref), False
             except ImageNotFound:
                 if not path.is_file():
                     raise
-        if not path.exists() and "://" not in ref:
+        if url:
+            return self._brought(ref, ref)
+        if not path.exists():
             raise ImageNotFound(name=ref, hint="there is no such file")
-        return self._imported(ref, path)
+        if not path.is_file():
+            raise InvalidRequest(reason=f"{ref} is not a file", hint="name an image, or the file of one")
+        facts = path.stat()
+        return self._brought(str(path), f"{path.resolve()}:{facts.st_size}:{facts.st_mtime_ns}")
 
-    def _imported(self, ref: str, path: Path) -> Image:
-        properties = {}
-        if path.is_file():
-            facts = path.stat()
-            identity = f"{path.resolve()}:{facts.st_size}:{facts.st_mtime_ns}"
-            properties = {FILE_PROPERTY: identity}
+    def _brought(self, source: str, origin: str) -> tuple[Image, bool]:
+        """Two callers that start with the same file bring it in once."""
+        from cowshed.tools import locks
+
+        name = f"bring-{hashlib.sha256(origin.encode()).hexdigest()[:32]}"
+        with locks.lock(self._instances.locks / name, timeout=_LOCK_TIMEOUT, what=source):
             for image in self.list():
-                if image.properties.get(FILE_PROPERTY) == identity:
-                    return image
-        return self.pull(ref, name=self._free_name(ref), properties=properties)
+                if image.properties.get(ORIGIN) == origin:
+                    return image, False
+            return self.pull(source, name=self._free_name(source), properties={ORIGIN: origin}), True
+
+    def _take_back(self, image: Image) -> None:
+        try:
+            self.remove(image.id)
+        except CowshedError as error:
+            _log.warning("image %s stays: %s", image.name, error)
 
     def _free_name(self, ref: str) -> str:
         from cowshed.images.record import default_name
@@ -116,3 +151,9 @@ class Images:
         name = default_name(ref)
         candidates = (f"{name}-{number}" for number in range(2, len(taken) + 3))
         return name if name not in taken else next(one for one in candidates if one not in taken)
+
+
+def _path(ref: str) -> Path:
+    from urllib.parse import unquote, urlsplit
+
+    return Path(unquote(urlsplit(ref).path)) if ref.startswith("file://") else Path(ref).expanduser()

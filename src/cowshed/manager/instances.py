@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cowshed import clock, log
-from cowshed.errors import Busy, CowshedError, InstanceNotFound, InvalidState, NameTaken
+from cowshed.errors import Busy, Conflict, CowshedError, InstanceNotFound, InvalidState, NameTaken
 from cowshed.manager import names
 from cowshed.manager.records import Record, Records
 from cowshed.model.flavor import Flavor
@@ -45,7 +45,7 @@ class Instances:
     def __init__(self, driver: LibvirtDriver, state: Path) -> None:
         self.driver = driver
         self.records = Records(state / "cowshed.db")
-        self._locks = state / "locks"
+        self.locks = state / "locks"
 
     # --- look ---------------------------------------------------------------------------------
 
@@ -68,11 +68,31 @@ class Instances:
             return record
         power = powers.get(record.uuid)
         if power is None:
-            return dataclasses.replace(record, state=InstanceState.ERROR, error=record.error or "libvirt has lost it")
+            return dataclasses.replace(record, state=InstanceState.ERROR, error=self._lost(record))
         state = _STATES[power]
         if state == InstanceState.STOPPED and record.state == InstanceState.SUSPENDED:
             state = InstanceState.SUSPENDED
         return dataclasses.replace(record, state=state, error="")
+
+    def _lost(self, record: Record) -> str:
+        if self._is_elsewhere(record):
+            return f"it belongs to libvirt at {record.uri}; this is {self.driver.rooms.uri}"
+        return record.error or "libvirt does not know it any more; cowshed start defines it again"
+
+    def _is_elsewhere(self, record: Record) -> bool:
+        """Was it made on another libvirt? Two names of one daemon differ too: ask only where it is not found."""
+        return bool(record.uri) and record.uri != self.driver.rooms.uri
+
+    def _check_ours(self, record: Record) -> None:
+        """Never touch the disks of an instance that may run under another libvirt.
+
+        :raises Conflict:
+        """
+        if self._is_elsewhere(record) and record.uuid not in self.driver.power_states():
+            raise Conflict(
+                reason=f"instance {record.name} belongs to libvirt at {record.uri}, and this is {self.driver.rooms.uri}",
+                hint=f"use cowshed --connect {record.uri}",
+            )
 
     # --- come and go --------------------------------------------------------------------------
 
@@ -111,33 +131,48 @@ class Instances:
             metadata=dict(metadata or {}),
             system_metadata={"datasource": datasource} if datasource else {},
         )
-        record = Record(instance, tuple(vifs), InstanceState.BUILDING, image_name=image.name)
+        record = Record(instance, tuple(vifs), InstanceState.BUILDING, image_name=image.name, uri=self.driver.rooms.uri)
         self.recover()
         with self._locked(name):
             self.records.add(record)
             try:
                 self.driver.spawn(None, instance, image, [], password, network_info=vifs)
-            except BaseException:
-                self.records.remove(instance.uuid)
+                launched = dataclasses.replace(instance, launched_at=clock.current().time())
+                record = dataclasses.replace(record, instance=launched, state=InstanceState.RUNNING)
+                self.records.update(record, "created", f"from image {image.name or image.id}")
+            except BaseException as error:
+                self._abandon(record, whole=isinstance(error, Exception) and record.state == InstanceState.BUILDING)
                 raise
-            launched = dataclasses.replace(instance, launched_at=clock.current().time())
-            record = dataclasses.replace(record, instance=launched, state=InstanceState.RUNNING)
-            self.records.update(record)
-            self.records.note(record, "created", f"from image {image.name or image.id}")
         return record
 
-    def remove(self, ref: str) -> None:
-        """Stop it and delete all it has; half gone is fine."""
-        self.recover()
+    def _abandon(self, record: Record, *, whole: bool) -> None:
+        """Forget an instance that did not come to be; what fails here is left to :meth:`recover`.
+
+        :param whole: the driver has taken back all it did. An interruption may come between a step
+            and the note how to take it back, so that there the driver is asked to look everywhere.
+        """
+        try:
+            if not whole:
+                self.driver.destroy(None, record.instance, record.vifs)
+            self.records.remove(record)
+        except CowshedError as error:
+            _log.warning("could not clear away %s: %s; the next cowshed run tries again", record.name, error)
+
+    def remove(self, ref: str) -> Record:
+        """Stop it and delete all it has; half gone is fine.
+
+        :raises Conflict: it belongs to another libvirt
+        """
         record = self.records.find(ref)
         with self._locked(record.name):
             self._delete(record)
+        return record
 
     def _delete(self, record: Record) -> None:
+        self._check_ours(record)
         self.records.update(dataclasses.replace(record, state=InstanceState.DELETING))
         self.driver.destroy(None, record.instance, record.vifs)
-        self.records.remove(record.uuid)
-        self.records.note(record, "removed")
+        self.records.remove(record, "removed")
 
     def recover(self) -> None:
         """Finish what killed processes left half done: their locks are free."""
@@ -166,13 +201,21 @@ class Instances:
         return self.find(record.uuid)
 
     def stop(self, ref: str, *, timeout: float, force: bool = False) -> Record:
-        """Ask the guest to shut down, hard after ``timeout`` seconds (at once with ``force``)."""
+        """Ask the guest to shut down, hard after ``timeout`` seconds (at once with ``force``).
+
+        :raises InvalidState: it is suspended; its saved memory is dropped only with ``force``
+        """
         with self._changing(ref, "stopped", InstanceState.STOPPED) as record:
+            if not force:
+                self._keep_memory(record, "stopped", "cowshed stop --force")
             self.driver.power_off(record.instance, timeout=0 if force else timeout, retry_interval=10)
         return self.find(record.uuid)
 
     def restart(self, ref: str, *, hard: bool = False) -> Record:
+        """:raises InvalidState: it is suspended; its saved memory is dropped only with ``hard``"""
         with self._changing(ref, "restarted", InstanceState.RUNNING) as record:
+            if not hard:
+                self._keep_memory(record, "restarted", "cowshed restart --hard")
             kind = RebootType.HARD if hard else RebootType.SOFT
             self.driver.reboot(None, record.instance, record.vifs, kind)
         return self.find(record.uuid)
@@ -198,26 +241,40 @@ class Instances:
                 self.driver.resume(None, record.instance, record.vifs)
         return self.find(record.uuid)
 
+    def _keep_memory(self, record: Record, action: str, how: str) -> None:
+        if record.state == InstanceState.SUSPENDED:
+            raise InvalidState(
+                name=record.name,
+                state="suspended",
+                action=action,
+                hint=f"cowshed resume lets it go on; {how} drops its saved memory",
+            )
+
     @contextmanager
     def _changing(self, ref: str, event: str, state: InstanceState) -> Iterator[Record]:
-        name = self.records.find(ref).name
+        found = self.records.find(ref)
+        name, ref = found.name, found.uuid
         with self._locked(name):
             record = self.find(ref)
+            self._check_ours(record)
             if record.state in _TRANSIENT:
                 raise InvalidState(name=name, state=record.state, action=event)
             yield record
-            self.records.update(dataclasses.replace(record, state=state, error=""))
-            self.records.note(record, event)
+            self.records.update(dataclasses.replace(record, state=state, error=""), event)
 
     @contextmanager
     def _locked(self, name: str, *, timeout: float = _LOCK_TIMEOUT) -> Iterator[None]:
         from cowshed.tools import locks
 
-        with locks.lock(self._locks / f"instance-{name}", timeout=timeout, what=f"instance {name}"):
+        with locks.lock(self.locks / f"instance-{name}", timeout=timeout, what=f"instance {name}"):
             yield
 
     def check_free(self, name: str) -> None:
-        """:raises NameTaken: :raises InvalidRequest:"""
+        """Also of what a killed process left of an instance of this name.
+
+        :raises NameTaken: :raises InvalidRequest:
+        """
         names.check(name)
+        self.recover()
         if self.records.exists(name):
             raise NameTaken(kind="instance", name=name, hint=f"choose another --name, or remove it: cowshed rm {name}")

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
 from cowshed import clock
 from cowshed.clock import Deadline
-from cowshed.errors import InvalidRequest, InvalidState
+from cowshed.errors import InstanceNotFound, InvalidRequest, InvalidState
 from cowshed.manager.records import Record
 from cowshed.model.console import SpiceConsole, VncConsole
 from cowshed.model.instance import InstanceState
-from cowshed.model.vif import PortForward
+from cowshed.model.vif import PortForward, Protocol, VifType
 
 if TYPE_CHECKING:
     from cowshed.manager.host import Host
 
 _PAUSE = 0.2  # seconds between looks where no event tells
+_SLIRP = ("10.0.2.", "fec0:")  # the user network's own addresses; the host does not reach them
+_OVER = (InstanceState.STOPPED, InstanceState.CRASHED, InstanceState.SUSPENDED, InstanceState.ERROR)
 
 
 class Machine:
@@ -92,15 +95,17 @@ class Machine:
         if condition == "address":
             return self._until(lambda: " ".join(self.addresses()), condition, timeout)
         if condition == "ssh":
+            self._check_way()
             return self._until(self._ssh_banner, condition, timeout)
         raise InvalidRequest(
-            reason=f"cannot wait for {condition!r}", hint="a state such as running, log:TEXT, ssh, or address"
+            reason=f"cannot wait for {condition!r}",
+            hint=f"one of {', '.join(InstanceState)}; log:TEXT, ssh, or address",
         )
 
-    def _until(self, look, condition: str, timeout: float | None) -> str:  # type: ignore[no-untyped-def]
+    def _until(self, look: Callable[[], str], condition: str, timeout: float | None) -> str:
         deadline = Deadline(timeout, f"{self.name}: {condition}")
         while not (found := look()):
-            if condition in ("ssh", "address") and self.state in (InstanceState.STOPPED, InstanceState.ERROR):
+            if condition in ("ssh", "address") and self.state in _OVER:
                 raise InvalidState(name=self.name, state=self.record.state, action=f"waited for ({condition})")
             deadline.check()
             clock.current().sleep(_PAUSE)
@@ -145,18 +150,39 @@ class Machine:
 
     def ssh_endpoint(self) -> tuple[str, int]:
         """(host, port) where its ssh server is reached. :raises InvalidState: no way is known"""
-        for forward in self.forwards:
-            if forward.guest_port == 22:
-                return forward.host_address, forward.host_port
+        self._check_way()
+        if forward := self._ssh_forward():
+            return forward.host_address, forward.host_port
         for address in self.addresses():
-            if not address.startswith("10.0.2."):  # slirp's own, not reachable from the host
+            if not address.startswith(_SLIRP):
                 return address, 22
         raise InvalidState(
             name=self.name,
-            state="not reachable by ssh",
-            action="reached",
-            hint="run it with -p 2222:22, or on a network, with a guest agent",
+            state="without a known address",
+            action="reached by ssh",
+            hint="its guest agent names the address: is qemu-guest-agent installed there, and has the guest booted?",
         )
+
+    def ssh_command(self, *command: str, user: str = "") -> list[str]:
+        """The words of an ssh call. Its host key is remembered with the instance, and goes with it."""
+        address, port = self.ssh_endpoint()
+        known = self._host.driver.console_log_path(self.record.instance).with_name("known_hosts")
+        options = ["-o", "StrictHostKeyChecking=accept-new", "-o", f"UserKnownHostsFile={known}"]
+        who = ["-l", user] if user else []
+        return ["ssh", "-p", str(port), *options, *who, "--", address, *command]
+
+    def _ssh_forward(self) -> PortForward | None:
+        return next((one for one in self.forwards if one.guest_port == 22 and one.protocol == Protocol.TCP), None)
+
+    def _check_way(self) -> None:
+        """:raises InvalidState: nothing leads from the host to its ssh server, and nothing ever will"""
+        if self._ssh_forward() is None and all(vif.type in (VifType.USER, VifType.NONE) for vif in self.record.vifs):
+            raise InvalidState(
+                name=self.name,
+                state="on no network that the host reaches",
+                action="reached by ssh",
+                hint="run it with -p 2222:22, or on a libvirt network or a bridge",
+            )
 
     def __enter__(self) -> Machine:
         return self
@@ -165,4 +191,5 @@ class Machine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.ephemeral:
-            self.remove()
+            with suppress(InstanceNotFound):  # removed in the block
+                self.remove()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from cowshed.errors import InvalidRequest
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9-]{0,62}")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _HOW = ("brave", "calm", "dappled", "gentle", "jolly", "keen", "lively", "mellow", "nimble", "proud", "quiet", "sunny")
 _WHO = ("angus", "brindle", "bullock", "calf", "daisy", "galloway", "heifer", "highland", "jersey", "ox", "yak", "zebu")
 
@@ -18,8 +19,10 @@ def check(name: str) -> str:
     if not _NAME.fullmatch(name) or name.endswith("-"):
         raise InvalidRequest(
             reason=f"{name!r} cannot be the name of an instance",
-            hint="letters, digits and - are allowed, at most 63; it starts with a letter or digit",
+            hint="letters, digits and - are allowed, at most 63; a letter or digit comes first and last",
         )
+    if _UUID.fullmatch(name):
+        raise InvalidRequest(reason=f"{name!r} looks like a UUID; it could be taken for another instance's")
     return name
 
 
@@ -29,4 +32,4 @@ def invent(taken: Callable[[str], bool]) -> str:
         name = f"{random.choice(_HOW)}-{random.choice(_WHO)}"
         if not taken(name):
             return name
-    return f"cow-{random.randrange(10**6)}"  # noqa: S311
+    return f"cow-{random.randrange(10**6)}"

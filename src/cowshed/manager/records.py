@@ -1,24 +1,43 @@
-"""Records: what the standalone manager knows of instances, in SQLite; safe for several processes."""
+"""Records: what the standalone manager knows of instances, in SQLite; safe for several processes.
+
+The file is its owner's alone: user data may hold passwords. Each commit is durable before it returns
+(WAL with synchronous=FULL), since a record of what is being built is what finds it again after a crash.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cowshed import clock
-from cowshed.errors import DataCorrupt, InstanceNotFound, NameTaken, PermissionDenied
+from cowshed.errors import (
+    Busy,
+    Conflict,
+    CowshedError,
+    DataCorrupt,
+    InstanceNotFound,
+    NameTaken,
+    NoSpace,
+    PermissionDenied,
+)
 from cowshed.model.flavor import Flavor
 from cowshed.model.instance import Instance, InstanceState
 from cowshed.model.vif import PortForward, Protocol, Subnet, Vif, VifType
 
 SCHEMA = 1
+KEPT_EVENTS = 10_000
+_PATIENCE = 30.0  # seconds for another process's transaction, which takes milliseconds
+_SHORTEST_PREFIX = 8
+_HEX = frozenset("0123456789abcdef-")
 _TABLES = """
 create table instances (
     uuid text primary key,
@@ -42,7 +61,10 @@ create table events (
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An instance as it was asked for, and the state that was last seen. Times since the epoch."""
+    """An instance as it was asked for, and the state that was last seen. Times since the epoch.
+
+    ``uri`` is the libvirt it was made on; "" where that is not known.
+    """
 
     instance: Instance
     vifs: tuple[Vif, ...]
@@ -51,6 +73,7 @@ class Record:
     updated: float = 0.0
     error: str = ""
     image_name: str = ""
+    uri: str = ""
 
     @property
     def uuid(self) -> str:
@@ -79,35 +102,39 @@ class Records:
         self.path = path
         self._local = threading.local()
 
+    def close(self) -> None:
+        """Of this thread; the next call opens it again."""
+        database: sqlite3.Connection | None = getattr(self._local, "database", None)
+        if database is not None:
+            database.close()
+            self._local.database = None
+
     # --- instances ----------------------------------------------------------------------------
 
     def all(self) -> list[Record]:
-        if not self.path.exists():
-            return []
-        with self._errors():
-            rows = self._open().execute("select * from instances order by created, name").fetchall()
-        return [self._decoded(row) for row in rows]
+        return [self._decoded(row) for row in self._read("select * from instances order by created, name")]
+
+    def names(self) -> list[str]:
+        """For completion: nothing else is read."""
+        return [row["name"] for row in self._read("select name from instances order by name")]
 
     def find(self, ref: str) -> Record:
         """By name, UUID, or the beginning of a UUID (8 characters or more).
 
-        :raises InstanceNotFound:
+        :raises InstanceNotFound: :raises Conflict: several UUIDs begin so
         """
-        if self.path.exists():
-            query = "select * from instances where name = ? or uuid = ?"
-            with self._errors():
-                rows = self._open().execute(query, (ref, ref)).fetchall()
-                if not rows and len(ref) >= 8 and all(letter in "0123456789abcdef-" for letter in ref):
-                    rows = self._open().execute("select * from instances where uuid like ?", (f"{ref}%",)).fetchall()
-            if len(rows) == 1:
-                return self._decoded(rows[0])
-        raise InstanceNotFound(name=ref, hint="see cowshed ls")
+        rows = self._read("select * from instances where name = ? or uuid = ?", ref, ref)
+        if not rows and len(ref) >= _SHORTEST_PREFIX and set(ref) <= _HEX:
+            rows = self._read("select * from instances where uuid like ?", f"{ref}%")
+        if not rows:
+            raise InstanceNotFound(name=ref, hint="cowshed ls shows what there is")
+        if len(rows) > 1:
+            meant = ", ".join(f"{row['name']} ({row['uuid']})" for row in rows)
+            raise Conflict(reason=f"several instances are meant by {ref}: {meant}", hint="write the name")
+        return self._decoded(rows[0])
 
     def exists(self, name: str) -> bool:
-        try:
-            return self.find(name).name == name
-        except InstanceNotFound:
-            return False
+        return bool(self._read("select 1 from instances where name = ?", name))
 
     def add(self, record: Record) -> None:
         """:raises NameTaken: an instance has this name"""
@@ -123,45 +150,49 @@ class Records:
                 kind="instance", name=record.name, hint=f"choose another --name, or remove it: cowshed rm {record.name}"
             ) from None
 
-    def update(self, record: Record) -> None:
+    def update(self, record: Record, event: str = "", detail: str = "") -> None:
+        """:param event: what happened, noted in the same transaction"""
         with self._write() as database:
             database.execute(
                 "update instances set state = ?, error = ?, updated = ?, record = ? where uuid = ?",
                 (record.state, record.error, clock.current().time(), _encoded(record), record.uuid),
             )
+            if event:
+                _note(database, record, event, detail)
 
-    def remove(self, uuid: str) -> None:
-        """Already gone is success."""
+    def remove(self, record: Record, event: str = "", detail: str = "") -> None:
+        """Already gone is success; the event is noted then as well."""
         with self._write() as database:
-            database.execute("delete from instances where uuid = ?", (uuid,))
+            database.execute("delete from instances where uuid = ?", (record.uuid,))
+            if event:
+                _note(database, record, event, detail)
 
     # --- events -------------------------------------------------------------------------------
 
-    def note(self, record: Record, event: str, detail: str = "") -> None:
-        with self._write() as database:
-            database.execute(
-                "insert into events (time, uuid, name, event, detail) values (?, ?, ?, ?, ?)",
-                (clock.current().time(), record.uuid, record.name, event, detail),
-            )
-            database.execute("delete from events where id <= (select max(id) from events) - 10000")
-
     def events(self, *, limit: int = 100) -> list[Entry]:
         """The latest ``limit``, oldest first."""
-        if not self.path.exists():
-            return []
         query = "select time, uuid, name, event, detail from events order by id desc limit ?"
-        with self._errors():
-            rows = self._open().execute(query, (limit,)).fetchall()
-        return [Entry(*row) for row in reversed(rows)]
+        return [Entry(*row) for row in reversed(self._read(query, limit))]
 
     # --- the database -------------------------------------------------------------------------
+
+    def _read(self, query: str, *values: object) -> list[sqlite3.Row]:
+        """Empty while there is no database."""
+        with self._errors():
+            if not self.path.exists():
+                return []
+            return self._open().execute(query, values).fetchall()
 
     def _open(self) -> sqlite3.Connection:
         database: sqlite3.Connection | None = getattr(self._local, "database", None)
         if database is None:
-            database = sqlite3.connect(self.path, timeout=30, isolation_level=None)
-            database.row_factory = sqlite3.Row
-            self._prepare(database)
+            database = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
+            try:
+                database.row_factory = sqlite3.Row
+                self._prepare(database)
+            except BaseException:
+                database.close()
+                raise
             self._local.database = database
         return database
 
@@ -173,40 +204,57 @@ class Records:
             return
         database.execute("pragma journal_mode = wal")
         database.execute("begin immediate")
-        if database.execute("pragma user_version").fetchone()[0] == 0:
-            for statement in _TABLES.split(";"):
-                if statement.strip():
-                    database.execute(statement)
-            database.execute(f"pragma user_version = {SCHEMA}")
-        database.execute("commit")
+        try:
+            if database.execute("pragma user_version").fetchone()[0] == 0:
+                for statement in _TABLES.split(";"):
+                    if statement.strip():
+                        database.execute(statement)
+                database.execute(f"pragma user_version = {SCHEMA}")
+            database.execute("commit")
+        except BaseException:
+            _roll_back(database)
+            raise
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         with self._errors():
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+            self._make()
             database = self._open()
             database.execute("begin immediate")
             try:
                 yield database
                 database.execute("commit")
             except BaseException:
-                database.execute("rollback")
+                _roll_back(database)
                 raise
+
+    def _make(self) -> None:
+        """The empty file, for its owner alone: SQLite would make it readable by all, and copies its mode."""
+        if not self.path.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
-            if "readonly" in str(error) or "unable to open" in str(error):
-                raise PermissionDenied(action="use", path=self.path) from error
-            raise DataCorrupt(path=self.path, reason=str(error)) from error
+        except sqlite3.IntegrityError:
+            raise
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.IntegrityError):
-                raise
-            raise DataCorrupt(path=self.path, reason=str(error)) from error
+            raise self._translated(error) from error
         except PermissionError as error:
-            raise PermissionDenied(action="use", path=self.path) from error
+            raise PermissionDenied(action="use", path=error.filename or self.path) from error
+
+    def _translated(self, error: sqlite3.DatabaseError) -> CowshedError:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return Busy(what=str(self.path), holder="another process", hint="try again")
+        if name.startswith("SQLITE_FULL"):
+            free = shutil.disk_usage(self.path.parent).free
+            return NoSpace(place=self.path.parent, needed="more", free=free, hint="free some space, then try again")
+        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
+            return PermissionDenied(action="use", path=self.path)
+        return DataCorrupt(path=self.path, reason=str(error))
 
     def _decoded(self, row: sqlite3.Row) -> Record:
         try:
@@ -219,9 +267,24 @@ class Records:
                 updated=row["updated"],
                 error=row["error"],
                 image_name=data.get("image_name", ""),
+                uri=data.get("uri", ""),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise DataCorrupt(path=self.path, reason=f"the record of {row['name']} cannot be read: {error}") from error
+
+
+def _note(database: sqlite3.Connection, record: Record, event: str, detail: str) -> None:
+    database.execute(
+        "insert into events (time, uuid, name, event, detail) values (?, ?, ?, ?, ?)",
+        (clock.current().time(), record.uuid, record.name, event, detail),
+    )
+    database.execute("delete from events where id <= (select max(id) from events) - ?", (KEPT_EVENTS,))
+
+
+def _roll_back(database: sqlite3.Connection) -> None:
+    """SQLite may have done it by itself (no space); what happened first is what is told."""
+    with suppress(sqlite3.Error):
+        database.execute("rollback")
 
 
 def _encoded(record: Record) -> str:
@@ -230,6 +293,7 @@ def _encoded(record: Record) -> str:
             "instance": dataclasses.asdict(record.instance),
             "vifs": [dataclasses.asdict(vif) for vif in record.vifs],
             "image_name": record.image_name,
+            "uri": record.uri,
         },
         default=_plain,
     )
