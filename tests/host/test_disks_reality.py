@@ -75,6 +75,10 @@ def test_every_preallocation(tmp_path: Path, kind: str, how: str, based: bool) -
         assert disk.info().allocated < 3 * MiB
     disk.resize(40 * MiB)
     assert qemu_img.info(disk.path, disk.format)["virtual-size"] == disk.info().virtual_size == 40 * MiB
+    if how in ("falloc", "full"):
+        assert disk.info().allocated >= 40 * MiB
+    if kind == "qcow2":
+        qemu_img.check(disk.path, DiskFormat.QCOW2)
 
 
 @pytest.mark.parametrize("cluster_size", [512, 4 * KiB, 64 * KiB, 2 * MiB])
@@ -160,6 +164,13 @@ def test_blank_disks_have_file_system_and_label(tmp_path: Path, kind: str, files
     assert disk.info().virtual_size == 64 * MiB
     with pytest.raises(NameTaken):
         blank.create(disk, 64 * MiB, filesystem_type=filesystem_type)
+
+
+@KINDS
+def test_preallocated_blank_disks(tmp_path: Path, kind: str) -> None:
+    disk = make_disk(tmp_path, kind, preallocation="falloc")
+    blank.create(disk, 32 * MiB, filesystem_type="ext4")
+    assert disk.info().allocated >= 32 * MiB
 
 
 @KINDS

@@ -175,12 +175,12 @@ class FileDisk(Disk, Importing):
             if size == entry.virtual_size:
                 return
             with filesystem.errors_of(self.path, "resize"):
-                self._grow(entry.virtual_size, size)
+                self._grow(entry, size)
             disks[self.name] = replace(entry, virtual_size=size)
 
     @abstractmethod
-    def _grow(self, size: int, wanted: int) -> None:
-        """From ``size`` to ``wanted`` bytes, durably; an error leaves it as it was."""
+    def _grow(self, entry: ManifestDisk, size: int) -> None:
+        """From ``entry.virtual_size`` to ``size`` bytes, durably; an error leaves it as it was."""
 
     def delete(self) -> None:
         if not (self.exists() or (self.directory / manifest.FILE).exists()):

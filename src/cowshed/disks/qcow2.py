@@ -10,7 +10,7 @@ from cowshed.contract.callbacks import Progress
 from cowshed.contract.storage import Traits
 from cowshed.disks.file import FileBackend, FileDisk
 from cowshed.errors import DataCorrupt, InvalidRequest
-from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType, Preallocation
+from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType, ManifestDisk, Preallocation
 from cowshed.tools import filesystem, qcow2, qemu_img
 from cowshed.tools.filesystem import Publication
 from cowshed.tools.qcow2 import overlay
@@ -45,10 +45,10 @@ class Qcow2Disk(FileDisk):
             qemu_img.create(new.path, self.format, size, preallocation=preallocation, cluster_size=str(cluster_size))
 
     def _reserve(self, fd: int, size: int) -> None:
-        """For an overlay, falloc and full keep blocks for a guest that writes everything anew.
+        """falloc and full keep blocks for a guest that writes everything anew.
 
-        Its clusters cannot be mapped before they are written (that would hide the base), so
-        metadata has nothing to do.
+        Clusters of an overlay cannot be mapped before they are written (that would hide the base),
+        so metadata has nothing to do there.
         """
         if self.reserves:
             filesystem.reserve(fd, size)
@@ -56,9 +56,11 @@ class Qcow2Disk(FileDisk):
     def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object]) -> None:
         from cowshed.tools import transfer
 
+        self._check_room(size)
         with filesystem.scratch(self.directory, size) as scratch:
             write(scratch.path)
             transfer.to_qcow2(scratch.fd, new.fd)
+        self._reserve(new.fd, size)
 
     def _parent(self, base: Base | None) -> Base | None:
         return base
@@ -69,12 +71,15 @@ class Qcow2Disk(FileDisk):
         transfer.export(DiskSource(DiskType.FILE, DiskFormat.RAW, path), self.path, self.format)
         filesystem.remove_file(path)
 
-    def _grow(self, size: int, wanted: int) -> None:
+    def _grow(self, entry: ManifestDisk, size: int) -> None:
         """A running guest holds the file; what libvirt has grown for it is only recorded."""
+        self._check_room(size - entry.virtual_size)
+        preallocation = Preallocation.OFF if entry.base_path else Preallocation(self.section.preallocation)
         fd = filesystem.open_regular(self.path, os.O_RDWR)
         try:
-            if qcow2.read_header(fd).size < wanted:
-                qemu_img.resize(self.path, self.format, wanted)
+            if qcow2.read_header(fd).size < size:
+                qemu_img.resize(self.path, self.format, size, preallocation=preallocation)
+            self._reserve(fd, size)
             os.fsync(fd)
         except qcow2.QcowError as error:
             raise DataCorrupt(path=self.path, reason=str(error)) from error

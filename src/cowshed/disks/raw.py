@@ -10,7 +10,7 @@ from cowshed.contract.callbacks import Progress
 from cowshed.contract.storage import Traits
 from cowshed.disks.file import FileBackend, FileDisk
 from cowshed.errors import InvalidRequest
-from cowshed.model.disk import Base, DiskFormat
+from cowshed.model.disk import Base, DiskFormat, ManifestDisk
 from cowshed.tools import filesystem
 from cowshed.tools.filesystem import Publication
 
@@ -71,18 +71,18 @@ class RawDisk(FileDisk):
             finally:
                 os.close(fd)
 
-    def _grow(self, size: int, wanted: int) -> None:
-        self._check_room(wanted - size)
+    def _grow(self, entry: ManifestDisk, size: int) -> None:
+        self._check_room(size - entry.virtual_size)
         fd = filesystem.open_regular(self.path, os.O_RDWR)
         try:
             there = os.fstat(fd).st_size
             try:
-                if there < wanted:
-                    os.ftruncate(fd, wanted)
-                self._preallocate(fd, size, wanted)
+                if there < size:
+                    os.ftruncate(fd, size)
+                self._preallocate(fd, entry.virtual_size, size)
                 os.fsync(fd)
             except BaseException:
-                if there < wanted:
+                if there < size:
                     os.ftruncate(fd, there)
                 raise
         finally:

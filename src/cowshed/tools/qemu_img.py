@@ -52,9 +52,10 @@ def info(path: Path, format: DiskFormat) -> dict[str, Any]:
     return facts
 
 
-def resize(path: Path, format: DiskFormat, size: int) -> None:
+def resize(path: Path, format: DiskFormat, size: int, *, preallocation: str = "off") -> None:
     """Grow to ``size`` bytes. :raises Busy: a guest uses it"""
-    _run(path, "resize", "-q", "-f", DRIVER[format], "--", str(path.absolute()), str(size), timeout=60)
+    words = ("-q", "-f", DRIVER[format], f"--preallocation={preallocation}")
+    _run(path, "resize", *words, "--", str(path.absolute()), str(size), timeout=600)
 
 
 def create(path: Path, format: DiskFormat, size: int, **options: str) -> None:
