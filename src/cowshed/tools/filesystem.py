@@ -43,6 +43,8 @@ def errors_of(path: Path | str, action: str) -> Iterator[None]:
     except CowshedError:
         raise
     except OSError as error:
+        if error.errno is None:
+            raise  # not the system's word
         raise _translated(error, path, action) from error
 
 
