@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from cowshed.cli.explain import EXIT_CODES, explain
+from cowshed.cli.explain import EXIT_CODES, NobodyReads, explain
 
 # verb: (module, what --help says)
 VERBS: dict[str, tuple[str, str]] = {
@@ -43,6 +43,13 @@ ALIASES = {"list": "ls", "ps": "ls", "info": "show", "delete": "rm", "launch": "
 
 class Verbs(click.Group):
     """Finds a verb in the table and imports only its module."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """click would turn a broken pipe into exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise NobodyReads from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -90,7 +97,9 @@ def cowshed(ctx: click.Context, uri: str | None, verbose: int, debug: bool) -> N
 
 def run(words: Sequence[str]) -> int:
     """The exit code of the command with these words; never raises."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
+            signal.signal(number, _Interrupted())
     debug = "--debug" in words or bool(os.environ.get("COWSHED_DEBUG"))
     try:
         result: Any = cowshed.main(args=list(words), prog_name="cowshed", standalone_mode=False)
@@ -100,5 +109,14 @@ def run(words: Sequence[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+class _Interrupted:
+    """The first signal starts the way out; what was begun is taken back, and that is not interrupted by the second."""
+
+    times = 0
+
+    def __call__(self, number: int, frame: object) -> None:
+        _Interrupted.times += 1
+        if _Interrupted.times == 2:
+            os.write(2, b"cowshed: clearing up; once more leaves it to the next cowshed\n")
+            return
+        raise KeyboardInterrupt

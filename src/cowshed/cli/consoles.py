@@ -7,6 +7,7 @@ import sys
 import click
 
 from cowshed.cli.context import Session, instance_argument, verb
+from cowshed.errors import InvalidRequest
 
 
 @click.command()
@@ -20,6 +21,8 @@ def log(session: Session, instance: str, follow: bool, until: str | None, timeou
     from cowshed.units import parse_duration
 
     machine = session.host.machine(instance)
+    if timeout and not follow and until is None:
+        raise InvalidRequest(reason="--timeout limits waiting", hint="give -f or --until too")
     if not follow and until is None:
         text = machine.log()
         if session.format == "table":
@@ -71,19 +74,40 @@ def _open(url: str, address: str) -> None:
     raise ToolMissing(tool="remote-viewer", hint="install the package virt-viewer, or use the address with any viewer")
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+class SshCommand(click.Command):
+    """Options end at the guest's command, as ssh's own do: what follows belongs to it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        valued = {word for option in self.params if _takes_value(option) for word in option.opts}
+        positional, number = 0, 0
+        while number < len(args) and args[number] != "--":
+            if not args[number].startswith("-"):
+                positional += 1
+                if positional == 2:
+                    args = [*args[:number], "--", *args[number:]]
+                    break
+            elif args[number] in valued:
+                number += 1
+            number += 1
+        return super().parse_args(ctx, args)
+
+
+def _takes_value(option: click.Parameter) -> bool:
+    return isinstance(option, click.Option) and not option.is_flag and not option.count
+
+
+@click.command(cls=SshCommand)
 @instance_argument()
-@click.option("-l", "--user", help="Who to be in the guest; default: what the image says, else your own name.")
+@click.option("-l", "--user", default="", help="Who to be in the guest; default: your own name.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @verb
-def ssh(session: Session, instance: str, user: str | None, command: tuple[str, ...]) -> None:
-    """Open a shell in INSTANCE, or run COMMAND there (its exit code is passed on)."""
+def ssh(session: Session, instance: str, user: str, command: tuple[str, ...]) -> None:
+    """Open a shell in INSTANCE, or run COMMAND there (its exit code is passed on).
+
+    The instance is reached through its port forward to port 22, or at the address its guest agent names.
+    """
     from cowshed.tools import run
 
-    machine = session.host.machine(instance)
-    address, port = machine.ssh_endpoint()
-    known = session.host.driver.console_log_path(machine.record.instance).parent / "known_hosts"
-    words = ["ssh", "-p", str(port), "-o", "StrictHostKeyChecking=accept-new", "-o", f"UserKnownHostsFile={known}"]
-    if user:
-        words += ["-l", user]
-    run.replace([*words, address, *command])
+    words = session.host.machine(instance).ssh_command(*command, user=user)
+    sys.stdout.flush()
+    run.replace(words)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from cowshed.cli import output
-from cowshed.errors import InvalidRequest
+from cowshed.errors import CowshedError, InvalidRequest
 
 if TYPE_CHECKING:
     from cowshed.manager.host import Host
@@ -51,17 +51,26 @@ class Session:
     def confirm(self, question: str) -> None:
         """Ask on a terminal; elsewhere ``--yes`` must have been given.
 
-        :raises InvalidRequest: nobody can be asked :raises click.Abort: the answer is no
+        :raises InvalidRequest: nobody can be asked :raises click.exceptions.Exit: the answer is no
         """
         if self.yes:
             return
         if not sys.stdin.isatty():
             raise InvalidRequest(reason="this removes things and there is no terminal to ask on", hint="give --yes")
         if not click.confirm(question, err=True):
-            raise click.Abort
+            output.note("nothing was removed")
+            raise click.exceptions.Exit(1)
 
     def emit(self, kind: str, item: Any, columns: output.Columns | None = None) -> None:
         output.emit(self.format, kind, item, columns, quiet=self.quiet)
+
+
+def _say_more(ctx: click.Context, param: click.Parameter, value: int) -> None:
+    """-v after the verb means what it means before it."""
+    if value:
+        from cowshed import log
+
+        log.configure((30, 20, 10)[min(value, 2)])
 
 
 def verb(function: Function) -> Function:
@@ -77,6 +86,8 @@ def verb(function: Function) -> Function:
         help="How to show progress; auto: only on a terminal.",
     )
     @click.option("-q", "--quiet", is_flag=True, help="Print only names or ids.")
+    @click.option("-v", "--verbose", count=True, expose_value=False, callback=_say_more, help="Say more; -vv: all.")
+    @click.option("--debug", is_flag=True, expose_value=False, help="Show where an error comes from.")
     @functools.wraps(function)
     def wrapped(*args: Any, format: str, progress: str, quiet: bool, **kwargs: Any) -> Any:
         session: Session = click.get_current_context().obj
@@ -99,21 +110,29 @@ def destructive(function: Function) -> Function:
 
 
 def instance_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """For completion: read from the records alone."""
+    """For completion: read from the records alone. What cannot be read completes to nothing."""
     from cowshed import config
     from cowshed.manager.records import Records
 
-    records = Records(config.load().state / "cowshed.db").all()
-    return [record.name for record in records if record.name.startswith(incomplete)]
+    with suppress(CowshedError, OSError):
+        return [name for name in Records(config.load().state / "cowshed.db").names() if name.startswith(incomplete)]
+    return []
 
 
-def image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+def image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """Names of images; files where an image may be one (the shell completes those)."""
+    from click.shell_completion import CompletionItem
+
     from cowshed import config
     from cowshed.images.directory import DirectoryService
 
-    settings = config.load()
-    images = DirectoryService(settings.state / "images", settings.images).list()
-    return [image.name for image in images if image.name.startswith(incomplete)]
+    if "/" in incomplete or incomplete.startswith("~"):
+        return [CompletionItem(incomplete, type="file")]
+    with suppress(CowshedError, OSError):
+        settings = config.load()
+        images = DirectoryService(settings.state / "images", settings.images).list()
+        return [image.name for image in images if image.name.startswith(incomplete)]
+    return []
 
 
 def instance_argument(**options: Any) -> Callable[[Function], Function]:

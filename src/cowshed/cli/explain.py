@@ -24,6 +24,10 @@ EXIT_CODES = {
 }
 
 
+class NobodyReads(Exception):
+    """Who read standard output has gone: no error of ours (``cowshed ls | head -1``)."""
+
+
 def explain(error: BaseException, *, debug: bool = False) -> int:
     """Say ``error`` on standard error; returns the exit code."""
     if debug and not isinstance(error, (click.exceptions.Exit, click.Abort)):
@@ -35,9 +39,12 @@ def explain(error: BaseException, *, debug: bool = False) -> int:
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         _say("interrupted")
         return 130
-    if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads; say nothing more
+    if isinstance(error, (NobodyReads, BrokenPipeError)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in the buffer goes nowhere
         return 0
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        _say(error.format_message())
+        return 2
     sentence, hint, code = _words(error)
     _say(f"cowshed: {sentence}")
     if hint:

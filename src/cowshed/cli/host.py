@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import queue
 from typing import Any
 
 import click
@@ -93,7 +92,7 @@ def config_show(session: Session) -> None:
 @verb
 def events(session: Session, follow: bool, limit: int) -> None:
     """Show what happened to instances, oldest first."""
-    past = [dataclasses.asdict(entry) for entry in session.host.instances.records.events(limit=limit)]
+    past = [dataclasses.asdict(entry) for entry in session.host.events(limit=limit)]
     columns: output.Columns = {
         "time": lambda row: output.moment(row["time"]),
         "instance": lambda row: row["name"],
@@ -105,27 +104,8 @@ def events(session: Session, follow: bool, limit: int) -> None:
         return
     for row in past:
         _line(session, row)
-    for row in _coming(session):
-        _line(session, row)
-
-
-def _coming(session: Session) -> Any:
-    """Events as libvirt tells them, named by the records."""
-    host = session.host
-    heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    host.driver.register_event_listener(heard.put)
-    while True:
-        event = heard.get()
-        named = {record.uuid: record.name for record in host.instances.records.all()}
-        uuid = event.get_instance_uuid()
-        if uuid in named:
-            yield {
-                "time": event.timestamp,
-                "uuid": uuid,
-                "name": named[uuid],
-                "event": event.get_name().lower(),
-                "detail": event.detail,
-            }
+    for entry in session.host.watch():
+        _line(session, dataclasses.asdict(entry))
 
 
 def _line(session: Session, row: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -47,7 +47,16 @@ COLUMNS: output.Columns = {
 }
 
 
-@click.group()
+class Aliased(click.Group):
+    """The other words people write for these verbs."""
+
+    ALIASES: ClassVar = {"list": "ls", "info": "show", "delete": "rm"}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, self.ALIASES.get(cmd_name, cmd_name))
+
+
+@click.group(cls=Aliased)
 def image() -> None:
     """Images: what instances are made from."""
 
@@ -129,10 +138,16 @@ def show(session: Session, image: str) -> None:
 @destructive
 def rm(session: Session, images: tuple[str, ...], force: bool) -> None:
     """Remove IMAGES from the store."""
-    found = [session.host.images.show(ref) for ref in images]
+    found = [session.host.images.show(ref) for ref in dict.fromkeys(images)]
     session.confirm(f"Remove {', '.join(one.name for one in found)}?")
-    removed = [session.host.images.remove(one.id, force=force) for one in found]
-    session.emit("removed", [{"name": one.name, "id": one.id} for one in removed], {"removed": lambda row: row["name"]})
+    gone = []
+    with output.collecting() as attempt:
+        for one in found:
+            with attempt():
+                session.host.images.remove(one.id, force=force)
+                gone.append({"name": one.name, "id": one.id})
+        if gone:
+            session.emit("removed", gone, {"removed": lambda row: row["name"]})
 
 
 @image.command()
@@ -157,10 +172,12 @@ def prune(session: Session, dry_run: bool) -> None:
 def verify(session: Session, images: tuple[str, ...]) -> None:
     """Read IMAGES (default: all) and the bases made from them again, and check their digests."""
     with session.working() as host:
-        refs = images or tuple(one.id for one in host.images.list())
-        good = [host.images.verify(ref) for ref in refs]
-    session.emit(
-        "verified",
-        [{"name": one.name, "digest": f"{one.os_hash_algo}:{one.os_hash_value}"} for one in good],
-        {"image": lambda row: row["name"], "digest": lambda row: row["digest"]},
-    )
+        good = []
+        with output.collecting() as attempt:
+            for ref in images or tuple(one.id for one in host.images.list()):
+                with attempt():
+                    one = host.images.verify(ref)
+                    good.append({"name": one.name, "digest": f"{one.os_hash_algo}:{one.os_hash_value}"})
+            columns: output.Columns = {"image": lambda row: row["name"], "digest": lambda row: row["digest"]}
+            if good:
+                session.emit("verified", good, columns)

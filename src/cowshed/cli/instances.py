@@ -114,12 +114,16 @@ def _for_people(item: dict[str, Any]) -> dict[str, Any]:
 @destructive
 def rm(session: Session, instances: tuple[str, ...]) -> None:
     """Remove INSTANCES: they are stopped, and their disks are deleted."""
-    records = [session.host.instances.records.find(ref) for ref in instances]
+    records = [session.host.instances.records.find(ref) for ref in dict.fromkeys(instances)]
     session.confirm(f"Remove {', '.join(record.name for record in records)} and all their disks?")
-    with session.working() as host:
+    gone = []
+    with session.working() as host, output.collecting() as attempt:
         for record in records:
-            host.instances.remove(record.uuid)
-    session.emit("removed", [{"name": record.name, "uuid": record.uuid} for record in records], _REMOVED)
+            with attempt():
+                host.instances.remove(record.uuid)
+                gone.append({"name": record.name, "uuid": record.uuid})
+        if gone:
+            session.emit("removed", gone, _REMOVED)
 
 
 _REMOVED: output.Columns = {"removed": lambda row: row["name"]}

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
+
+from cowshed.errors import CowshedError
 
 SCHEMA_VERSION = 1
 FORMATS = ("table", "json", "yaml")
+
+_NAMES = ("name", "id", "option", "subject", "code")  # what -q prints of a row: the first it has
 
 Row: TypeAlias = Mapping[str, Any]
 Columns: TypeAlias = Mapping[str, Callable[[Row], Any]]
@@ -23,7 +28,8 @@ def emit(format: str, kind: str, item: Row | Sequence[Row], columns: Columns | N
     """
     if quiet:
         rows = [item] if isinstance(item, Mapping) else item
-        print("\n".join(str(row.get("name") or row.get("id")) for row in rows), end="\n" if rows else "")
+        names = [printable(str(next((row[key] for key in _NAMES if row.get(key) is not None), ""))) for row in rows]
+        print("\n".join(names), end="\n" if rows else "")
     elif format == "json":
         print(json.dumps({"schema_version": SCHEMA_VERSION, kind: item}, indent=2, default=str))
     elif format == "yaml":
@@ -80,6 +86,32 @@ def age(since: float) -> str:
 
 def moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+class Collecting:
+    """Attempts of which each may fail while the others go on; see :func:`collecting`."""
+
+    def __init__(self) -> None:
+        self.first: CowshedError | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        try:
+            yield
+        except CowshedError as error:
+            if self.first is None:
+                self.first = error
+            else:
+                note(f"cowshed: {printable(str(error))}")
+
+
+@contextmanager
+def collecting() -> Iterator[Collecting]:
+    """Each ``with attempt():`` in the block may fail; the first error is raised at the end of the block."""
+    attempts = Collecting()
+    yield attempts
+    if attempts.first:
+        raise attempts.first
 
 
 def note(text: str) -> None:

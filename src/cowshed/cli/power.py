@@ -20,19 +20,13 @@ COLUMNS: output.Columns = {"name": lambda row: row["name"], "state": lambda row:
 
 def _each(session: Session, instances: tuple[str, ...], act: Callable[[Host, str], Record]) -> None:
     """Act on every one; the first error is raised after all have been tried."""
-    done, first = [], None
-    with session.working() as host:
-        for ref in instances:
-            try:
+    done = []
+    with session.working() as host, output.collecting() as attempt:
+        for ref in dict.fromkeys(instances):
+            with attempt():
                 done.append(describe(act(host, ref)))
-            except Exception as error:  # noqa: BLE001 - the others shall be tried; it is raised below
-                if len(instances) > 1:
-                    output.note(f"cowshed: {error}")
-                first = first or error
-    if done:
-        session.emit("instances", done, COLUMNS)
-    if first:
-        raise first
+        if done:
+            session.emit("instances", done, COLUMNS)
 
 
 @click.command()

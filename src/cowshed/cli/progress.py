@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -112,6 +113,8 @@ def chosen(kind: str) -> Iterator[Progress]:
     if kind == "none" or (kind == "auto" and not sys.stderr.isatty()):
         yield SILENT
         return
+    if kind == "auto" and os.environ.get("TERM", "dumb") == "dumb":
+        kind = "plain"  # it cannot write a line over
     meter = {"auto": Bar, "plain": Plain, "json": Json}[kind]()
     try:
         yield meter

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cowshed.cli import output
 from cowshed.cli.context import Session, image_names, verb
-from cowshed.errors import InvalidRequest
+from cowshed.errors import CowshedError, InvalidRequest
+from cowshed.units import parse_duration
+
+if TYPE_CHECKING:
+    from cowshed.manager import Host, Machine
 
 
 @click.command()
@@ -36,8 +40,8 @@ from cowshed.errors import InvalidRequest
 @click.option(
     "--disk-bus", type=click.Choice(["virtio", "scsi", "sata", "ide"]), help="Default: the image's, else virtio."
 )
-@click.option("--kernel", metavar="IMAGE", help="Boot this kernel (an image of the store) directly.")
-@click.option("--initrd", metavar="IMAGE", help="The kernel's ramdisk.")
+@click.option("--kernel", metavar="IMAGE", shell_complete=image_names, help="Boot this kernel directly.")
+@click.option("--initrd", metavar="IMAGE", shell_complete=image_names, help="The kernel's ramdisk.")
 @click.option("--cmdline", metavar="TEXT", help="The kernel's command line.")
 @click.option(
     "--datasource", type=click.Choice(["nocloud", "configdrive"]), default=None, help="How cloud-init gets its data."
@@ -55,8 +59,8 @@ def run(session: Session, image: str, **options: Any) -> None:
     IMAGE is the name or id of an image, or the path or URL of one, which is brought into the store first.
     """
     from cowshed.cli.instances import describe
-    from cowshed.units import parse_duration
 
+    _check(options)
     with session.working() as host:
         machine = host.run(
             image,
@@ -73,19 +77,31 @@ def run(session: Session, image: str, **options: Any) -> None:
             networks=options["networks"],
             publish=options["publish"],
             backend=options["backend"],
-            properties=_properties(session, options),
+            kernel=options["kernel"],
+            initrd=options["initrd"],
+            cmdline=options["cmdline"] or "",
+            properties=_properties(options),
             extra_specs={f"quota:{key}": value for key, value in pairs(options["limits"]).items()},
             datasource=options["datasource"] or "",
         )
         if options["condition"]:
-            machine.wait(options["condition"], timeout=parse_duration(options["timeout"]))
+            _wait(machine, options["condition"], options["timeout"])
     if session.format == "table" and not session.quiet:
         _tell(host, machine)
     else:
         session.emit("instance", describe(machine.record))
 
 
-def _tell(host: Any, machine: Any) -> None:
+def _wait(machine: Machine, condition: str, timeout: str) -> None:
+    """It runs whether or not the wait succeeds: say so."""
+    try:
+        machine.wait(condition, timeout=parse_duration(timeout))
+    except (CowshedError, KeyboardInterrupt):
+        output.note(f"{machine.name} was started and is not removed; see cowshed log {machine.name}")
+        raise
+
+
+def _tell(host: Host, machine: Machine) -> None:
     print(f"{machine.name} is running")
     for forward in machine.forwards:
         print(f"  {forward.host_address}:{forward.host_port} leads to its port {forward.guest_port}/{forward.protocol}")
@@ -94,16 +110,20 @@ def _tell(host: Any, machine: Any) -> None:
         output.note(f"  without KVM: {note}")
 
 
-def _properties(session: Session, options: dict[str, Any]) -> dict[str, str]:
+def _check(options: dict[str, Any]) -> None:
+    """What can be refused before anything is made."""
+    parse_duration(options["timeout"])
+    if condition := options["condition"]:
+        from cowshed.manager.machine import check_condition
+
+        check_condition(condition)
+
+
+def _properties(options: dict[str, Any]) -> dict[str, str]:
     found = pairs(options["properties"])
     for option, key in (("firmware", "hw_firmware_type"), ("machine", "hw_machine_type"), ("disk_bus", "hw_disk_bus")):
         if options[option]:
             found[key] = options[option]
-    for option, key in (("kernel", "kernel_id"), ("initrd", "ramdisk_id")):
-        if options[option]:
-            found[key] = session.host.images.of(options[option]).id
-    if options["cmdline"]:
-        found["os_command_line"] = options["cmdline"]
     return found
 
 
@@ -113,6 +133,6 @@ def pairs(words: tuple[str, ...]) -> dict[str, str]:
     for word in words:
         key, sign, value = word.partition("=")
         if not sign or not key:
-            raise InvalidRequest(reason=f"{word!r} is not KEY=VALUE")
+            raise InvalidRequest(reason=f"{word!r} is not KEY=VALUE", hint="for example hw_disk_bus=scsi")
         found[key] = value
     return found

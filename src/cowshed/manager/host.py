@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cowshed import config as configuration
 from cowshed.errors import InvalidRequest, PermissionDenied
@@ -208,10 +208,10 @@ class Host:
         """What happens to instances from now on, whoever causes it, as libvirt tells; it does not end."""
         import queue
 
-        heard: queue.SimpleQueue[LifecycleEvent] = queue.SimpleQueue()
+        heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.driver.register_event_listener(heard.put)
         while True:
-            event = heard.get()
+            event: LifecycleEvent = heard.get()
             uuid = event.get_instance_uuid()
             named = {record.uuid: record.name for record in self.instances.records.all()}
             if uuid in named:

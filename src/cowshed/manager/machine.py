@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 from cowshed import clock
 from cowshed.clock import Deadline
-from cowshed.errors import InstanceNotFound, InvalidRequest, InvalidState
+from cowshed.errors import InstanceNotFound, InternalError, InvalidRequest, InvalidState
 from cowshed.manager.records import Record
 from cowshed.model.console import SpiceConsole, VncConsole
 from cowshed.model.instance import InstanceState
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 _PAUSE = 0.2  # seconds between looks where no event tells
 _SLIRP = ("10.0.2.", "fec0:")  # the user network's own addresses; the host does not reach them
 _OVER = (InstanceState.STOPPED, InstanceState.CRASHED, InstanceState.SUSPENDED, InstanceState.ERROR)
+
+
+def check_condition(condition: str) -> None:
+    """:raises InvalidRequest: :meth:`Machine.wait` does not know it"""
+    kind, _, text = condition.partition(":")
+    if condition not in ("ssh", "address", *InstanceState) and not (kind == "log" and text):
+        raise InvalidRequest(
+            reason=f"cannot wait for {condition!r}", hint=f"ssh, address, log:TEXT, or {', '.join(InstanceState)}"
+        )
 
 
 class Machine:
@@ -85,6 +94,7 @@ class Machine:
 
         :raises DeadlineExceeded: :raises InvalidState: it can no longer happen
         """
+        check_condition(condition)
         kind, _, text = condition.partition(":")
         if kind == "log" and text:
             for _ in self.follow(until=text, timeout=timeout):
@@ -97,10 +107,7 @@ class Machine:
         if condition == "ssh":
             self._check_way()
             return self._until(self._ssh_banner, condition, timeout)
-        raise InvalidRequest(
-            reason=f"cannot wait for {condition!r}",
-            hint=f"one of {', '.join(InstanceState)}; log:TEXT, ssh, or address",
-        )
+        raise InternalError(reason=f"condition {condition!r} was checked and is not known")
 
     def _until(self, look: Callable[[], str], condition: str, timeout: float | None) -> str:
         deadline = Deadline(timeout, f"{self.name}: {condition}")
