@@ -51,7 +51,7 @@ def _to_qcow2(layer: Layer, target: int, *, compress: bool, progress: Progress) 
 def _to_raw(source: DiskSource, layer: Layer, target: int, progress: Progress) -> None:
     if isinstance(layer, RawLayer) and filesystem.reflink(layer.fd, target):
         return
-    with closing(RawSink(target, layer.size)) as sink:
+    with closing(RawSink(target, layer.size, digest=False)) as sink:
         pump(layer, sink, progress=progress)
 
 
