@@ -41,10 +41,13 @@ def overlay(place: Path, rounds: int) -> Result:
     backend.disk(ids.pop(), "disk").create(10 * GiB, Base(base, DiskFormat.RAW, GiB))
     peers = place / "peer"
     peers.mkdir(exist_ok=True)
-    before = written()
+    bytes_written = 0
 
     def ours(number: int) -> None:
+        nonlocal bytes_written
+        before = written()
         backend.disk(ids[number], "disk").create(10 * GiB, Base(base, DiskFormat.RAW, GiB))
+        bytes_written += written() - before
 
     def peer(number: int) -> None:
         target = peers / f"{number}.qcow2"
@@ -52,7 +55,7 @@ def overlay(place: Path, rounds: int) -> Result:
 
     alternate(result, ours, peer, rounds)
     result.notes.append(f"p50 {1000 * statistics.median(result.ours):.2f} ms, target 2 ms")
-    result.notes.append(f"{(written() - before) // rounds // 1024} KiB written a disk, target 256; no process started")
+    result.notes.append(f"{bytes_written // rounds // 1024} KiB written a disk, target 256; no process started")
     shutil.rmtree(place / "instances")
     shutil.rmtree(peers)
     return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cowshed import log
-from cowshed.errors import CowshedError, InvalidState
+from cowshed.errors import CowshedError, DataCorrupt, InvalidState
 from cowshed.model.instance import Instance, PowerState
 
 if TYPE_CHECKING:
@@ -57,6 +57,10 @@ def delete_disks(rooms: Rooms, instance: Instance) -> None:
     for backend in rooms.backends.values():
         try:
             disks = backend.disks(instance.uuid)
+        except DataCorrupt as error:
+            # What the manifest names cannot be told any more; files go with the directory all the same.
+            _log.warning("disks of %s on %s are not known: %s", instance.name, backend.name, error)
+            continue
         except CowshedError as error:
             first = first or error
             continue
