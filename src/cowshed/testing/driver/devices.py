@@ -1,0 +1,191 @@
+"""The fake's volumes, interfaces, disks, snapshots, rescue and what is done inside a guest."""
+
+from __future__ import annotations
+
+import base64
+import json
+import string
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cowshed.contract.types import BlockDevices, NetworkInfo
+from cowshed.errors import InvalidRequest, NameTaken
+from cowshed.model.disk import DiskFormat
+from cowshed.model.image import Image
+from cowshed.model.instance import Instance
+from cowshed.model.vif import Vif
+from cowshed.testing.driver.lifecycle import FakeLifecycle
+from cowshed.tools import mkfs
+
+
+class FakeDevices(FakeLifecycle):
+    # --- volumes ------------------------------------------------------------------------------
+
+    def attach_volume(
+        self,
+        context: Any,
+        connection_info: Mapping[str, Any],
+        instance: Instance,
+        mountpoint: str,
+        disk_bus: str | None = None,
+        device_type: str | None = None,
+        encryption: Mapping[str, Any] | None = None,
+    ) -> None:
+        guest = self._find(instance)
+        if mountpoint in guest.volumes:
+            raise NameTaken(kind="device", name=mountpoint)
+        guest.volumes[mountpoint] = connection_info
+
+    def detach_volume(
+        self,
+        connection_info: Mapping[str, Any],
+        instance: Instance,
+        mountpoint: str,
+        encryption: Mapping[str, Any] | None = None,
+    ) -> None:
+        if guest := self.guests.get(instance.uuid):
+            guest.volumes.pop(mountpoint, None)
+
+    def swap_volume(
+        self,
+        old_connection_info: Mapping[str, Any],
+        new_connection_info: Mapping[str, Any],
+        instance: Instance,
+        mountpoint: str,
+        resize_to: int,
+    ) -> None:
+        guest = self._find(instance)
+        if mountpoint not in guest.volumes:
+            raise InvalidRequest(reason=f"instance {guest.name} has no volume at {mountpoint}")
+        guest.volumes[mountpoint] = new_connection_info
+
+    def get_volume_connector(self, instance: Instance) -> dict[str, Any]:
+        return {"ip": "127.0.0.1", "initiator": "iqn.2025-01.org.cowshed:fake", "host": "fake"}
+
+    def get_all_volume_usage(
+        self, context: Any, compute_host_bdms: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        counters = dict.fromkeys(("rd_req", "rd_bytes", "wr_req", "wr_bytes"), 0)
+        return [
+            {"volume": bdm["volume_id"], "instance": host["instance"], **counters}
+            for host in compute_host_bdms
+            for bdm in host["instance_bdms"]
+        ]
+
+    # --- interfaces ---------------------------------------------------------------------------
+
+    def attach_interface(self, instance: Instance, image_meta: Image, vif: Vif) -> None:
+        guest = self._find(instance)
+        self._check_ports([vif])
+        guest.vifs.append(vif)
+
+    def detach_interface(self, instance: Instance, vif: Vif) -> None:
+        if guest := self.guests.get(instance.uuid):
+            guest.vifs = [one for one in guest.vifs if one.address != vif.address]
+
+    def plug_vifs(self, instance: Instance, network_info: NetworkInfo) -> None:
+        """There is no host side."""
+
+    def unplug_vifs(self, instance: Instance, network_info: NetworkInfo) -> None:
+        """There is no host side."""
+
+    # --- disks --------------------------------------------------------------------------------
+
+    @property
+    def need_legacy_block_device_info(self) -> bool:
+        return False
+
+    def get_instance_disk_info(self, instance: Instance, block_device_info: BlockDevices = None) -> str:
+        self._find(instance)
+        infos = [(disk, disk.info()) for disk in self._disks(instance)]
+        return json.dumps(
+            [
+                {
+                    "type": str(info.format),
+                    "path": disk.name,
+                    "virt_disk_size": info.virtual_size,
+                    "backing_file": "",
+                    "disk_size": info.allocated,
+                    "over_committed_disk_size": info.virtual_size - info.allocated,
+                }
+                for disk, info in infos
+            ]
+        )
+
+    def default_root_device_name(self, instance: Instance, image_meta: Image, root_bdm: Any) -> str:
+        return "/dev/vda"
+
+    def default_device_names_for_instance(
+        self, instance: Instance, root_device_name: str, *block_device_lists: Sequence[Any]
+    ) -> None:
+        devices = [bdm for group in block_device_lists for bdm in group]
+        taken = {root_device_name, *(bdm["device_name"] for bdm in devices if bdm.get("device_name"))}
+        for bdm in devices:
+            if not bdm.get("device_name"):
+                bdm["device_name"] = _free(taken)
+                taken.add(bdm["device_name"])
+
+    def get_device_name_for_instance(self, instance: Instance, bdms: Sequence[Any], block_device_obj: Any) -> str:
+        return _free({"/dev/vda", *(bdm["device_name"] for bdm in bdms if bdm.get("device_name"))})
+
+    def is_supported_fs_format(self, fs_type: str) -> bool:
+        return fs_type in mkfs.KNOWN and fs_type != "swap"
+
+    # --- snapshots ----------------------------------------------------------------------------
+
+    def snapshot(self, context: Any, instance: Instance, image_id: str, update_task_state: Callable[..., None]) -> None:
+        guest = self._find(instance)
+        update_task_state(task_state="image_pending_upload")
+        disk = self._backend(guest.instance.backend).disk(guest.uuid, "disk")
+        with tempfile.TemporaryDirectory(prefix="cowshed-") as folder:
+            path = Path(folder) / "snapshot"
+            disk.extract(path, DiskFormat.RAW)
+            update_task_state(task_state="image_uploading", expected_state="image_pending_upload")
+            with path.open("rb") as file:
+                self.images.upload(Image(id=image_id, name=f"snapshot-{image_id}"), file)
+
+    def quiesce(self, context: Any, instance: Instance, image_meta: Image) -> None:
+        self._running(instance, "quiesced").frozen = True
+
+    def unquiesce(self, context: Any, instance: Instance, image_meta: Image) -> None:
+        self._running(instance, "unquiesced").frozen = False
+
+    # --- rescue -------------------------------------------------------------------------------
+
+    def rescue(
+        self, context: Any, instance: Instance, network_info: NetworkInfo, image_meta: Image, rescue_password: str
+    ) -> None:
+        guest = self._find(instance)
+        self._off(guest)
+        guest.rescued_with = image_meta
+        self._boot(guest)
+
+    def unrescue(self, instance: Instance, network_info: NetworkInfo) -> None:
+        guest = self._find(instance)
+        if guest.rescued_with:
+            self._off(guest)
+            guest.rescued_with = None
+            self._boot(guest)
+
+    # --- inside the guest ---------------------------------------------------------------------
+
+    def set_admin_password(self, instance: Instance, new_pass: str) -> None:
+        self._running(instance, "given a password").password = new_pass
+
+    def inject_file(self, instance: Instance, b64_path: str, b64_contents: str) -> None:
+        guest = self._running(instance, "given a file")
+        guest.files[base64.b64decode(b64_path).decode()] = base64.b64decode(b64_contents)
+
+    def change_instance_metadata(self, context: Any, instance: Instance, diff: Mapping[str, Sequence[str]]) -> None:
+        guest = self._find(instance)
+        for key, (sign, *value) in diff.items():
+            if sign == "-":
+                guest.metadata.pop(key, None)
+            else:
+                guest.metadata[key] = value[0]
+
+
+def _free(taken: set[str]) -> str:
+    return next(name for letter in string.ascii_lowercase if (name := f"/dev/vd{letter}") not in taken)
