@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _log = log.logger(__name__)
 
-SYSTEM_SOCKETS = (Path("/run/libvirt/libvirt-sock"), Path("/run/libvirt/virtqemud-sock"))
+SYSTEM = Path("/run/libvirt")
 
 
 class Rooms:
@@ -103,9 +103,16 @@ class Rooms:
     def uri(self) -> str:
         if chosen := self.config.host.uri or os.environ.get("LIBVIRT_DEFAULT_URI"):
             return chosen
-        if os.geteuid() == 0 and any(socket.exists() for socket in SYSTEM_SOCKETS):
+        if os.geteuid() == 0 and self._system_answers():
             return "qemu:///system"
         return "qemu:///session"
+
+    @staticmethod
+    def _system_answers() -> bool:
+        """A daemon listens, or would be started by listening (systemd); a socket left behind is nothing."""
+        from cowshed.hypervisor import session
+
+        return session.answering(SYSTEM) is not None
 
     @cached_property
     def kvm(self) -> KvmState:
