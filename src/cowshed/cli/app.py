@@ -97,9 +97,10 @@ def cowshed(ctx: click.Context, uri: str | None, verbose: int, debug: bool) -> N
 
 def run(words: Sequence[str]) -> int:
     """The exit code of the command with these words; never raises."""
+    interrupted = _Interrupted()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
-            signal.signal(number, _Interrupted())
+            signal.signal(number, interrupted)
     debug = "--debug" in words or bool(os.environ.get("COWSHED_DEBUG"))
     try:
         result: Any = cowshed.main(args=list(words), prog_name="cowshed", standalone_mode=False)
@@ -112,11 +113,12 @@ def run(words: Sequence[str]) -> int:
 class _Interrupted:
     """The first signal starts the way out; what was begun is taken back, and that is not interrupted by the second."""
 
-    times = 0
+    def __init__(self) -> None:
+        self.times = 0
 
     def __call__(self, number: int, frame: object) -> None:
-        _Interrupted.times += 1
-        if _Interrupted.times == 2:
+        self.times += 1
+        if self.times == 2:
             os.write(2, b"cowshed: clearing up; once more leaves it to the next cowshed\n")
             return
         raise KeyboardInterrupt

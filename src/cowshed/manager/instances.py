@@ -134,7 +134,7 @@ class Instances:
         record = Record(instance, tuple(vifs), InstanceState.BUILDING, image_name=image.name, uri=self.driver.rooms.uri)
         self.recover()
         with self._locked(name):
-            self.records.add(record)
+            record = self.records.add(record)
             try:
                 self.driver.spawn(None, instance, image, [], password, network_info=vifs)
                 launched = dataclasses.replace(instance, launched_at=clock.current().time())
@@ -263,10 +263,11 @@ class Instances:
             self.records.update(dataclasses.replace(record, state=state, error=""), event)
 
     @contextmanager
-    def _locked(self, name: str, *, timeout: float = _LOCK_TIMEOUT) -> Iterator[None]:
+    def _locked(self, name: str, *, timeout: float | None = None) -> Iterator[None]:
         from cowshed.tools import locks
 
-        with locks.lock(self.locks / f"instance-{name}", timeout=timeout, what=f"instance {name}"):
+        patience = _LOCK_TIMEOUT if timeout is None else timeout
+        with locks.lock(self.locks / f"instance-{name}", timeout=patience, what=f"instance {name}"):
             yield
 
     def check_free(self, name: str) -> None:

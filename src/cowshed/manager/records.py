@@ -136,8 +136,8 @@ class Records:
     def exists(self, name: str) -> bool:
         return bool(self._read("select 1 from instances where name = ?", name))
 
-    def add(self, record: Record) -> None:
-        """:raises NameTaken: an instance has this name"""
+    def add(self, record: Record) -> Record:
+        """With the time it was made. :raises NameTaken: an instance has this name"""
         now = clock.current().time()
         try:
             with self._write() as database:
@@ -149,6 +149,7 @@ class Records:
             raise NameTaken(
                 kind="instance", name=record.name, hint=f"choose another --name, or remove it: cowshed rm {record.name}"
             ) from None
+        return dataclasses.replace(record, created=now, updated=now)
 
     def update(self, record: Record, event: str = "", detail: str = "") -> None:
         """:param event: what happened, noted in the same transaction"""

@@ -1,0 +1,656 @@
+"""Instances: intent before act, one lock each, what libvirt says wins, and nothing is left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cowshed import clock
+from cowshed.errors import (
+    Busy,
+    Conflict,
+    DeadlineExceeded,
+    DiskTooSmall,
+    HypervisorError,
+    HypervisorUnavailable,
+    ImageNotFound,
+    InstanceNotFound,
+    InvalidRequest,
+    InvalidState,
+    NameTaken,
+    NoSpace,
+    PermissionDenied,
+)
+from cowshed.manager import Host, names
+from cowshed.model.instance import InstanceState, PowerState
+from cowshed.testing.clock import FakeClock
+from tests.manager_fakes import PretendDriver, raw_image, settings
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> PretendDriver:
+    return PretendDriver(config=settings(tmp_path / "state"))
+
+
+@pytest.fixture
+def host(tmp_path: Path, driver: PretendDriver) -> Iterator[Host]:
+    with Host.connect(config=driver.rooms.config, driver=driver) as opened:
+        opened.images.pull(str(raw_image(tmp_path / "disk.raw")), name="tiny")
+        yield opened
+
+
+def again(host: Host) -> Host:
+    """Another process on the same state."""
+    return Host.connect(config=host.config, driver=host.driver)
+
+
+# --- run ----------------------------------------------------------------------------------------------------------------
+
+
+def test_run_records_and_starts(host: Host, driver: PretendDriver):
+    machine = host.run("tiny", name="web", cpus=2, memory="512M", disk="20GiB", ssh_key="ssh-ed25519 AAAA me")
+    instance, image, _ = driver.spawned
+    assert (instance.name, instance.flavor.vcpus, instance.flavor.memory) == ("web", 2, 512 << 20)
+    assert instance.flavor.root == 20 << 30
+    assert instance.key_data == "ssh-ed25519 AAAA me"
+    assert image.name == "tiny"
+    assert machine.state == "running"
+    assert machine.record.created > 0
+    assert [one.name for one in again(host).machines()] == ["web"]
+
+
+def test_intent_is_recorded_before_the_act(host: Host, driver: PretendDriver):
+    driver.gate.clear()
+    worker = threading.Thread(target=lambda: host.run("tiny", name="web"))
+    worker.start()
+    try:
+        other = again(host)
+        deadline = clock.Deadline(10, "the record")
+        clock.poll(lambda: other.instances.records.exists("web"), deadline)
+        assert other.machine("web").state == "building"
+    finally:
+        driver.gate.set()
+        worker.join(10)
+    assert other.machine("web").state == "running"
+
+
+def test_name_is_invented_when_none_is_given(host: Host):
+    first, second = host.run("tiny"), host.run("tiny")
+    assert first.name != second.name
+    assert "-" in names.check(first.name)
+
+
+def test_invented_names_are_free(monkeypatch: pytest.MonkeyPatch):
+    taken = {f"{how}-{who}" for how in names._HOW for who in names._WHO}
+    assert names.invent(lambda name: name in taken).startswith("cow-")
+
+
+@pytest.mark.parametrize("name", ["", "-web", "web-", "a b", "a/b", "../x", "a.b", "ü", "a" * 64, "web\n", "a_b"])
+def test_bad_names_are_refused(host: Host, driver: PretendDriver, name: str):
+    with pytest.raises(InvalidRequest, match="cannot be the name"):
+        host.run("tiny", name=name) if name else names.check(name)
+    assert "spawn" not in driver.names()
+
+
+def test_name_that_looks_like_a_uuid_is_refused(host: Host):
+    with pytest.raises(InvalidRequest, match="looks like a UUID"):
+        host.run("tiny", name="2dd1c88f-fcc9-42a5-996b-fd12a32ba287")
+
+
+@pytest.mark.parametrize("name", ["a", "A1", "web-2", "a" * 63])
+def test_good_names(name: str):
+    assert names.check(name) == name
+
+
+def test_name_taken(host: Host, driver: PretendDriver):
+    host.run("tiny", name="web")
+    with pytest.raises(NameTaken, match="instance web exists already") as caught:
+        host.run("tiny", name="web")
+    assert "cowshed rm web" in caught.value.hint
+    assert driver.names() == ["spawn"]
+
+
+def test_name_taken_by_another_process_a_moment_later(
+    host: Host, driver: PretendDriver, monkeypatch: pytest.MonkeyPatch
+):
+    """The check and the record are two steps: the second decides."""
+    host.run("tiny", name="web")
+    monkeypatch.setattr(host.instances, "check_free", lambda name: None)
+    with pytest.raises(NameTaken):
+        host.run("tiny", name="web")
+    assert driver.names() == ["spawn"]
+    assert host.machine("web").state == "running"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"cpus": 0}, "0 CPUs"),
+        ({"memory": "64"}, "64 of memory"),
+        ({"memory": "much"}, "is not a size"),
+        ({"disk": "-1G"}, "is not a size"),
+        ({"publish": ["22"]}, "is not a port forward"),
+        ({"publish": ["2222:22"], "networks": ["none"]}, "need a user network"),
+        ({"networks": ["what:ever"]}, "is not a network"),
+        ({"backend": "lvm"}, "no disk backend 'lvm'"),
+        ({"ssh_key": "/nowhere/id.pub"}, "does not exist"),
+        ({"user_data": "/nowhere/cloud.yaml"}, "does not exist"),
+        ({"initrd": "tiny"}, "needs a kernel"),
+        ({"cmdline": "quiet"}, "needs a kernel"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_is_made(
+    host: Host, driver: PretendDriver, options: dict[str, object], words: str
+):
+    with pytest.raises(InvalidRequest, match=words):
+        host.run("tiny", name="web", **options)
+    assert driver.calls == []
+    assert host.instances.records.all() == []
+
+
+def test_private_key_is_refused(host: Host, tmp_path: Path):
+    key = tmp_path / "id_ed25519"
+    key.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n")
+    with pytest.raises(InvalidRequest, match="is a private key") as caught:
+        host.run("tiny", ssh_key=key)
+    assert "secret" not in str(caught.value)
+
+
+def test_keys_from_files_and_text_together(host: Host, driver: PretendDriver, tmp_path: Path):
+    file = tmp_path / "id.pub"
+    file.write_text("ssh-rsa BBBB file\n")
+    host.run("tiny", ssh_key=[file, "ecdsa-sha2-nistp256 CCCC text"])
+    assert driver.spawned[0].key_data == "ssh-rsa BBBB file\necdsa-sha2-nistp256 CCCC text"
+
+
+def test_user_data_as_text_or_file(host: Host, driver: PretendDriver, tmp_path: Path):
+    host.run("tiny", user_data="#cloud-config\n{}")
+    assert driver.spawned[0].user_data == "#cloud-config\n{}"
+    (tmp_path / "cloud.yaml").write_text("#cloud-config\npackages: []\n")
+    host.run("tiny", user_data=str(tmp_path / "cloud.yaml"))
+    assert driver.spawned[0].user_data == "#cloud-config\npackages: []\n"
+
+
+def test_binary_user_data_is_refused(host: Host, tmp_path: Path):
+    (tmp_path / "data").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InvalidRequest, match="cannot be read as text"):
+        host.run("tiny", user_data=tmp_path / "data")
+
+
+def test_disk_smaller_than_the_image(host: Host):
+    with pytest.raises(DiskTooSmall) as caught:
+        host.run("tiny", name="web", disk="512K")
+    assert "1 MiB" in caught.value.hint
+    assert host.instances.records.all() == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        HypervisorUnavailable(uri="x", reason="no daemon"),
+        NoSpace(place="/", needed=5, free=1),
+        KeyboardInterrupt(),
+        RuntimeError("a bug"),
+    ],
+)
+def test_failed_run_leaves_nothing_behind(host: Host, driver: PretendDriver, error: BaseException):
+    driver.fail["spawn"] = error
+    with pytest.raises(type(error)):
+        host.run("tiny", name="web")
+    assert host.instances.records.all() == []
+    assert host.events() == []
+    del driver.fail["spawn"]
+    assert host.run("tiny", name="web").state == "running"
+
+
+def test_interrupted_run_asks_the_driver_to_look_everywhere(host: Host, driver: PretendDriver):
+    """^C may come between a step of spawn and the note how to take it back."""
+    driver.fail["spawn"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        host.run("tiny", name="web")
+    assert driver.names() == ["spawn", "destroy"]
+
+
+def test_refused_run_does_not_need_libvirt_to_clean_up(host: Host, driver: PretendDriver):
+    driver.fail["spawn"] = driver.fail["destroy"] = HypervisorUnavailable(uri="x", reason="no daemon")
+    with pytest.raises(HypervisorUnavailable):
+        host.run("tiny", name="web")
+    assert host.instances.records.all() == []
+
+
+def test_run_that_cannot_be_recorded_is_taken_back(host: Host, driver: PretendDriver, monkeypatch: pytest.MonkeyPatch):
+    def full(*args: object) -> None:
+        raise NoSpace(place="/", needed="more", free=0)
+
+    monkeypatch.setattr(host.instances.records, "update", full)
+    with pytest.raises(NoSpace):
+        host.run("tiny", name="web")
+    assert driver.power == {}
+    assert host.instances.records.all() == []
+
+
+def test_interruption_that_cannot_be_cleaned_up_is_finished_later(host: Host, driver: PretendDriver):
+    driver.fail.update(spawn=KeyboardInterrupt(), destroy=HypervisorUnavailable(uri="x", reason="gone"))
+    with pytest.raises(KeyboardInterrupt):
+        host.run("tiny", name="web")
+    assert [record.state for record in host.instances.records.all()] == ["building"]
+    driver.fail.clear()
+    assert host.run("tiny", name="web").state == "running"
+    assert [record.name for record in host.instances.records.all()] == ["web"]
+
+
+@pytest.mark.parametrize("state", [InstanceState.BUILDING, InstanceState.DELETING])
+def test_what_a_killed_process_left_is_cleared_away(host: Host, driver: PretendDriver, state: InstanceState):
+    record = host.run("tiny", name="web").record
+    host.instances.records.update(dataclasses.replace(record, state=state))
+    other = host.run("tiny", name="other")
+    assert driver.names().count("destroy") == 1
+    assert [one.name for one in host.machines()] == ["other"]
+    assert other.state == "running"
+
+
+def test_half_done_instance_can_be_removed_by_its_name(host: Host):
+    record = host.run("tiny", name="web").record
+    host.instances.records.update(dataclasses.replace(record, state=InstanceState.DELETING))
+    host.machine("web").remove()
+    assert host.machines() == []
+
+
+def test_somebody_else_s_work_is_not_cleared_away(host: Host, driver: PretendDriver):
+    driver.gate.clear()
+    worker = threading.Thread(target=lambda: host.run("tiny", name="web"))
+    worker.start()
+    try:
+        other = again(host)
+        clock.poll(lambda: other.instances.records.exists("web"), clock.Deadline(10, "the record"))
+        other.instances.recover()
+        assert driver.names() == []
+    finally:
+        driver.gate.set()
+        worker.join(10)
+    assert host.machine("web").state == "running"
+
+
+# --- images by use ------------------------------------------------------------------------------------------------------
+
+
+def test_run_from_a_file_brings_it_in_once(host: Host, tmp_path: Path):
+    path = raw_image(tmp_path / "appliance.raw")
+    host.run(str(path))
+    host.run(path.as_uri())
+    assert sorted(image.name for image in host.images.list()) == ["appliance", "tiny"]
+
+
+def test_changed_file_is_another_image(host: Host, tmp_path: Path):
+    path = raw_image(tmp_path / "appliance.raw")
+    host.run(str(path), name="one")
+    raw_image(path, size=2 << 20)
+    host.run(str(path), name="two")
+    assert sorted(image.name for image in host.images.list()) == ["appliance", "appliance-2", "tiny"]
+
+
+def test_image_of_a_failed_run_goes_again(host: Host, driver: PretendDriver, tmp_path: Path):
+    path = raw_image(tmp_path / "appliance.raw")
+    driver.fail["spawn"] = HypervisorError(action="start", reason="no")
+    with pytest.raises(HypervisorError):
+        host.run(str(path))
+    assert [image.name for image in host.images.list()] == ["tiny"]
+
+
+def test_image_that_was_there_before_a_failed_run_stays(host: Host, driver: PretendDriver, tmp_path: Path):
+    path = raw_image(tmp_path / "appliance.raw")
+    host.run(str(path), name="one")
+    driver.fail["spawn"] = HypervisorError(action="start", reason="no")
+    with pytest.raises(HypervisorError):
+        host.run(str(path), name="two")
+    assert sorted(image.name for image in host.images.list()) == ["appliance", "tiny"]
+
+
+def test_kernel_and_initrd_of_a_failed_run_go_too(host: Host, driver: PretendDriver, tmp_path: Path):
+    kernel, initrd = raw_image(tmp_path / "vmlinuz"), raw_image(tmp_path / "initrd")
+    host.run("tiny", name="one", kernel=str(kernel), initrd=str(initrd), cmdline="quiet")
+    properties = driver.spawned[1].properties
+    assert host.images.show(properties["kernel_id"]).name == "vmlinuz"
+    assert properties["os_command_line"] == "quiet"
+    raw_image(initrd, size=2 << 20)
+    driver.fail["spawn"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        host.run("tiny", name="two", kernel=str(kernel), initrd=str(initrd))
+    assert sorted(image.name for image in host.images.list()) == ["initrd", "tiny", "vmlinuz"]
+
+
+def test_two_callers_bring_a_file_in_once(host: Host, tmp_path: Path):
+    path = raw_image(tmp_path / "appliance.raw", size=8 << 20)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            again(host).run(str(path))
+        except BaseException as error:
+            failures.append(error)
+
+    workers = [threading.Thread(target=run) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+    assert failures == []
+    assert len(host.machines()) == 4
+    assert sorted(image.name for image in host.images.list()) == ["appliance", "tiny"]
+
+
+@pytest.mark.parametrize(
+    ("ref", "kind", "words"),
+    [
+        ("nothing", ImageNotFound, "image nothing does not exist"),
+        ("./nothing.raw", ImageNotFound, "no such file"),
+        ("file:///nothing.raw", ImageNotFound, "no such file"),
+        ("/", InvalidRequest, "is not a file"),
+    ],
+)
+def test_unknown_image(host: Host, driver: PretendDriver, ref: str, kind: type[Exception], words: str):
+    with pytest.raises(kind) as caught:
+        host.run(ref, name="web")
+    assert words in f"{caught.value} {caught.value.hint}"
+    assert driver.calls == []
+    assert host.instances.records.all() == []
+
+
+def test_image_in_use_is_not_removed(host: Host):
+    host.run("tiny", name="web")
+    with pytest.raises(Conflict, match="image tiny is used by web"):
+        host.images.remove("tiny")
+    host.images.remove("tiny", force=True)
+    assert list(host.images.list()) == []
+
+
+# --- power --------------------------------------------------------------------------------------------------------------
+
+
+def test_power_walk(host: Host, driver: PretendDriver):
+    machine = host.run("tiny", name="web")
+    machine.pause()
+    assert machine.record.state == "paused"
+    machine.resume()
+    machine.suspend()
+    assert machine.state == "suspended"
+    machine.resume()
+    machine.stop(timeout=5)
+    assert machine.state == "stopped"
+    machine.start()
+    machine.restart()
+    machine.restart(hard=True)
+    assert machine.state == "running"
+    calls = [call for call in driver.calls if call[0] in ("reboot", "power_off")]
+    assert calls == [("power_off", "web", "5"), ("reboot", "web", "SOFT"), ("reboot", "web", "HARD")]
+    assert [entry.event for entry in host.events()] == [
+        "created", "paused", "resumed", "suspended", "resumed", "stopped", "started", "restarted", "restarted",
+    ]  # fmt: skip
+
+
+def test_stop_gives_the_guest_the_configured_time(host: Host, driver: PretendDriver):
+    host.run("tiny", name="web").stop()
+    assert driver.calls[-1] == ("power_off", "web", "60.0")
+    host.machine("web").stop(force=True)
+    assert driver.calls[-1] == ("power_off", "web", "0")
+
+
+@pytest.mark.parametrize("verb", ["stop", "restart"])
+def test_saved_memory_is_not_dropped_by_accident(host: Host, driver: PretendDriver, verb: str):
+    machine = host.run("tiny", name="web")
+    machine.suspend()
+    with pytest.raises(InvalidState, match="is suspended") as caught:
+        getattr(machine, verb)()
+    assert "cowshed resume" in caught.value.hint
+    assert driver.names()[-1] == "suspend"
+    machine.stop(force=True) if verb == "stop" else machine.restart(hard=True)
+    assert machine.state == ("stopped" if verb == "stop" else "running")
+
+
+def test_start_of_a_paused_one_is_refused(host: Host):
+    machine = host.run("tiny", name="web")
+    machine.pause()
+    with pytest.raises(InvalidState, match="is paused") as caught:
+        machine.start()
+    assert caught.value.hint == "use cowshed resume"
+
+
+def test_resume_of_a_stopped_one_is_refused(host: Host):
+    machine = host.run("tiny", name="web")
+    machine.stop()
+    with pytest.raises(InvalidState) as caught:
+        machine.resume()
+    assert caught.value.hint == "use cowshed start"
+
+
+def test_failed_verb_changes_no_record(host: Host, driver: PretendDriver):
+    machine = host.run("tiny", name="web")
+    driver.fail["power_off"] = HypervisorError(action="stop", reason="no")
+    with pytest.raises(HypervisorError):
+        machine.stop()
+    assert machine.state == "running"
+    assert [entry.event for entry in host.events()] == ["created"]
+
+
+def test_half_built_instance_takes_no_verbs(host: Host):
+    record = host.run("tiny", name="web").record
+    host.instances.records.update(dataclasses.replace(record, state=InstanceState.BUILDING))
+    with pytest.raises(InvalidState, match="is building"):
+        host.machine("web").stop()
+
+
+# --- what libvirt says --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("power", "state"),
+    [
+        (PowerState.RUNNING, "running"),
+        (PowerState.PAUSED, "paused"),
+        (PowerState.SHUTDOWN, "stopped"),
+        (PowerState.CRASHED, "crashed"),
+        (PowerState.NOSTATE, "stopped"),
+        (PowerState.SUSPENDED, "suspended"),
+    ],
+)
+def test_state_is_what_libvirt_says(host: Host, driver: PretendDriver, power: PowerState, state: str):
+    machine = host.run("tiny", name="web")
+    driver.power[machine.uuid] = power
+    assert machine.state == state
+    assert [one.record.state for one in host.machines()] == [state]
+
+
+def test_lost_domain_is_an_error_that_start_mends(host: Host, driver: PretendDriver):
+    machine = host.run("tiny", name="web")
+    driver.power.clear()
+    assert machine.state == "error"
+    assert "cowshed start" in machine.record.error
+    machine.start()
+    assert machine.state == "running"
+    assert machine.record.error == ""
+
+
+def test_listing_nothing_asks_nobody(tmp_path: Path):
+    driver = PretendDriver(config=settings(tmp_path))
+    driver.fail["power_states"] = AssertionError("asked")
+    assert Host.connect(config=driver.rooms.config, driver=driver).machines() == []
+    assert not (tmp_path / "cowshed.db").exists()
+
+
+def test_another_libvirt_does_not_touch_it(host: Host, tmp_path: Path):
+    """Its guest may be running there: removing its disks here would destroy it."""
+    host.run("tiny", name="web")
+    config = settings(tmp_path / "state", host={"uri": "fake:///two"})
+    elsewhere = PretendDriver(config=config)
+    with Host.connect(config=config, driver=elsewhere) as other:
+        assert other.machine("web").state == "error"
+        assert "fake:///one" in other.machine("web").record.error
+        for act in (other.machine("web").remove, other.machine("web").stop, other.machine("web").start):
+            with pytest.raises(Conflict, match="belongs to libvirt at fake:///one") as caught:
+                act()
+            assert caught.value.hint == "use cowshed --connect fake:///one"
+    assert elsewhere.calls == []
+    assert host.machine("web").state == "running"
+
+
+def test_the_same_libvirt_under_another_name_is_the_same(host: Host, driver: PretendDriver, tmp_path: Path):
+    host.run("tiny", name="web")
+    config = settings(tmp_path / "state", host={"uri": "fake+unix:///one"})
+    alias = PretendDriver(config=config)
+    alias.power = driver.power
+    with Host.connect(config=config, driver=alias) as other:
+        other.machine("web").remove()
+    assert driver.power == {}
+
+
+# --- locks --------------------------------------------------------------------------------------------------------------
+
+
+def test_one_verb_at_a_time(host: Host, driver: PretendDriver, monkeypatch: pytest.MonkeyPatch):
+    machine = host.run("tiny", name="web")
+    monkeypatch.setattr("cowshed.manager.instances._LOCK_TIMEOUT", 0.05)
+    with host.instances._locked("web"), pytest.raises(Busy, match="instance web is locked"):
+        again(host).machine("web").stop()
+    assert driver.names() == ["spawn"]
+    machine.stop()
+
+
+# --- remove -------------------------------------------------------------------------------------------------------------
+
+
+def test_remove(host: Host, driver: PretendDriver):
+    machine = host.run("tiny", name="web")
+    machine.remove()
+    assert driver.power == {}
+    with pytest.raises(InstanceNotFound, match="instance web does not exist"):
+        host.machine("web")
+    assert [entry.event for entry in host.events()] == ["created", "removed"]
+
+
+def test_failed_remove_can_be_repeated(host: Host, driver: PretendDriver):
+    machine = host.run("tiny", name="web")
+    driver.fail["destroy"] = HypervisorError(action="destroy", reason="busy")
+    with pytest.raises(HypervisorError):
+        machine.remove()
+    assert host.machine("web").state == "deleting"
+    driver.fail.clear()
+    machine.remove()
+    assert host.machines() == []
+
+
+def test_ephemeral_goes_at_the_end_of_the_block(host: Host):
+    with host.run("tiny", name="web", ephemeral=True) as machine:
+        assert machine.state == "running"
+    assert host.machines() == []
+    with pytest.raises(RuntimeError), host.run("tiny", name="web", ephemeral=True):
+        raise RuntimeError
+    assert host.machines() == []
+    with host.run("tiny", name="web") as machine:
+        pass
+    assert machine.state == "running"
+
+
+def test_ephemeral_may_be_removed_in_the_block(host: Host):
+    with host.run("tiny", ephemeral=True) as machine:
+        machine.remove()
+    assert host.machines() == []
+
+
+# --- find ---------------------------------------------------------------------------------------------------------------
+
+
+def test_find_by_name_uuid_and_its_beginning(host: Host):
+    machine = host.run("tiny", name="web")
+    for ref in ("web", machine.uuid, machine.uuid[:8], machine.uuid[:20]):
+        assert host.machine(ref).name == "web"
+    for ref in (machine.uuid[:7], "we", "%", "________", "web%"):
+        with pytest.raises(InstanceNotFound):
+            host.machine(ref)
+
+
+# --- wait ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("condition", ["nothing", "log:", "log", "", "Running", "state:running"])
+def test_unknown_condition(host: Host, condition: str):
+    with pytest.raises(InvalidRequest, match="cannot wait for"):
+        host.run("tiny").wait(condition)
+
+
+def test_wait_for_states(host: Host, driver: PretendDriver):
+    machine = host.run("tiny", name="web")
+    assert machine.wait("running") == "running"
+    with clock.using(FakeClock()) as fake, pytest.raises(DeadlineExceeded, match="web: stopped did not happen"):
+        machine.wait("stopped", timeout=30)
+    assert 30 <= fake.monotonic() < 31
+    driver.power[machine.uuid] = PowerState.SHUTDOWN
+    assert machine.wait("stopped") == "stopped"
+
+
+def test_wait_for_text(host: Host, driver: PretendDriver):
+    machine = host.run("tiny", name="web")
+    driver.console_log_path(machine.record.instance).write_bytes(b"booting\nlogin: ")
+    assert machine.wait("log:login:", timeout=5) == "login:"
+    with pytest.raises(DeadlineExceeded):
+        machine.wait("log:password", timeout=0.05)
+
+
+def test_wait_for_an_address(host: Host, driver: PretendDriver):
+    machine = host.run("tiny", name="web")
+    driver.addresses = ["192.168.122.7", "fd00::7"]
+    assert machine.wait("address", timeout=5) == "192.168.122.7 fd00::7"
+
+
+def test_wait_ends_when_the_guest_does(host: Host, driver: PretendDriver):
+    machine = host.run("tiny", name="web", publish=["0:22"])
+    driver.power[machine.uuid] = PowerState.SHUTDOWN
+    with pytest.raises(InvalidState, match="is stopped"):
+        machine.wait("ssh", timeout=5)
+
+
+def test_ssh_goes_through_the_forward(host: Host):
+    machine = host.run("tiny", name="web", publish=["127.0.0.2:2222:22", "8080:80"])
+    assert machine.ssh_endpoint() == ("127.0.0.2", 2222)
+    words = machine.ssh_command("ls", "-la", user="root")
+    assert words[:3] == ["ssh", "-p", "2222"]
+    assert words[-6:] == ["-l", "root", "--", "127.0.0.2", "ls", "-la"]
+
+
+def test_ssh_where_nothing_leads(host: Host, driver: PretendDriver):
+    driver.addresses = ["10.0.2.15", "fec0::15"]
+    machine = host.run("tiny", name="web", publish=["5353:53/udp"])
+    for act in (machine.ssh_endpoint, lambda: machine.wait("ssh", timeout=5)):
+        with pytest.raises(InvalidState, match="no network that the host reaches") as caught:
+            act()
+        assert "-p 2222:22" in caught.value.hint
+
+
+def test_ssh_at_the_guest_s_address(host: Host, driver: PretendDriver):
+    machine = host.run("tiny", name="web", networks=["user", "network:default"])
+    with pytest.raises(InvalidState, match="without a known address"):
+        machine.ssh_endpoint()
+    driver.addresses = ["10.0.2.15", "192.168.122.9"]
+    assert machine.ssh_endpoint() == ("192.168.122.9", 22)
+
+
+# --- records ------------------------------------------------------------------------------------------------------------
+
+
+def test_records_are_private(host: Host):
+    host.run("tiny", user_data="#cloud-config\npassword: secret")
+    path = host.config.state / "cowshed.db"
+    for file in path.parent.glob("cowshed.db*"):
+        assert file.stat().st_mode & 0o077 == 0, file
+
+
+def test_unreadable_key_file(host: Host, monkeypatch: pytest.MonkeyPatch):
+    def denied(self: Path, *args: object, **options: object) -> str:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    with pytest.raises(PermissionDenied, match=r"read /some/key\.pub"):
+        host.run("tiny", ssh_key="/some/key.pub")
