@@ -89,7 +89,8 @@ class NetworkSection:
 class ConsoleSection:
     vnc: bool = _option(True, "give instances a VNC console")
     spice: bool = _option(False, "give instances a SPICE console")
-    listen: str = _option("127.0.0.1", "address VNC and SPICE listen on")
+    serial_tcp: bool = _option(False, "serve the first serial port on a TCP port instead of a pty of the host")
+    listen: str = _option("127.0.0.1", "address VNC, SPICE and serial ports listen on")
     log_size: int = _option(1 * MiB, "how much of the serial log is shown by default", unit="B")
 
 

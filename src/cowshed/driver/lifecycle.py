@@ -8,7 +8,7 @@ from typing import Any
 from cowshed import log
 from cowshed.contract.lifecycle import Lifecycle as LifecycleContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import connect, launch, layout, locate, provision, teardown
+from cowshed.driver.steps import connect, launch, layout, locate, provision, serial, teardown
 from cowshed.errors import CowshedError, NameTaken
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
@@ -44,6 +44,7 @@ class Lifecycle(LifecycleContract):
             provision.disks(rooms, instance, image_meta, plan, undo)
             provision.config_drive(rooms, instance, image_meta, plan, vifs, injected_files, admin_password)
             plugged = connect.plug(rooms, vifs, undo)
+            undo.push("give the serial port back", serial.give_back, rooms, instance.uuid)
             guest = launch.define(rooms, instance, image_meta, plugged)
             undo.push("undefine the domain", guest.undefine)
             undo.push("stop the guest", guest.destroy)
@@ -90,6 +91,7 @@ class Lifecycle(LifecycleContract):
         if destroy_disks:
             teardown.delete_disks(self.rooms, instance)
             self.rooms.directory(instance.uuid).delete()
+            serial.give_back(self.rooms, instance.uuid)
 
     def delete_instance_files(self, instance: Instance) -> bool:
         try:

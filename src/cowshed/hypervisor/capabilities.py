@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -68,6 +69,17 @@ def ask(hypervisor: Hypervisor, *, virt_type: VirtType, emulator: str) -> HostCa
         session=hypervisor.session,
         max_vcpus=_max_vcpus(domain),
     )
+
+
+def qemu_user(hypervisor: Hypervisor) -> tuple[int, int] | None:
+    """From the base label of libvirt's DAC security driver, such as ``+64055:+109``; a session daemon has none."""
+    told = hypervisor.call("describe the host", lambda c: str(c.getCapabilities()), repeat=True)
+    for model in ET.fromstring(told).findall("host/secmodel"):  # noqa: S314 - libvirt's own words
+        if model.findtext("model") == "dac":
+            label = model.findtext("baselabel[@type='qemu']") or model.findtext("baselabel") or ""
+            if found := re.fullmatch(r"\+?(\d+):\+?(\d+)", label.strip()):
+                return int(found[1]), int(found[2])
+    return None
 
 
 def _domain_capabilities(hypervisor: Hypervisor, emulator: str, arch: str, virt_type: VirtType) -> str:

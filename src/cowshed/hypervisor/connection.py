@@ -182,6 +182,12 @@ class Hypervisor:
 
         return capabilities.get(self, cache=cache, virt_type=virt_type, note=note, emulator=emulator)
 
+    def qemu_user(self) -> tuple[int, int] | None:
+        """(uid, gid) that QEMU runs as; None: as the user of this libvirt (session mode)."""
+        from cowshed.hypervisor import capabilities
+
+        return capabilities.qemu_user(self)
+
     def node(self) -> NodeInfo:
         from cowshed.hypervisor import node
 

@@ -23,10 +23,18 @@ def host(rooms: Rooms) -> list[Finding]:
         virt_type=config.host.virt_type,
         emulator_path=config.host.emulator,
     )
-    findings += doctor.state_directory(rooms.state)
+    findings += doctor.state_directory(rooms.state, qemu_user=_qemu_user(rooms))
     findings += doctor.reflinks(rooms.state, works=filesystem.can_reflink(rooms.instances))
     findings += _libvirt(rooms)
     return findings + doctor.leftovers(_leftovers(rooms), remedy="they are removed by the next cowshed run")
+
+
+def _qemu_user(rooms: Rooms) -> tuple[int, int] | None:
+    """Who must be able to enter the state directory; that libvirt is not there is told further down."""
+    try:
+        return rooms.hypervisor.qemu_user()
+    except CowshedError:
+        return None
 
 
 def _libvirt(rooms: Rooms) -> list[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cowshed.driver.steps import connect, layout, locate
+from cowshed.driver.steps import connect, layout, locate, serial
 from cowshed.errors import PortInUse
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
@@ -38,12 +38,16 @@ def check(rooms: Rooms, instance: Instance, image: Image, vifs: Sequence[Vif]) -
     )
 
 
-def _consoles(rooms: Rooms, instance: Instance) -> ConsolePlan:
+def _consoles(rooms: Rooms, instance: Instance, serial_ports: tuple[int, ...] = ()) -> ConsolePlan:
     from cowshed.domain.assemble import ConsolePlan
 
     section = rooms.config.console
     return ConsolePlan(
-        log=locate.console_log(rooms, instance.uuid), vnc=section.vnc, spice=section.spice, listen=section.listen
+        log=locate.console_log(rooms, instance.uuid),
+        vnc=section.vnc,
+        spice=section.spice,
+        listen=section.listen,
+        serial_ports=serial_ports,
     )
 
 
@@ -58,7 +62,7 @@ def define(rooms: Rooms, instance: Instance, image: Image, plugged: Sequence[Plu
         vifs=plugged,
         host=rooms.capabilities,
         guest=rooms.config.guest,
-        consoles=_consoles(rooms, instance),
+        consoles=_consoles(rooms, instance, serial.take(rooms, instance.uuid)),
         directory=rooms.directory(instance.uuid).path,
         kernel=layout.kernel(rooms, instance, image),
     )

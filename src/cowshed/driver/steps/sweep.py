@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cowshed import log
+from cowshed.driver.steps import serial
 from cowshed.errors import CowshedError
 
 if TYPE_CHECKING:
@@ -17,7 +18,16 @@ DELETED = "_del"
 
 
 def leftovers(rooms: Rooms) -> None:
-    """Finish deletions that were interrupted."""
+    """Finish deletions that were interrupted; forget broken downloads and ports whose instance is gone."""
+    _instances(rooms)
+    for what, clean in (("the image store", rooms.images.clean), ("serial ports", lambda: serial.keep_existing(rooms))):
+        try:
+            clean()
+        except CowshedError as error:
+            _log.warning("could not clean %s: %s", what, error)
+
+
+def _instances(rooms: Rooms) -> None:
     if not rooms.instances.is_dir():
         return
     for path in rooms.instances.glob(f"*{DELETED}"):
