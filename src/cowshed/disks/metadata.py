@@ -11,16 +11,22 @@ import ipaddress
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from email import message_from_string
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
 from typing import Any
 
 from cowshed.errors import InvalidRequest
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
-from cowshed.model.vif import Vif, VifType
+from cowshed.model.vif import Subnet, Vif, VifType
 
 LARGEST = 16 << 20  # bytes of user data
-_HOST = re.compile(r"[^a-zA-Z0-9-]+")
+_HOST = re.compile(r"[^a-z0-9-]+")
 _DATES = ("latest", "2018-08-27", "2015-10-15")
+_MIME = ("Content-Type:", "MIME-Version:", "From ")
+
+Files = Sequence[tuple[str, bytes | str]]
 
 
 def build(
@@ -28,18 +34,22 @@ def build(
     image: Image,
     vifs: Sequence[Vif],
     *,
-    injected_files: Sequence[tuple[str, bytes | str]] = (),
+    injected_files: Files = (),
     admin_password: str | None = None,
     datasource: str = "nocloud",
 ) -> tuple[Mapping[str, bytes], str]:
     """The files and the volume label.
 
+    :param injected_files: (path in the guest, content)
     :param datasource: ``nocloud`` or ``configdrive``
-    :raises InvalidRequest: an unknown data source, or user data that is too large
+    :raises InvalidRequest: an unknown data source; user or vendor data that is no text or larger than 16 MiB;
+        a relative path; a network address that is none
     """
     for name, text in (("user data", instance.user_data), ("vendor data", instance.vendor_data)):
-        if text and len(text.encode()) > LARGEST:
-            raise InvalidRequest(reason=f"{name} is larger than 16 MiB")
+        _check_text(name, text or "")
+    for path, _ in injected_files:
+        if not path.startswith("/"):
+            raise InvalidRequest(reason=f"{path!r} is not an absolute path in the guest")
     builders: dict[str, tuple[Callable[..., dict[str, bytes]], str]] = {
         "nocloud": (_nocloud, "cidata"),
         "configdrive": (_config_drive, "config-2"),
@@ -50,47 +60,60 @@ def build(
     return builder(instance, vifs, injected_files, admin_password), label
 
 
+def _check_text(name: str, text: str) -> None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidRequest(reason=f"the {name} is not text") from None
+    if "\0" in text:
+        raise InvalidRequest(reason=f"the {name} is not text")
+    if size > LARGEST:
+        raise InvalidRequest(reason=f"the {name} is larger than 16 MiB")
+
+
 def hostname(instance: Instance) -> str:
-    """A valid host name (RFC 1123) from the instance's."""
-    name = _HOST.sub("-", instance.hostname or instance.display_name or instance.name).strip("-")
-    return name[:63].rstrip("-") or "instance"
+    """A valid host name (RFC 1123) from the instance's; a domain is kept only where one was asked for."""
+    asked = instance.hostname if instance.hostname != instance.display_name else ""
+    labels = [_label(label) for label in asked.split(".")]
+    if all(labels) and len(".".join(labels)) <= 253:
+        return ".".join(labels)
+    return _label(asked or instance.hostname or instance.display_name or instance.name) or "instance"
+
+
+def _label(text: str) -> str:
+    return _HOST.sub("-", text.lower()).strip("-")[:63].rstrip("-")
 
 
 def keys(instance: Instance) -> list[str]:
-    return [line.strip() for line in instance.key_data.splitlines() if line.strip() and not line.startswith("#")]
+    """The public keys, one a line; comments and empty lines are left out."""
+    lines = (line.strip() for line in instance.key_data.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 # --- NoCloud --------------------------------------------------------------------------------------
 
 
-def _nocloud(
-    instance: Instance,
-    vifs: Sequence[Vif],
-    injected: Sequence[tuple[str, bytes | str]],
-    password: str | None,
-) -> dict[str, bytes]:
+def _nocloud(instance: Instance, vifs: Sequence[Vif], injected: Files, password: str | None) -> dict[str, bytes]:
     meta: dict[str, Any] = {
         "instance-id": instance.uuid,
         "local-hostname": hostname(instance),
         "hostname": hostname(instance),
     }
-    if instance.key_data:
-        meta["public-keys"] = keys(instance)
+    if public := keys(instance):
+        meta["public-keys"] = public
     files = {
         "meta-data": _json(meta),
         "user-data": (instance.user_data or "#cloud-config\n{}\n").encode(),
         "network-config": _json(_netplan(vifs)),
     }
-    vendor = _vendor_data(instance, injected, password)
+    vendor = _vendor_data(instance.vendor_data or "", injected, password)
     if vendor:
         files["vendor-data"] = vendor
     return files
 
 
-def _vendor_data(instance: Instance, injected: Sequence[tuple[str, bytes | str]], password: str | None) -> bytes:
-    """The user's vendor data, or what NoCloud has no file for: password and injected files."""
-    if instance.vendor_data:
-        return instance.vendor_data.encode()
+def _vendor_data(given: str, injected: Files, password: str | None) -> bytes:
+    """The user's vendor data and what NoCloud has no file for, password and injected files; both, where both are."""
     config: dict[str, Any] = {}
     if password:
         config["password"] = password
@@ -101,7 +124,19 @@ def _vendor_data(instance: Instance, injected: Sequence[tuple[str, bytes | str]]
             {"path": path, "encoding": "b64", "content": base64.b64encode(_bytes(content)).decode()}
             for path, content in injected
         ]
-    return b"#cloud-config\n" + _json(config) if config else b""
+    ours = "#cloud-config\n" + _json(config).decode()
+    if not config:
+        return given.encode()
+    return _archive(ours, given) if given else ours.encode()
+
+
+def _archive(config: str, given: str) -> bytes:
+    """Both as one MIME archive. cloud-init tells the kind of a plain part by how it begins."""
+    archive = MIMEMultipart()
+    archive.set_boundary("=-cowshed-vendor-data-=")  # the same bytes for the same input
+    archive.attach(MIMEText(config, "cloud-config", "utf-8"))
+    archive.attach(message_from_string(given) if given.startswith(_MIME) else MIMEText(given, "plain", "utf-8"))
+    return archive.as_bytes()
 
 
 def _netplan(vifs: Sequence[Vif]) -> dict[str, Any]:
@@ -117,32 +152,50 @@ def _ethernet(vif: Vif) -> dict[str, Any]:
     entry: dict[str, Any] = {"match": {"macaddress": vif.address}}
     if vif.mtu:
         entry["mtu"] = vif.mtu
-    static = [subnet for subnet in vif.subnets if subnet.address]
+    entry.update({f"dhcp{version}": True for version in _dhcp_versions(vif)})
+    static = _static(vif)
     if not static:
-        entry["dhcp4"] = True
         return entry
-    entry["addresses"] = [f"{subnet.address}/{_prefix(subnet.cidr)}" for subnet in static]
-    entry["nameservers"] = {"addresses": [server for subnet in static for server in subnet.dns]}
-    entry["routes"] = [
-        *({"to": "::/0" if ":" in one.gateway else "0.0.0.0/0", "via": one.gateway} for one in static if one.gateway),
+    entry["addresses"] = [f"{subnet.address}/{_net(subnet).prefixlen}" for subnet in static]
+    if servers := [server for subnet in static for server in subnet.dns]:
+        entry["nameservers"] = {"addresses": servers}
+    for one in static:
+        # As a route, cloud-init 22.4 (Debian 12) gives ::/0 the prefix 64 where there is no netplan.
+        if ":" in one.gateway:
+            entry.setdefault("gateway6", one.gateway)
+    routes = [
+        *({"to": "0.0.0.0/0", "via": one.gateway} for one in static if one.gateway and ":" not in one.gateway),
         *({"to": to, "via": via} for subnet in static for to, via in subnet.routes),
     ]
+    if routes:
+        entry["routes"] = routes
     return entry
 
 
-def _prefix(cidr: str) -> int:
-    return ipaddress.ip_network(cidr, strict=False).prefixlen
+def _static(vif: Vif) -> list[Subnet]:
+    return [subnet for subnet in vif.subnets if subnet.address]
+
+
+def _dhcp_versions(vif: Vif) -> list[int]:
+    """IP versions that come by DHCP: those of subnets without an address, and 4 where nothing is said."""
+    if not vif.subnets:
+        return [4]
+    return sorted({_net(subnet).version for subnet in vif.subnets if not subnet.address})
+
+
+def _net(subnet: Subnet) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        if subnet.address:
+            ipaddress.ip_address(subnet.address)
+        return ipaddress.ip_network(subnet.cidr, strict=False)
+    except ValueError as error:
+        raise InvalidRequest(reason=f"subnet {subnet.cidr} with address {subnet.address!r}: {error}") from error
 
 
 # --- config drive ---------------------------------------------------------------------------------
 
 
-def _config_drive(
-    instance: Instance,
-    vifs: Sequence[Vif],
-    injected: Sequence[tuple[str, bytes | str]],
-    password: str | None,
-) -> dict[str, bytes]:
+def _config_drive(instance: Instance, vifs: Sequence[Vif], injected: Files, password: str | None) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     meta = _meta_data(instance, injected, password)
     for date in _DATES:
@@ -165,7 +218,7 @@ def _config_drive(
     return files
 
 
-def _meta_data(instance: Instance, injected: Sequence[tuple[str, bytes | str]], password: str | None) -> dict[str, Any]:
+def _meta_data(instance: Instance, injected: Files, password: str | None) -> dict[str, Any]:
     meta: dict[str, Any] = {
         "uuid": instance.uuid,
         "name": instance.display_name or instance.name,
@@ -175,8 +228,8 @@ def _meta_data(instance: Instance, injected: Sequence[tuple[str, bytes | str]], 
         "project_id": instance.project_id or "cowshed",
         "meta": dict(instance.metadata),
     }
-    if instance.key_data:
-        named = [(instance.key_name or f"key{number}", key) for number, key in enumerate(keys(instance))]
+    if public := keys(instance):
+        named = list(zip(_key_names(instance.key_name or "key", len(public)), public, strict=True))
         meta["public_keys"] = dict(named)
         meta["keys"] = [{"name": name, "type": "ssh", "data": key} for name, key in named]
     if password:
@@ -188,22 +241,29 @@ def _meta_data(instance: Instance, injected: Sequence[tuple[str, bytes | str]], 
     return meta
 
 
+def _key_names(name: str, count: int) -> list[str]:
+    """One each: keys of one name would replace each other."""
+    return [name, *(f"{name}-{number}" for number in range(2, count + 1))]
+
+
 def _network_data(vifs: Sequence[Vif]) -> dict[str, Any]:
-    links, networks, services = [], [], []
+    links: list[dict[str, Any]] = []
+    networks: list[dict[str, Any]] = []
+    services: list[dict[str, Any]] = []
     for number, vif in enumerate(_real(vifs)):
         link = f"link{number}"
         links.append({"id": link, "vif_id": vif.id, "type": "phy", "ethernet_mac_address": vif.address, "mtu": vif.mtu})
-        static = [subnet for subnet in vif.subnets if subnet.address]
-        for index, subnet in enumerate(static):
+        for index, subnet in enumerate(_static(vif)):
             networks.append(_network(f"network{number}-{index}", link, subnet))
             services.extend({"type": "dns", "address": server} for server in subnet.dns)
-        if not static:
-            networks.append({"id": f"network{number}", "link": link, "network_id": vif.id, "type": "ipv4_dhcp"})
+        for version in _dhcp_versions(vif):
+            identity = f"network{number}-dhcp{version}"
+            networks.append({"id": identity, "link": link, "network_id": vif.id, "type": f"ipv{version}_dhcp"})
     return {"links": links, "networks": networks, "services": services}
 
 
-def _network(identity: str, link: str, subnet: Any) -> dict[str, Any]:
-    net = ipaddress.ip_network(subnet.cidr, strict=False)
+def _network(identity: str, link: str, subnet: Subnet) -> dict[str, Any]:
+    net = _net(subnet)
     routes = [{"network": to.partition("/")[0], "netmask": _mask(to), "gateway": via} for to, via in subnet.routes]
     if subnet.gateway:
         everything = "::" if net.version == 6 else "0.0.0.0"  # noqa: S104 - a route, not a listener
@@ -220,11 +280,15 @@ def _network(identity: str, link: str, subnet: Any) -> dict[str, Any]:
 
 
 def _mask(cidr: str) -> str:
-    return str(ipaddress.ip_network(cidr, strict=False).netmask)
+    return str(_net(Subnet(cidr)).netmask)
+
+
+# --- bytes ----------------------------------------------------------------------------------------
 
 
 def _json(item: Any) -> bytes:
-    return (json.dumps(item, indent=1) + "\n").encode()
+    """Also valid YAML, which has no surrogate pairs: text stays as it is."""
+    return (json.dumps(item, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def _bytes(content: bytes | str) -> bytes:
