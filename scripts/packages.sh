@@ -43,6 +43,7 @@ test=(
     qemu-block-extra            # rbd, iscsi and curl for qemu-img
     dnsmasq-base
     strace
+    swtpm swtpm-tools           # TPM devices
     genisoimage                 # isoinfo: a second reader of our config drives
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +35,34 @@ def test_import_loads_neither_libvirt_nor_rooms():
     code = f"import sys, cowshed; print(*[name for name in sys.modules if name.split('.')[0] in {heavy}])"
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert seen.stdout.split() == ["cowshed"]
+
+
+def test_every_library_the_code_imports_is_declared():
+    """What happens to be on the developer's machine (Debian's own Python packages) hides a missing one."""
+    declared = {
+        re.split(r"[^A-Za-z0-9._-]", requirement)[0].lower().replace("_", "-").replace(".", "-")
+        for group in (PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values())
+        for requirement in group
+    }
+    known = metadata.packages_distributions()
+    bindings = {"libvirt", "libvirt_qemu", "libvirtmod", "libvirtmod_qemu", "rados", "rbd"}  # the distribution's
+    missing = {}
+    for path in (ROOT / "src" / "cowshed").rglob("*.py"):
+        for name in _imported(path) - sys.stdlib_module_names - bindings - {"cowshed"}:
+            owners = {owner.lower().replace("_", "-").replace(".", "-") for owner in known.get(name, [name])}
+            if not owners & declared:
+                missing.setdefault(name, path.name)
+    assert not missing
+
+
+def _imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
 
 
 def test_every_module_is_on_a_floor():
