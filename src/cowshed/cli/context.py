@@ -57,7 +57,8 @@ class Session:
             return
         if not sys.stdin.isatty():
             raise InvalidRequest(reason="this removes things and there is no terminal to ask on", hint="give --yes")
-        if not click.confirm(question, err=True):
+        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)  # not click's, which uses standard output
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             output.note("nothing was removed")
             raise click.exceptions.Exit(1)
 

@@ -1,0 +1,155 @@
+"""What starts quickly must stay so: what each verb may import, and what completion reads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cowshed.manager.records import Records
+from tests.manager_fakes import raw_image
+from tests.unit.test_manager_records import record
+
+HEAVY = ("rich", "httpx", "yaml", "pycdlib", "oslo_utils", "isal", "zstandard", "asyncio", "subprocess", "libvirt")
+
+
+def cowshed(*words: str, state: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The real command; the last line of standard error names the heavy modules it has loaded."""
+    code = (
+        "import sys\nfrom cowshed.cli import main\n"
+        "try:\n    main()\nfinally:\n"
+        f"    print(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        env={**os.environ, "COWSHED_HOST_STATE": str(state), "COWSHED_CONFIG": os.devnull, **environment},
+    )
+
+
+def loaded(done: subprocess.CompletedProcess[str]) -> set[str]:
+    return set(done.stderr.splitlines()[-1].split())
+
+
+def test_version_loads_nothing(tmp_path: Path):
+    done = cowshed("--version", state=tmp_path)
+    assert done.stdout.startswith("cowshed ")
+    assert loaded(done) == set()
+
+
+@pytest.mark.parametrize(
+    "words", [["ls"], ["image", "ls"], ["events"], ["config", "show"], ["show", "nothing"], ["--help"]]
+)
+def test_looking_loads_little(tmp_path: Path, words: list[str]):
+    """No instance: libvirt is not asked either."""
+    assert loaded(cowshed(*words, state=tmp_path)) == set()
+
+
+def complete(state: Path, *words: str, shell: str = "bash") -> set[str]:
+    line = " ".join(["cowshed", *words])
+    done = cowshed(
+        state=state,
+        _COWSHED_COMPLETE=f"{shell}_complete",
+        COMP_WORDS=line,
+        COMP_CWORD=str(len(words) if shell != "fish" else words[-1]),
+    )
+    assert loaded(done) == set()
+    return {item.rpartition(",")[2] for item in done.stdout.split()}
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    from cowshed import config
+    from cowshed.images import pull
+    from cowshed.images.directory import DirectoryService
+
+    records = Records(tmp_path / "cowshed.db")
+    records.add(record("web", "aaaaaaaa-0000-4000-8000-000000000001"))
+    records.add(record("db", "bbbbbbbb-0000-4000-8000-000000000001"))
+    service = DirectoryService(tmp_path / "images", config.ImagesSection())
+    pull.pull(service, str(raw_image(tmp_path / "x.raw")), name="debian", format=None, digest=None, properties={})
+    return tmp_path
+
+
+def test_completion_of_instances(state: Path):
+    assert complete(state, "show", "") == {"web", "db"}
+    assert complete(state, "stop", "w") == {"web"}
+    assert complete(state, "rm", "web", "") == {"web", "db"}
+
+
+def test_completion_of_images(state: Path):
+    assert complete(state, "run", "") == {"debian"}
+    assert complete(state, "image", "show", "d") == {"debian"}
+    assert complete(state, "run", "./x") == {"./x"}
+
+
+def test_completion_of_verbs_and_options(state: Path):
+    assert complete(state, "su") == {"suspend"}
+    assert complete(state, "image", "p") == {"pull", "prune"}
+    assert {"--cpus", "--cmdline", "--connect"} >= complete(state, "run", "--c") >= {"--cpus", "--cmdline"}
+    assert complete(state, "ls", "-o", "") == {"table", "json", "yaml"}
+
+
+def test_completion_survives_a_broken_state(tmp_path: Path):
+    (tmp_path / "cowshed.db").write_bytes(b"x" * 5000)
+    assert complete(tmp_path, "show", "") == set()
+    done = cowshed(
+        state=tmp_path,
+        _COWSHED_COMPLETE="bash_complete",
+        COMP_WORDS="cowshed show ",
+        COMP_CWORD="2",
+        COWSHED_DISKS_BACKEND="nonsense",
+    )
+    assert done.stdout.split() == []
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(tmp_path: Path, shell: str):
+    done = cowshed("completion", shell, state=tmp_path)
+    assert done.returncode == 0
+    assert "_COWSHED_COMPLETE" in done.stdout
+
+
+def test_bash_takes_its_script(state: Path):
+    """As a shell would: load the script, ask for words."""
+    script = cowshed("completion", "bash", state=state).stdout
+    (state / "script").write_text(script)
+    (state / "cowshed").write_text(f'#!/bin/sh\nexec {sys.executable} -m cowshed.cli "$@"\n')
+    (state / "cowshed").chmod(0o755)
+    ask = (
+        f"PATH={state}:$PATH; . {state}/script; COMP_WORDS=(cowshed show w); COMP_CWORD=2; "
+        '_cowshed_completion cowshed w show; echo "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(
+        ["bash", "-c", ask],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        env={**os.environ, "COWSHED_HOST_STATE": str(state), "COWSHED_CONFIG": os.devnull},
+    )
+    assert done.stdout == "web\n", done.stderr
+
+
+def test_nobody_reads(state: Path):
+    """`cowshed ls | head -1` is no error."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "cowshed.cli", "config", "show"],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=50,
+            check=False,
+            env={**os.environ, "COWSHED_HOST_STATE": str(state), "COWSHED_CONFIG": os.devnull},
+        )
+    assert (done.returncode, done.stderr) == (0, "")
