@@ -243,14 +243,22 @@ class Guest:
         return found
 
     def _present(self, deadline: Deadline) -> PowerState:
+        """As :meth:`state`, but a guest that is being shut down is not off: QEMU still holds its disks."""
         try:
-            return self._hypervisor.patiently(self.state, deadline)
+            return self._hypervisor.patiently(self._settled, deadline)
         except InstanceNotFound:
             return PowerState.SHUTDOWN
         except HypervisorUnavailable:
             if deadline.passed:
                 raise DeadlineExceeded(what=deadline.what, seconds=deadline.seconds) from None
             raise
+
+    def ended(self) -> bool:
+        """Is QEMU gone? Not while the guest is being shut down."""
+        return self._settled() in (PowerState.SHUTDOWN, PowerState.CRASHED, PowerState.NOSTATE)
+
+    def _settled(self) -> PowerState:
+        return self.call("tell the state of", lambda d: power.settled(d.state()[0]), repeat=True)
 
     def watch(self) -> Watch:
         """Remember its events from now on: open it before the call that causes them."""

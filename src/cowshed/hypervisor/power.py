@@ -20,12 +20,18 @@ STATES: Final = {
     6: PowerState.CRASHED,
     7: PowerState.SUSPENDED,
 }
+_ENDING: Final = 4  # VIR_DOMAIN_SHUTDOWN
 _STATE_ONLY: Final = 1  # VIR_DOMAIN_STATS_STATE: needs no word with QEMU
 _NO_WAIT: Final = 1 << 29  # VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT: leave out what a busy guest would delay
 
 
 def state(number: int) -> PowerState:
     return STATES.get(number, PowerState.NOSTATE)
+
+
+def settled(number: int) -> PowerState:
+    """The contract calls VIR_DOMAIN_SHUTDOWN off; for whoever waits it is not, until QEMU has ended."""
+    return PowerState.RUNNING if number == _ENDING else state(number)
 
 
 def states(connection: Any) -> dict[str, PowerState]:

@@ -19,7 +19,7 @@ OFF = (PowerState.SHUTDOWN, PowerState.CRASHED, PowerState.NOSTATE)
 
 def power_off(rooms: Rooms, guest: Guest) -> None:
     """Hard. :raises DeadlineExceeded: QEMU does not end; its disks must not be touched then"""
-    if guest.state() in OFF:
+    if guest.ended():
         return
     guest.destroy()
     guest.wait(OFF, timeout=rooms.config.power.start_timeout, what=f"{guest.name} off")
@@ -33,7 +33,7 @@ def shut_down(rooms: Rooms, guest: Guest, timeout: float, interval: float) -> bo
     deadline = Deadline(timeout, f"{guest.name} off")
     while not deadline.passed:
         try:
-            if guest.state() in OFF:
+            if guest.ended():
                 return True
             if guest.state() == PowerState.PAUSED:
                 return False  # a paused guest cannot answer
