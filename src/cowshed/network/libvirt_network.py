@@ -10,6 +10,7 @@ from cowshed.contract.plugging import Plugger
 from cowshed.errors import NetworkNotFound
 from cowshed.model.host import HostCapabilities
 from cowshed.model.vif import PluggedVif, Vif
+from cowshed.network import mac
 
 
 class Network(Protocol):
@@ -30,6 +31,7 @@ class NetworkPlugger(Plugger):
         self._start = start
 
     def check(self, vif: Vif, host: HostCapabilities) -> None:
+        mac.check(vif.address)
         self._find(vif, host)
 
     def plug(self, vif: Vif, host: HostCapabilities) -> PluggedVif:

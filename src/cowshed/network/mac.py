@@ -8,6 +8,7 @@ import re
 from cowshed.errors import InvalidRequest
 
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
+_NOBODY = "00:00:00:00:00:00"
 
 
 def derived(instance: str, number: int) -> str:
@@ -19,6 +20,6 @@ def derived(instance: str, number: int) -> str:
 def check(address: str) -> str:
     """In small letters. :raises InvalidRequest: it is no unicast MAC address"""
     address = address.lower().replace("-", ":")
-    if not _MAC.fullmatch(address) or int(address[:2], 16) & 1:
+    if not _MAC.fullmatch(address) or int(address[:2], 16) & 1 or address == _NOBODY:
         raise InvalidRequest(reason=f"{address!r} is not a MAC address", hint="for example 52:54:00:12:34:56")
     return address

@@ -6,6 +6,7 @@ import ipaddress
 import re
 import uuid as uuids
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cowshed.errors import InvalidRequest
 from cowshed.model.vif import PortForward, Protocol, Vif, VifType
@@ -13,6 +14,12 @@ from cowshed.network.mac import derived
 from cowshed.network.user import free_port
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_FORWARD = re.compile(
+    r"(?:(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<plain>[^\[\]]+)):)?"
+    r"(?P<host>[0-9]{1,9}):(?P<guest>[0-9]{1,9})(?:/(?P<protocol>tcp|udp))?",
+    re.IGNORECASE,
+)
+LAST_PORT = 65535
 _FORWARD_HINT = "write HOST:GUEST, for example 2222:22, 127.0.0.1:8080:80 or 5353:53/udp; host port 0 is any free one"
 
 
@@ -30,7 +37,7 @@ def vifs(words: Sequence[str], forwards: Sequence[str], *, instance: str, defaul
         return tuple(found)
     for number, vif in enumerate(found):
         if vif.type == VifType.USER:
-            found[number] = Vif(vif.id, vif.address, vif.type, forwards=parsed)
+            found[number] = replace(vif, forwards=parsed)
             return tuple(found)
     raise InvalidRequest(
         reason="port forwards need a user network", hint="add --network user, or reach the guest by its own address"
@@ -59,20 +66,16 @@ def _checked(name: str) -> str:
 
 
 def port_forward(text: str) -> PortForward:
-    """``[ADDRESS:]HOST:GUEST[/tcp|udp]``. :raises InvalidRequest:"""
-    ports, _, word = text.partition("/")
-    address, host, guest = "127.0.0.1", "", ""
-    parts = ports.rsplit(":", 2)
-    if len(parts) == 2:
-        host, guest = parts
-    elif len(parts) == 3:
-        address, host, guest = parts[0].strip("[]"), parts[1], parts[2]
+    """``[ADDRESS:]HOST:GUEST[/tcp|udp]``; an IPv6 address may stand in brackets. :raises InvalidRequest:"""
+    found = _FORWARD.fullmatch(text)
     try:
-        protocol = Protocol(word or "tcp")
-        ipaddress.ip_address(address)
-        port, inside = int(host), int(guest)
+        if not found:
+            raise ValueError(text)
+        address = str(ipaddress.ip_address(found["plain"] or found["bracketed"] or "127.0.0.1"))
     except ValueError:
         raise InvalidRequest(reason=f"{text!r} is not a port forward", hint=_FORWARD_HINT) from None
-    if not 0 <= port < 65536 or not 0 < inside < 65536:
-        raise InvalidRequest(reason=f"{text!r}: ports go from 1 to 65535", hint=_FORWARD_HINT)
+    protocol = Protocol((found["protocol"] or "tcp").lower())
+    port, inside = int(found["host"]), int(found["guest"])
+    if port > LAST_PORT or not 0 < inside <= LAST_PORT:
+        raise InvalidRequest(reason=f"{text!r}: ports go from 1 to {LAST_PORT}", hint=_FORWARD_HINT)
     return PortForward(port or free_port(address, protocol), inside, protocol, address)

@@ -6,14 +6,19 @@ refuses it), else slirp, which is part of QEMU.
 
 from __future__ import annotations
 
+import errno
 import socket
-from collections import Counter
+from collections.abc import Sequence
+from typing import Final
 
 from cowshed.config import NetworkSection
 from cowshed.contract.plugging import Plugger
 from cowshed.errors import InvalidRequest, PortInUse, UnsupportedOperation
 from cowshed.model.host import HostCapabilities
 from cowshed.model.vif import PluggedVif, PortForward, Protocol, Vif
+from cowshed.network import mac
+
+_EVERY: Final = {"0.0.0.0", "::", ""}  # noqa: S104 - compared with, not listened on
 
 
 class UserPlugger(Plugger):
@@ -21,11 +26,9 @@ class UserPlugger(Plugger):
         self.section = section
 
     def check(self, vif: Vif, host: HostCapabilities) -> None:
+        mac.check(vif.address)
         self._backend(host)
-        keys = Counter((forward.protocol, forward.host_address, forward.host_port) for forward in vif.forwards)
-        for (protocol, address, port), count in keys.items():
-            if count > 1:
-                raise InvalidRequest(reason=f"port {port}/{protocol} on {address} is forwarded twice")
+        _refuse_repeated(vif.forwards)
         for forward in vif.forwards:
             check_free(forward)
 
@@ -49,33 +52,41 @@ class UserPlugger(Plugger):
         return wanted
 
 
+def _refuse_repeated(forwards: Sequence[PortForward]) -> None:
+    """:raises InvalidRequest: two forwards want one port of one address (0.0.0.0 and :: are every address)"""
+    for number, one in enumerate(forwards):
+        for other in forwards[:number]:
+            same = one.host_address == other.host_address or _EVERY & {one.host_address, other.host_address}
+            if same and (one.protocol, one.host_port) == (other.protocol, other.host_port):
+                reason = f"port {one.host_port}/{one.protocol} on {one.host_address} is forwarded twice"
+                raise InvalidRequest(reason=reason, hint="give each forward a host port of its own")
+
+
 def check_free(forward: PortForward) -> None:
     """:raises PortInUse: somebody listens there already :raises InvalidRequest: not an address of this host"""
-    family = socket.AF_INET6 if ":" in forward.host_address else socket.AF_INET
-    kind = socket.SOCK_STREAM if forward.protocol == Protocol.TCP else socket.SOCK_DGRAM
-    with socket.socket(family, kind) as probe:
-        if kind == socket.SOCK_STREAM:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((forward.host_address, forward.host_port))
-        except PermissionError:
-            raise InvalidRequest(
-                reason=f"port {forward.host_port} needs root", hint="forward a port from 1024 on"
-            ) from None
-        except OSError as error:
-            if error.errno == 98:  # EADDRINUSE
-                raise PortInUse(
-                    port=forward.host_port,
-                    address=forward.host_address,
-                    hint="choose another port, or 0 for any free one",
-                ) from None
-            raise InvalidRequest(reason=f"{forward.host_address} is not an address of this host: {error}") from error
+    _bound(forward.host_address, forward.host_port, forward.protocol)
 
 
 def free_port(address: str = "127.0.0.1", protocol: Protocol = Protocol.TCP) -> int:
-    """A port of ``address`` that nobody uses just now."""
+    """A port of ``address`` that nobody uses just now. :raises InvalidRequest: not an address of this host"""
+    return _bound(address, 0, protocol)
+
+
+def _bound(address: str, port: int, protocol: Protocol) -> int:
+    """The port that could be had for a moment."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM if protocol == Protocol.TCP else socket.SOCK_DGRAM) as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    kind = socket.SOCK_STREAM if protocol == Protocol.TCP else socket.SOCK_DGRAM
+    try:
+        with socket.socket(family, kind) as probe:
+            if kind == socket.SOCK_STREAM and port:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+            found: int = probe.getsockname()[1]
+            return found
+    except PermissionError:
+        raise InvalidRequest(reason=f"port {port} needs root", hint="forward a port from 1024 on") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            hint = "choose another port, or 0 for any free one"
+            raise PortInUse(port=port, address=address, hint=hint) from None
+        raise InvalidRequest(reason=f"{address} is not an address of this host: {error.strerror}") from error
