@@ -15,18 +15,19 @@ from typing import Final
 from cowshed.errors import ImageRejected
 from cowshed.model.disk import DiskFormat
 from cowshed.tools.qcow2 import header as qcow2
-from cowshed.tools.qcow2.mapping import Kind, mapping
+from cowshed.tools.qcow2.mapping import data_bytes
 from cowshed.units import TiB, format_size
 
 HEAD: Final = 64 * 1024  # every signature but the footers lies in this
 SECTOR: Final = 512
 _OPAQUE: Final = (DiskFormat.AKI, DiskFormat.ARI)
+_PLAIN: Final = (None, DiskFormat.RAW, DiskFormat.AMI)  # an AMI is a raw file system
 _PACKED: Final = ("gzip file", "xz file", "zstd file")  # what a ramdisk usually is
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """``virtual_size`` is what a guest sees, ``data`` the bytes of it that are not zero by the mapping."""
+    """``virtual_size`` is what a guest sees, ``data`` the bytes of it that are not zero by the mapping (or holes)."""
 
     format: DiskFormat
     virtual_size: int
@@ -37,10 +38,19 @@ def _starts(magic: bytes, offset: int = 0) -> Callable[[bytes], bool]:
     return lambda head: head[offset : offset + len(magic)] == magic
 
 
+def _is_descriptor(text: bytes) -> bool:
+    """As QEMU sees it: comments and blank lines, then a version (block/vmdk.c accepts 1 to 3)."""
+    if text.lstrip().startswith(b"# Disk DescriptorFile"):
+        return True
+    lines = (line.strip() for line in text.split(b"\n"))
+    first = next((line for line in lines if line and not line.startswith(b"#")), b"")
+    return first in (b"version=1", b"version=2", b"version=3")
+
+
 SIGNATURES: Final[dict[str, Callable[[bytes], bool]]] = {
     "qcow2": _starts(qcow2.MAGIC),
     "QED": _starts(b"QED\0"),
-    "VMDK": lambda head: head[:4] in (b"KDMV", b"COWD") or head[:512].lstrip().startswith(b"# Disk DescriptorFile"),
+    "VMDK": lambda head: head[:4] in (b"KDMV", b"COWD") or _is_descriptor(head[:2048]),
     "VDI": _starts(b"\x7f\x10\xda\xbe", 0x40),
     "VHD": _starts(b"conectix"),
     "VHDX": _starts(b"vhdxfile"),
@@ -54,14 +64,15 @@ SIGNATURES: Final[dict[str, Callable[[bytes], bool]]] = {
     "zstd file": _starts(b"\x28\xb5\x2f\xfd"),
     "ISO 9660 image": _starts(b"CD001", 32769),
 }
-FOOTERS: Final[dict[str, bytes]] = {"VHD": b"conectix", "DMG": b"koly"}
+FOOTERS: Final[dict[str, bytes]] = {"VHD": b"conectix", "DMG": b"koly"}  # old VHDs have one of 511 bytes
 OURS: Final = {"qcow2": DiskFormat.QCOW2, "ISO 9660 image": DiskFormat.ISO}
 
 
 def found_in(head: bytes, tail: bytes = b"") -> list[str]:
     """Names of all known formats whose signature is in the first ``HEAD`` or last 512 bytes."""
     found = [name for name, matches in SIGNATURES.items() if matches(head)]
-    return found + [name for name, magic in FOOTERS.items() if tail[: len(magic)] == magic and name not in found]
+    footers = [name for name, magic in FOOTERS.items() if magic in (tail[: len(magic)], tail[1 : len(magic) + 1])]
+    return found + [name for name in footers if name not in found]
 
 
 def decide(found: Collection[str], declared: DiskFormat | None, image: str) -> DiskFormat:
@@ -73,7 +84,7 @@ def decide(found: Collection[str], declared: DiskFormat | None, image: str) -> D
         assert declared is not None
         return declared
     if name is None:
-        if declared in (None, DiskFormat.RAW):
+        if declared in _PLAIN:
             return DiskFormat.RAW
         raise ImageRejected(image=image, reason=f"it is declared {declared}, but has no {declared} signature")
     if name not in OURS:
@@ -118,7 +129,8 @@ def inspect(
     :param declared: the announced format; None: exactly one accepted format is detected
     :raises ImageRejected: with the reason
     """
-    size = os.fstat(fd).st_size
+    facts = os.fstat(fd)
+    size = facts.st_size
     if size == 0:
         raise ImageRejected(image=image, reason="it is empty")
     tail = os.pread(fd, SECTOR, size - SECTOR) if size >= SECTOR else b""
@@ -127,7 +139,7 @@ def inspect(
     if actual == DiskFormat.QCOW2:
         virtual_size, data = _inspect_qcow2(fd, size, image, max_virtual_size)
     else:
-        virtual_size, data = -(-size // SECTOR) * SECTOR, size
+        virtual_size, data = -(-size // SECTOR) * SECTOR, min(size, facts.st_blocks * 512)
         if actual == DiskFormat.RAW:
             _second_opinion(fd, image)
     if virtual_size > max_virtual_size:
@@ -156,7 +168,7 @@ def _inspect_qcow2(fd: int, size: int, image: str, max_virtual_size: int) -> tup
         if header.size == 0:
             raise qcow2.QcowError("its disk has no bytes")
         qcow2.refuse_inconsistent(header, size)
-        data = sum(extent.length for extent in mapping(fd, header) if extent.kind in (Kind.DATA, Kind.COMPRESSED))
+        data = data_bytes(fd, header)
     except qcow2.QcowError as error:
         raise ImageRejected(image=image, reason=str(error)) from error
     return header.size, data

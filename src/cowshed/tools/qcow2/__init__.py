@@ -4,7 +4,7 @@ Source of every fact: QEMU's docs/interop/qcow2.txt (versions 2 and 3).
 """
 
 from cowshed.tools.qcow2.header import Header, QcowError, read_header
-from cowshed.tools.qcow2.mapping import Extent, Kind, mapping
+from cowshed.tools.qcow2.mapping import Extent, Kind, data_bytes, mapping
 from cowshed.tools.qcow2.overlay import create_blank, create_overlay
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "QcowError",
     "create_blank",
     "create_overlay",
+    "data_bytes",
     "mapping",
     "read_header",
 ]

@@ -20,6 +20,7 @@ EXT_END, EXT_BACKING_FORMAT, EXT_FEATURES = 0, 0xE2792ACA, 0x6803F857
 EXT_DATA_FILE, EXT_BITMAPS, EXT_ENCRYPTION = 0x44415441, 0x23852875, 0x0537BE77
 
 MAX_L1: Final = 32 * MiB  # bytes; QEMU's own limit (QCOW_MAX_L1_SIZE)
+_MAX_REFCOUNT_TABLE: Final = 64 * MiB  # bytes; QEMU's limit is 8 MiB or one cluster
 MAX_EXTENSIONS: Final = 64
 MAX_SNAPSHOTS: Final = 0  # an uploaded image is one state, not a history
 
@@ -97,6 +98,8 @@ def parse_header(data: bytes) -> Header:
             raise QcowError("its reference counts are too wide")
         if length < 104 or length > 4096 or length % 8:
             raise QcowError(f"header length {length} is out of range")
+        if length > 1 << cluster_bits or length > len(data):
+            raise QcowError("its header is longer than its first cluster")
         if length > 104:
             compression = data[104]
     return Header(
@@ -163,6 +166,8 @@ def refuse_unsafe(header: Header) -> None:
         raise QcowError(f"it uses unknown incompatible features ({unknown:#x})")
     if header.compression not in (ZLIB, ZSTD):
         raise QcowError(f"compression type {header.compression} is unknown")
+    if bool(header.compression) != bool(header.incompatible & COMPRESSION):
+        raise QcowError("its compression type and its feature bits contradict each other")
     if header.snapshots > MAX_SNAPSHOTS:
         raise QcowError(f"it has {header.snapshots} internal snapshots")
 
@@ -180,7 +185,7 @@ def refuse_inconsistent(header: Header, file_size: int) -> None:
         raise QcowError("its L1 table is too small for the size it claims")
     if header.l1_size and (header.l1_offset % cluster or header.l1_offset + header.l1_size * 8 > file_size):
         raise QcowError("its L1 table lies outside the file or is not aligned")
-    if header.refcount_offset % cluster or header.refcount_clusters * cluster > 8 * MiB * 8:
+    if header.refcount_offset % cluster or header.refcount_clusters * cluster > _MAX_REFCOUNT_TABLE:
         raise QcowError("its refcount table is out of range")
     if header.refcount_offset + header.refcount_clusters * cluster > file_size + cluster:
         raise QcowError("its refcount table lies outside the file")
