@@ -188,12 +188,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Every variable that begins like one of ours; whether the key is known is checked like a file's."""
     found: dict[str, dict[str, str]] = {}
-    for name, kind in sections().items():
-        for option in fields(kind):
-            value = environ.get(f"COWSHED_{name}_{option.name}".upper())
-            if value is not None:
-                found.setdefault(name, {})[option.name] = value
+    for name in sections():
+        prefix = f"COWSHED_{name}_".upper()
+        for variable, value in environ.items():
+            if variable.startswith(prefix):
+                found.setdefault(name, {})[variable.removeprefix(prefix).lower()] = value
     return found
 
 

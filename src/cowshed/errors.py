@@ -50,7 +50,7 @@ class CowshedError(Exception):
             raise TypeError(f"{type(self).__name__} needs {', '.join(sorted(missing))}")
         self.fields = fields
         self.hint = hint
-        super().__init__(self.template.format(**fields))
+        super().__init__(self.template.format(**{name: _shown(name, value) for name, value in fields.items()}))
 
     def __getattr__(self, name: str) -> Any:
         fields = self.__dict__.get("fields", {})
@@ -60,6 +60,17 @@ class CowshedError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.fields, self.hint)
+
+
+_SIZES = ("size", "needed", "free")  # fields in bytes, shown in words
+
+
+def _shown(name: str, value: Any) -> Any:
+    if name not in _SIZES or not isinstance(value, int):
+        return value
+    from cowshed.units import format_size
+
+    return format_size(value)
 
 
 def _rebuild(kind: type[CowshedError], fields: dict[str, Any], hint: str | None) -> CowshedError:
@@ -95,7 +106,7 @@ class DigestMismatch(RequestError):
 
 
 class DiskTooSmall(RequestError):
-    template = "disk {disk} of {size} bytes is smaller than the {needed} bytes that must fit in"
+    template = "disk {disk} of {size} is smaller than the {needed} that must fit in"
     code = "disk-too-small"
     exit_code = 8
 
@@ -193,7 +204,7 @@ class HostError(CowshedError):
 
 
 class NoSpace(HostError):
-    template = "no space left in {place}: {needed} bytes are needed, {free} are free"
+    template = "no space left in {place}: {needed} is needed, {free} is free"
     code = "no-space"
 
 

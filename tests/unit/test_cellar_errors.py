@@ -14,9 +14,9 @@ def every(kind: type[errors.CowshedError] = errors.CowshedError) -> list[type[er
 
 
 def test_fields_are_attributes_and_the_sentence_names_them() -> None:
-    error = errors.NoSpace(place="/tmp", needed=5, free=3)
-    assert str(error) == "no space left in /tmp: 5 bytes are needed, 3 are free"
-    assert (error.place, error.needed, error.free) == ("/tmp", 5, 3)
+    error = errors.NoSpace(place="/tmp", needed=5 << 20, free=3)
+    assert str(error) == "no space left in /tmp: 5 MiB is needed, 3 B is free"
+    assert (error.place, error.needed, error.free) == ("/tmp", 5 << 20, 3)
 
 
 def test_missing_field_is_a_bug_at_once() -> None:
