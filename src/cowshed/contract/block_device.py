@@ -30,8 +30,8 @@ def block_device_info_get_swap(block_device_info: Any) -> Any:
 
 
 def swap_is_usable(swap: Any) -> Any:
-    """Truthy when ``swap`` has a device name and a size."""
-    return swap and swap["device_name"] and swap["swap_size"] > 0
+    """Truthy when ``swap`` (a Swap, a dictionary, or None) has a device name and a size."""
+    return swap and _field(swap, "device_name") and (_field(swap, "swap_size") or 0) > 0
 
 
 def block_device_info_get_ephemerals(block_device_info: Any) -> list[Any]:

@@ -45,5 +45,5 @@ class Disks:
         refuse(self, "get_device_name_for_instance")
 
     def is_supported_fs_format(self, fs_type: str) -> bool:
-        """Can ephemeral disks have this file system here?"""
+        """Can ephemeral disks have the file system ``fs_type`` (``ext4``, ``xfs``, ``vfat``, ...) here?"""
         return False

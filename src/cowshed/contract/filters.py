@@ -12,30 +12,41 @@ class Filters:
 
     @unfulfilled
     def ensure_filtering_rules_for_instance(self, instance: Instance, network_info: NetworkInfo) -> None:
-        """Return only when the rules of every interface are in force."""
+        """Return only when the packet filters of every interface are in force.
+
+        Called before a live migration may begin and, at start-up, for every running guest. May be repeated.
+
+        :raises CowshedError: they could not be put in force; the migration does not begin
+        """
         refuse(self, "ensure_filtering_rules_for_instance")
 
     @unfulfilled
     def unfilter_instance(self, instance: Instance, network_info: NetworkInfo) -> None:
-        """Remove the rules; none is success."""
+        """Remove the packet filters of an instance; none is success."""
         refuse(self, "unfilter_instance")
 
     @unfulfilled
     def filter_defer_apply_on(self) -> None:
-        """Collect rule changes from now on."""
+        """Collect changes of filters from now on, so that many become one."""
         refuse(self, "filter_defer_apply_on")
 
     @unfulfilled
     def filter_defer_apply_off(self) -> None:
-        """Apply what was collected, at once."""
+        """Put what was collected in force, at once."""
         refuse(self, "filter_defer_apply_off")
 
     @unfulfilled
     def refresh_security_group_rules(self, security_group_id: str) -> None:
-        """The rules of a group changed: apply them to its members."""
+        """The rules of a security group changed: put them in force for its members.
+
+        :raises CowshedError: some member has the old rules still; the caller tries again
+        """
         refuse(self, "refresh_security_group_rules")
 
     @unfulfilled
     def refresh_instance_security_rules(self, instance: Instance) -> None:
-        """The groups of an instance changed: apply its rules."""
+        """The security groups of an instance changed: put its rules in force.
+
+        :raises UnsupportedOperation: the caller logs it and goes on
+        """
         refuse(self, "refresh_instance_security_rules")

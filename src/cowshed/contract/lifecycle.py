@@ -67,11 +67,21 @@ class Lifecycle:
         migrate_data: Any = None,
         destroy_vifs: bool = True,
     ) -> None:
-        """After the guest is down: unplug interfaces, undefine the domain, delete disks and directory. May be repeated."""
+        """After the guest is down: unplug interfaces, undefine the domain, delete disks and directory.
+
+        May be repeated, also when half of it is gone; goes on after a failure and reports the first one.
+
+        :param destroy_disks: False keeps disks and directory
+        :param destroy_vifs: False leaves the host side of the interfaces
+        :param migrate_data: after a live migration: says which of its storage other hosts use still
+        """
         refuse(self, "cleanup")
 
     def delete_instance_files(self, instance: Instance) -> bool:
-        """Delete what is left on disk; called again until it says True (nothing is left)."""
+        """Delete what is left on disk; True when nothing is left.
+
+        Called again from time to time until it says True; a directory that never existed is True.
+        """
         return True
 
     def instance_on_disk(self, instance: Instance) -> bool:
@@ -80,15 +90,24 @@ class Lifecycle:
 
     @unfulfilled
     def soft_delete(self, instance: Instance) -> None:
-        """Free what the instance uses and keep its data, so that :meth:`restore` is possible."""
+        """Stop the instance, free what it uses, keep its data so that :meth:`restore` is possible.
+
+        :raises UnsupportedOperation: the caller powers it off instead
+        """
         refuse(self, "soft_delete")
 
     @unfulfilled
     def restore(self, instance: Instance) -> None:
-        """Undo :meth:`soft_delete` and boot; nothing to do for a running instance."""
+        """Undo :meth:`soft_delete` and boot; nothing to do for a running instance.
+
+        :raises UnsupportedOperation: the caller powers it on instead
+        """
         refuse(self, "restore")
 
     @unfulfilled
     def set_bootable(self, instance: Instance, is_bootable: bool) -> None:
-        """Forbid or allow that the instance is started."""
+        """Forbid or allow that the instance is started, by us or by the hypervisor itself.
+
+        :raises InstanceNotFound:
+        """
         refuse(self, "set_bootable")

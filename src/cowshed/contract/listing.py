@@ -11,7 +11,9 @@ class Listing:
 
     @unfulfilled
     def get_info(self, instance: Instance) -> InstanceInfo:
-        """State, memory (KiB), vCPUs and CPU time (ns).
+        """State, memory (KiB), vCPUs and CPU time (ns) of an instance, as the hypervisor sees it now.
+
+        A suspended instance is SHUTDOWN here: that it can be resumed is the caller's knowledge.
 
         :raises InstanceNotFound:
         """
@@ -23,7 +25,7 @@ class Listing:
 
     @unfulfilled
     def instance_exists(self, instance: Instance) -> bool:
-        """By UUID."""
+        """Does the hypervisor know the instance? By UUID."""
         refuse(self, "instance_exists")
 
     @unfulfilled

@@ -26,18 +26,19 @@ def load_compute_driver(virtapi: Any = None, compute_driver: str | None = None) 
     from cowshed.contract.compute import ComputeDriver
 
     name = compute_driver or DEFAULT
-    driver = _find(name)(virtapi)
-    if not isinstance(driver, ComputeDriver):
-        raise ConfigError(source=name, reason="it is not a ComputeDriver")
-    return driver
+    kind = _find(name)
+    if not (isinstance(kind, type) and issubclass(kind, ComputeDriver)):
+        raise ConfigError(source=name, reason="it is not a ComputeDriver", hint=f"the usual one is {DEFAULT}")
+    return kind(virtapi)
 
 
 def _find(name: str) -> Any:
-    for entry in entry_points(group=GROUP):
-        if entry.name == name:
-            return entry.load()
-    module, _, attribute = name.rpartition(".")
+    """The entry point or dotted name. :raises ConfigError:"""
     try:
+        for entry in entry_points(group=GROUP):
+            if entry.name == name:
+                return entry.load()
+        module, _, attribute = name.rpartition(".")
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
@@ -45,10 +46,13 @@ def _find(name: str) -> Any:
         ) from error
 
 
-def driver_dict_from_config(named: Sequence[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """``["name=dotted.Class", ...]`` to {name: Class(*args, **kwargs)}."""
+def driver_dict_from_config(named_driver_config: Sequence[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """``["name=dotted.Class", ...]`` to {name: Class(*args, **kwargs)}.
+
+    :raises ConfigError: an entry has no ``=``, or its class cannot be imported
+    """
     found = {}
-    for item in named:
+    for item in named_driver_config:
         name, _, path = item.partition("=")
         found[name] = _find(path)(*args, **kwargs)
     return found

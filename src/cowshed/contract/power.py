@@ -68,7 +68,12 @@ class Power:
 
     @unfulfilled
     def suspend(self, context: Any, instance: Instance) -> None:
-        """Memory to the host's disk; uses no CPU and no memory afterwards (:meth:`get_info` says SHUTDOWN)."""
+        """Memory to the host's disk; uses no CPU and no memory afterwards (:meth:`get_info` says SHUTDOWN).
+
+        Suspended already is success.
+
+        :raises InstanceNotFound: :raises InvalidState: it is off :raises NoSpace: for the memory
+        """
         refuse(self, "suspend")
 
     @unfulfilled
@@ -85,12 +90,15 @@ class Power:
     def resume_state_on_host_boot(
         self, context: Any, instance: Instance, network_info: NetworkInfo, block_device_info: BlockDevices = None
     ) -> None:
-        """After the host came up: start again what was running. Needs no authority to fetch images."""
+        """After the host came up: start again what was running. Needs no authority to fetch images.
+
+        What runs, is paused or suspended is left as it is.
+        """
         refuse(self, "resume_state_on_host_boot")
 
     @unfulfilled
     def poll_rebooting_instances(self, timeout: float, instances: Sequence[Instance]) -> None:
-        """Look after instances whose reboot takes longer than ``timeout`` seconds."""
+        """Look after instances whose reboot takes longer than ``timeout`` seconds; starts what is down."""
         refuse(self, "poll_rebooting_instances")
 
     @unfulfilled

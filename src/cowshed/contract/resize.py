@@ -26,7 +26,14 @@ class Resize:
         timeout: float = 0,
         retry_interval: float = 0,
     ) -> str:
-        """Stop the instance and copy its disks to ``dest``; the source is kept for a revert. JSON as from get_instance_disk_info."""
+        """Stop the instance and copy its disks to ``dest``; the source is kept for a revert.
+
+        :param dest: address of the destination; may be this host
+        :param flavor: the new flavor
+        :param timeout: and retry_interval: seconds, as for :meth:`power_off`
+        :returns: JSON as from ``get_instance_disk_info``, for :meth:`finish_migration`
+        :raises DiskTooSmall: the new flavor would cut a disk; nothing was done
+        """
         refuse(self, "migrate_disk_and_power_off")
 
     @unfulfilled
@@ -42,7 +49,10 @@ class Resize:
         block_device_info: BlockDevices = None,
         power_on: bool = True,
     ) -> None:
-        """At the destination: grow disks if ``resize_instance``, define, start if ``power_on``."""
+        """At the destination: grow disks if ``resize_instance``, define, start if ``power_on``.
+
+        :param disk_info: what :meth:`migrate_disk_and_power_off` returned
+        """
         refuse(self, "finish_migration")
 
     @unfulfilled
@@ -59,5 +69,5 @@ class Resize:
         block_device_info: BlockDevices = None,
         power_on: bool = True,
     ) -> None:
-        """At the source: take back what was kept and start it."""
+        """At the source: take back what was kept, and start it if ``power_on``. May be repeated."""
         refuse(self, "finish_revert_migration")

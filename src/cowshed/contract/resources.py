@@ -12,16 +12,22 @@ class Resources:
 
     @unfulfilled
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
-        """vcpus, memory_mb, local_gb, their ..._used, hypervisor_type, hypervisor_version, hypervisor_hostname, cpu_info
-        (JSON), disk_available_least, supported_instances, pci_passthrough_devices (JSON), numa_topology.
+        """What this host has and what is used, for a scheduler.
+
+        vcpus, memory_mb, local_gb and their ..._used (MiB, GiB), disk_available_least (GiB; negative: more was promised than
+        there is), hypervisor_type, hypervisor_version (7.2.3 is 7002003), hypervisor_hostname, cpu_info (JSON),
+        supported_instances (tuples of architecture, hypervisor, mode), pci_passthrough_devices (JSON), numa_topology.
         """
         refuse(self, "get_available_resource")
 
     @unfulfilled
     def get_available_nodes(self, refresh: bool = False) -> list[str]:
-        """The names of the nodes this driver serves: one."""
+        """The names of the nodes this driver serves: one, which does not change while it runs.
+
+        :param refresh: ask the hypervisor anew
+        """
         refuse(self, "get_available_nodes")
 
     def node_is_available(self, nodename: str) -> bool:
-        """Is it one of them?"""
+        """Is ``nodename`` one of them? Asked anew before the answer is no."""
         return nodename in self.get_available_nodes() or nodename in self.get_available_nodes(refresh=True)

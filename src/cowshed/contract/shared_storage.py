@@ -13,15 +13,18 @@ class SharedStorage:
 
     @unfulfilled
     def check_instance_shared_storage_local(self, context: Any, instance: Instance) -> Any:
-        """On the asking host: leave a file and describe it; None when there is nothing to share."""
+        """On the asking host: leave a file in the instance's directory and describe it.
+
+        :returns: ``{"filename": path}``; None when nothing lies in files that could be shared
+        """
         refuse(self, "check_instance_shared_storage_local")
 
     @unfulfilled
     def check_instance_shared_storage_remote(self, context: Any, data: Any) -> bool:
-        """On the other host: is the file there?"""
+        """On the other host: is the described file there?"""
         refuse(self, "check_instance_shared_storage_remote")
 
     @unfulfilled
     def check_instance_shared_storage_cleanup(self, context: Any, data: Any) -> None:
-        """Remove the file; gone already is success."""
+        """On the asking host: remove the file; gone already, or no description, is success."""
         refuse(self, "check_instance_shared_storage_cleanup")

@@ -15,23 +15,29 @@ class Snapshot:
 
     @unfulfilled
     def snapshot(self, context: Any, instance: Instance, image_id: str, update_task_state: Callable[..., None]) -> None:
-        """The root disk into an image record that exists already.
+        """The root disk, of a running or stopped instance, into an image record that exists already.
 
-        :param update_task_state: called with ``image_pending_upload``, then with ``image_uploading`` and
+        :param image_id: the record
+        :param update_task_state: called with ``task_state=image_pending_upload``, then with ``image_uploading`` and
             ``expected_state=image_pending_upload``
+        :raises InstanceNotFound: :raises ImageNotFound: the record was deleted meanwhile; nothing is left behind
         """
         refuse(self, "snapshot")
 
     def post_interrupted_snapshot_cleanup(self, context: Any, instance: Instance) -> None:
-        """Clear away what a snapshot left that was interrupted."""
+        """At start-up: clear away what a snapshot left that was interrupted."""
         return
 
     @unfulfilled
     def quiesce(self, context: Any, instance: Instance, image_meta: Image) -> None:
-        """Freeze the guest's file systems through its agent."""
+        """Freeze the guest's file systems through its agent, so that a snapshot is consistent.
+
+        :raises UnsupportedOperation: the image has no agent (``hw_qemu_guest_agent``)
+        :raises DeadlineExceeded: the agent does not answer
+        """
         refuse(self, "quiesce")
 
     @unfulfilled
     def unquiesce(self, context: Any, instance: Instance, image_meta: Image) -> None:
-        """Thaw them; thawing what is not frozen is success."""
+        """Thaw the guest's file systems; thawing what is not frozen is success. Errors as for :meth:`quiesce`."""
         refuse(self, "unquiesce")

@@ -14,7 +14,7 @@ class Statistics:
 
     @unfulfilled
     def get_diagnostics(self, instance: Instance) -> dict[str, Any]:
-        """Flat counters: cpuN_time, memory, <disk>_read, <interface>_rx, ...
+        """Flat counters: cpuN_time (ns), memory (KiB), <disk>_read, <interface>_rx (bytes), ...
 
         :raises InstanceNotFound: :raises InvalidState: it is not running
         """
@@ -22,12 +22,18 @@ class Statistics:
 
     @unfulfilled
     def get_instance_diagnostics(self, instance: Instance) -> Any:
-        """The same as a structured value."""
+        """The same counters as a structured value: state, uptime (s), cpu, nic, disk and memory details.
+
+        Errors are those of :meth:`get_diagnostics`.
+        """
         refuse(self, "get_instance_diagnostics")
 
     @unfulfilled
     def block_stats(self, instance: Instance, disk_id: str) -> list[int] | None:
-        """[rd_req, rd_bytes, wr_req, wr_bytes, errs] of one disk; None when device or instance is gone."""
+        """[rd_req, rd_bytes, wr_req, wr_bytes, errs] of one disk; None when device or instance is gone.
+
+        :param disk_id: its name in the guest, such as ``vda``
+        """
         refuse(self, "block_stats")
 
     @unfulfilled
