@@ -38,14 +38,20 @@ class Backend:
         }
 
     def backend(self, image_type: str | None = None) -> type[Flat | Qcow2]:
-        """The class of ``image_type``; without one, of the configured default.
+        """The class of ``image_type``; without one, what is configured, else ``default``.
 
         :raises UnknownImageType: (a RuntimeError)
         """
-        name = image_type or self._settings.config.disks.backend
+        name = image_type or self._configured()
         if name not in self.BACKEND:
             raise UnknownImageType(reason=f"image type {name!r} is unknown", hint=f"known: {', '.join(self.BACKEND)}")
         return self.BACKEND[name]
+
+    def _configured(self) -> str:
+        config = self._settings.config
+        usual = configuration.DisksSection().backend
+        chosen = config.disks.backend != usual or "disks.backend" in config.sources
+        return config.disks.backend if chosen else "default"
 
     def by_name(
         self,

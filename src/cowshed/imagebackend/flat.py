@@ -75,26 +75,28 @@ class Flat(Image):
             if found.format != DiskFormat.RAW:
                 self._convert(base, size)
             else:
-                self._disk().create(size or 0, found)
+                self._create(size, found)
 
     def _convert(self, base: str, size: int | None) -> None:
         """A base in another format becomes a raw disk: a raw disk that is not raw is nobody's friend."""
         from cowshed.model.disk import DiskSource, DiskType
-        from cowshed.tools import filesystem, transfer
+        from cowshed.tools import filesystem, locks, transfer
 
         found = self._base(base)
         path = Path(self.path)
         filesystem.make_directory(path.parent)
         part = path.with_name(f".{path.name}.converted")
-        filesystem.remove_file(part)
-        try:
-            transfer.export(DiskSource(DiskType.FILE, found.format, found.path), part, DiskFormat.RAW)
-            disk = self._disk()
-            disk.import_file(part)
-            if size and size > found.virtual_size:
-                disk.resize(size)
-        finally:
+        with locks.lock(path.with_name(f".{path.name}.lock"), timeout=3600, what=self.path):
+            if self.exists():
+                return
             filesystem.remove_file(part)
+            try:
+                transfer.export(DiskSource(DiskType.FILE, found.format, found.path), part, DiskFormat.RAW)
+                if size and size > found.virtual_size:
+                    os.truncate(part, size)
+                self._disk().import_file(part)
+            finally:
+                filesystem.remove_file(part)
 
 
 Raw = Flat

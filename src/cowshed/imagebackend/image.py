@@ -12,12 +12,14 @@ from typing import Any, ClassVar, NoReturn
 
 from cowshed import log
 from cowshed.disks import manifest
-from cowshed.disks.file import FileDisk
+from cowshed.disks.file import FileBackend, FileDisk
 from cowshed.errors import (
     DataCorrupt,
     DiskNotFound,
     DiskTooSmall,
     ImageRejected,
+    InvalidRequest,
+    NameTaken,
     NotFound,
     UnsupportedOperation,
 )
@@ -42,6 +44,16 @@ def uuid_of(instance: Any) -> str:
         return instance
     uuid = instance["uuid"] if isinstance(instance, Mapping) else instance.uuid
     return str(uuid)
+
+
+def _number(key: str, value: Any) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0:
+        raise InvalidRequest(reason=f"quota:{key} must be a number from 0, not {value!r}")
+    return number
 
 
 class Image(ABC):
@@ -141,7 +153,9 @@ class Image(ABC):
         with locks.lock(Path(self.lock_path) / filename, timeout=3600, what=filename):
             if self.exists():
                 return
-            folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".fetch-"))
+            folder = path.parent / f".fetch-{path.name}.{filename}"
+            shutil.rmtree(folder, ignore_errors=True)  # of a killed fetch; a live one would hold the lock
+            folder.mkdir(mode=0o700)
             try:
                 fetch_func(*args, target=str(folder / path.name), **kwargs)
                 if not (folder / path.name).exists():
@@ -196,6 +210,8 @@ class Image(ABC):
         path = Path(name)
         if not path.exists():
             raise DiskNotFound(name=name)
+        if name == self.path:
+            return self._entry().virtual_size
         if path.parent == self._settings.cache_directory and (base := self._settings.cache.lookup(path.name)):
             return base.virtual_size
         if entry := manifest.find(path.parent, path.name):
@@ -230,10 +246,26 @@ class Image(ABC):
             disk.resize(size)
 
     def snapshot_extract(self, target: str, out_format: str) -> None:
-        """Write the whole content to the standalone file ``target``; the disk must not be in use."""
-        path = Path(target)
-        filesystem.remove_file(path)
-        self._known_disk().extract(path, DiskFormat(out_format))
+        """Write the whole content to the standalone file ``target``; the disk must not be in use.
+
+        An older ``target`` is replaced when the new one is complete.
+
+        :raises InvalidRequest: ``out_format`` cannot be written, or ``target`` is the disk itself
+        """
+        path, disk = Path(target), self._known_disk()
+        if path.exists() and path.samefile(self.path):
+            raise InvalidRequest(reason=f"{target} is the disk itself")
+        if out_format not in (DiskFormat.RAW, DiskFormat.QCOW2):
+            raise InvalidRequest(reason=f"a disk cannot be written as {out_format}", hint="raw or qcow2")
+        part = path.with_name(f".{path.name}.extracted")
+        filesystem.remove_file(part)
+        try:
+            disk.extract(part, DiskFormat(out_format))
+            with filesystem.errors_of(path, "write"):
+                filesystem.rename(part, path, replace=True)
+            filesystem.sync_directory(path.parent)
+        finally:
+            filesystem.remove_file(part)
 
     def flatten(self) -> None:
         self._cannot("flatten", "only storage that clones in place needs it")
@@ -317,7 +349,7 @@ class Image(ABC):
             target_bus=mapping["bus"],
             source_device=mapping["type"],
             driver_cache=cache_mode,
-            driver_io=self.driver_io if cache_mode in (None, "none", "directsync") else self._threads(),
+            driver_io=self.driver_io if cache_mode in ("none", "directsync") else self._threads(),
             driver_discard=self.discard_mode,
             boot_order=int(boot_order) if boot_order else None,
         )
@@ -340,10 +372,13 @@ class Image(ABC):
             config.device_unit = disk_unit
 
     def disk_qos(self, config: DiskConfig, extra_specs: Mapping[str, Any]) -> None:
-        """Flavor keys ``quota:disk_{read,write,total}_{bytes,iops}_sec`` to the disk."""
+        """Flavor keys ``quota:disk_{read,write,total}_{bytes,iops}_sec`` to the disk; others are ignored.
+
+        :raises InvalidRequest: a value is not a number from 0
+        """
         for key in QOS_KEYS:
             if (value := extra_specs.get(f"quota:{key}")) is not None:
-                setattr(config, key, int(value))
+                setattr(config, key, _number(key, value))
 
     def libvirt_fs_info(self, target: str, driver_type: str | None = None) -> FilesystemConfig:
         """``<filesystem>`` of a container whose root is this disk."""
@@ -369,9 +404,14 @@ class Image(ABC):
 
     # --- the disk below -----------------------------------------------------------------------
 
+    def _backend(self) -> FileBackend:
+        """By the recorded format: an old Flat disk may be a qcow2 file, which is not grown or read as raw."""
+        backends = self._settings.backends
+        return backends.get(self.driver_format) or backends[self.backend_name]
+
     def _disk(self) -> FileDisk:
         path = Path(self.path)
-        backend = self._settings.backends[self.backend_name]
+        backend = self._backend()
         return type(backend)(path.parent.parent, backend.section).disk(path.parent.name, path.name)
 
     def _known_disk(self) -> FileDisk:
@@ -379,10 +419,22 @@ class Image(ABC):
         path = Path(self.path)
         if not path.exists():
             raise DiskNotFound(name=self.path)
-        disk = self._disk()
         if manifest.find(path.parent, path.name) is None:
             manifest.record(path.parent, self._described())
-        return disk
+        return self._disk()
+
+    def _entry(self) -> ManifestDisk:
+        """What the disk is, without writing anything."""
+        path = Path(self.path)
+        return manifest.find(path.parent, path.name) or self._described()
+
+    def _create(self, size: int | None, base: Base) -> None:
+        """Made by somebody else in the meantime is as good: a name that exists is complete."""
+        try:
+            self._disk().create(size or 0, base)
+        except NameTaken:
+            if not self.exists():
+                raise
 
     def _described(self) -> ManifestDisk:
         """A line for a file we did not make: its size by its format, which is ours to say."""
@@ -394,7 +446,7 @@ class Image(ABC):
             size = path.stat().st_size
         return ManifestDisk(
             name=path.name,
-            backend=self.backend_name,
+            backend=self._backend().name,
             format=DiskFormat(self.driver_format),
             location=path.name,
             virtual_size=size,
@@ -404,19 +456,24 @@ class Image(ABC):
 
     def _qcow2_facts(self, path: Path) -> tuple[int, str | None]:
         """Size and parent; a parent counts only when it is a base of our cache: a guest may have named it."""
-        fd = filesystem.open_regular(path)
-        try:
-            header = qcow2.read_header(fd)
-        except qcow2.QcowError as error:
-            raise DataCorrupt(path=path, reason=str(error)) from error
-        finally:
-            os.close(fd)
+        header = self._header(path)
         if header.backing is None:
             return header.size, None
         parent = Path(os.fsdecode(header.backing))
         if parent.parent != self._settings.cache_directory or not parent.exists():
             raise DataCorrupt(path=path, reason="its parent is not a base of the cache")
         return header.size, str(parent)
+
+    @staticmethod
+    def _header(path: Path) -> qcow2.Header:
+        """:raises DataCorrupt: the disk is not the qcow2 file that it is recorded to be"""
+        fd = filesystem.open_regular(path)
+        try:
+            return qcow2.read_header(fd)
+        except qcow2.QcowError as error:
+            raise DataCorrupt(path=path, reason=str(error)) from error
+        finally:
+            os.close(fd)
 
     # --- bases --------------------------------------------------------------------------------
 

@@ -52,17 +52,24 @@ class Qcow2(Image):
             self.verify_base_size(base, size)
             self._restore_resized_base(base)
             if not self.exists():
-                self._disk().create(size or 0, found)
+                self._create(size, found)
         self.resolve_driver_format()
 
     def _get_driver_format(self) -> str:
         return self.driver_format
 
+    def _named_parent(self) -> Path | None:
+        """The parent by the record, else by the disk's header (of a qcow2 disk no guest can write that)."""
+        path = Path(self.path)
+        if entry := manifest.find(path.parent, path.name):
+            return Path(entry.base_path) if entry.base_path else None
+        header = self._header(path)
+        parent = Path(os.fsdecode(header.backing)) if header.backing else None
+        return parent if parent and parent.parent == self._settings.cache_directory else None
+
     def _restore_resized_base(self, base: str) -> None:
         """Disks of old releases stand on ``<base>_<GiB>``; make that again where it is missing."""
-        path = Path(self.path)
-        entry = manifest.find(path.parent, path.name) if self.exists() else None
-        parent = Path(entry.base_path) if entry and entry.base_path else None
+        parent = self._named_parent() if self.exists() else None
         match = re.fullmatch(re.escape(os.path.basename(base)) + r"_(\d+)", parent.name) if parent else None
         if not parent or not match or parent.exists():
             return
