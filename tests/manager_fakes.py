@@ -112,10 +112,12 @@ class PretendDriver(Images, ImageCache):
     def console_log_path(self, instance: Instance) -> Path:
         return self.rooms.state / f"{instance.name}.log"
 
-    def follow_console(self, instance: Instance, *, until: str | None, timeout: float | None) -> Iterator[bytes]:
+    def follow_console(
+        self, instance: Instance, *, until: str | None, timeout: float | None, start: int
+    ) -> Iterator[bytes]:
         from cowshed.console import log
 
-        return log.follow(self.console_log_path(instance), until=until, timeout=timeout)
+        return log.follow(self.console_log_path(instance), until=until, timeout=timeout, start=start)
 
     def get_vnc_console(self, context: Any, instance: Instance) -> Any:
         if self.power.get(instance.uuid) != PowerState.RUNNING:

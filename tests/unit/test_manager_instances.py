@@ -599,6 +599,24 @@ def test_wait_for_text(host: Host, driver: PretendDriver):
         machine.wait("log:password", timeout=0.05)
 
 
+def test_wait_for_text_of_this_boot(host: Host, driver: PretendDriver):
+    """What an earlier boot said does not count; what was said before a suspend does."""
+    machine = host.run("tiny", name="web")
+    log = driver.console_log_path(machine.record.instance)
+    log.write_bytes(b"login: ")
+    machine.suspend()
+    machine.start()
+    assert machine.wait("log:login:", timeout=5)
+    for boot in (lambda: machine.restart(hard=True), lambda: (machine.stop(), machine.start())):
+        boot()
+        with pytest.raises(DeadlineExceeded):
+            machine.wait("log:login:", timeout=0.05)
+        with log.open("ab") as file:
+            file.write(b"again login: ")
+        assert machine.wait("log:login:", timeout=5)
+    assert b"".join(machine.follow(until="login:", timeout=5)) == b"again login: "
+
+
 def test_wait_for_an_address(host: Host, driver: PretendDriver):
     machine = host.run("tiny", name="web")
     driver.addresses = ["192.168.122.7", "fd00::7"]

@@ -5,20 +5,31 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+INTERRUPTED = 130
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code (see ``cowshed help exit-codes``)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(words)
+    except KeyboardInterrupt:  # while something was still being loaded, or already being left
+        print("interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
     if words == ["--version"]:  # answered before anything is loaded
         from cowshed import __version__
 
         print(f"cowshed {__version__}")
-        return
+        return 0
     if words in (["ls"], ["list"], ["ps"]):
         from cowshed.cli import quick
 
         if quick.ls():
-            return
+            return 0
     from cowshed.cli.app import run
 
-    sys.exit(run(words))
+    return run(words)

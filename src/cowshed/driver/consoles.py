@@ -44,15 +44,15 @@ class Consoles(ConsolesContract):
         return locate.console_log(self.rooms, instance.uuid)
 
     def follow_console(
-        self, instance: Instance, *, until: str | None = None, timeout: float | None = None
+        self, instance: Instance, *, until: str | None = None, timeout: float | None = None, start: int = 0
     ) -> Iterator[bytes]:
-        """The serial log from its beginning and what is added, until ``until`` has appeared.
+        """The serial log from byte ``start`` and what is added, until ``until`` has appeared.
 
         :raises DeadlineExceeded: it did not appear in time
         """
         from cowshed.console import log
 
-        return log.follow(self.console_log_path(instance), until=until, timeout=timeout)
+        return log.follow(self.console_log_path(instance), until=until, timeout=timeout, start=start)
 
     def attach_console(self, instance: Instance, stdin: IO[bytes], stdout: IO[bytes], escape: bytes = b"\x1d") -> None:
         """Join a terminal to the serial console until ``escape`` is typed or the guest ends."""

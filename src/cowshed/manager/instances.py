@@ -35,6 +35,7 @@ _STATES = {
     PowerState.CRASHED: InstanceState.CRASHED,
     PowerState.SUSPENDED: InstanceState.SUSPENDED,
 }
+_OFF = (InstanceState.STOPPED, InstanceState.CRASHED, InstanceState.ERROR)
 _TRANSIENT = (InstanceState.BUILDING, InstanceState.DELETING)
 _LOCK_TIMEOUT = 600.0  # seconds; a spawn may fetch an image
 
@@ -259,8 +260,19 @@ class Instances:
             self._check_ours(record)
             if record.state in _TRANSIENT:
                 raise InvalidState(name=name, state=record.state, action=event)
+            boot_log = self._log_end(record) if self._boots(record, event) else record.boot_log
             yield record
-            self.records.update(dataclasses.replace(record, state=state, error=""), event)
+            self.records.update(dataclasses.replace(record, state=state, error="", boot_log=boot_log), event)
+
+    def _boots(self, record: Record, event: str) -> bool:
+        return event == "restarted" or (event == "started" and record.state in _OFF)
+
+    def _log_end(self, record: Record) -> int:
+        """Where what the next boot logs begins."""
+        try:
+            return self.driver.console_log_path(record.instance).stat().st_size
+        except OSError:
+            return 0
 
     @contextmanager
     def _locked(self, name: str, *, timeout: float | None = None) -> Iterator[None]:

@@ -138,8 +138,9 @@ class Machine:
         return log.tail(path, self._host.config.console.log_size if size is None else size)
 
     def follow(self, *, until: str | None = None, timeout: float | None = None) -> Iterator[bytes]:
-        """The serial console from its beginning on, until ``until`` appears."""
-        return self._host.driver.follow_console(self.record.instance, until=until, timeout=timeout)
+        """The serial console from its beginning on; with ``until`` from the last boot on, until it appears there."""
+        start = self._instances.records.find(self.uuid).boot_log if until else 0
+        return self._host.driver.follow_console(self.record.instance, until=until, timeout=timeout, start=start)
 
     def console(self, stdin: IO[bytes], stdout: IO[bytes]) -> None:
         """Join a terminal to the serial console; ^] leaves it."""

@@ -63,7 +63,8 @@ create table events (
 class Record:
     """An instance as it was asked for, and the state that was last seen. Times since the epoch.
 
-    ``uri`` is the libvirt it was made on; "" where that is not known.
+    ``uri`` is the libvirt it was made on; "" where that is not known. ``boot_log`` is the size in
+    bytes that the console's log had when it was last started: what this boot said begins there.
     """
 
     instance: Instance
@@ -74,6 +75,7 @@ class Record:
     error: str = ""
     image_name: str = ""
     uri: str = ""
+    boot_log: int = 0
 
     @property
     def uuid(self) -> str:
@@ -269,6 +271,7 @@ class Records:
                 error=row["error"],
                 image_name=data.get("image_name", ""),
                 uri=data.get("uri", ""),
+                boot_log=data.get("boot_log", 0),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise DataCorrupt(path=self.path, reason=f"the record of {row['name']} cannot be read: {error}") from error
@@ -295,6 +298,7 @@ def _encoded(record: Record) -> str:
             "vifs": [dataclasses.asdict(vif) for vif in record.vifs],
             "image_name": record.image_name,
             "uri": record.uri,
+            "boot_log": record.boot_log,
         },
         default=_plain,
     )
