@@ -28,6 +28,10 @@ MARKERS = {"debian": "vm"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell without job control (CI, a script) starts what it puts in the background with SIGINT ignored, and
+    # everything below inherits that. Tests of interruptions need the real thing.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(SkipGuard(config), "skip-guard")
     config.pluginmanager.register(PrivateHome(), "private-home")
 
