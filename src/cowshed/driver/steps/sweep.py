@@ -51,6 +51,8 @@ def bases_in_use(rooms: Rooms) -> set[Path]:
     if not rooms.instances.is_dir():
         return used
     for directory in rooms.instances.iterdir():
+        if directory.name.endswith(DELETED):
+            continue  # on its way out, with its disks
         if directory.is_dir() and (directory / manifest.FILE).exists():
             found = manifest.load(directory)
             used.update(Path(disk.base_path) for disk in found.disks.values() if disk.base_path)
