@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cowshed.config import Config, GuestSection, HostSection
+from cowshed.config import Config, HostSection
 from cowshed.contract.compute import ComputeDriver
 from cowshed.driver import LibvirtDriver
+from cowshed.errors import InvalidRequest
 from cowshed.model.image import Image
 from cowshed.testing.conformance import DriverConformance
 
@@ -28,10 +29,7 @@ def place(guest_dir: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def driver(place: Path, libvirt_uri: str) -> Iterator[LibvirtDriver]:
-    config = Config(
-        host=HostSection(uri=libvirt_uri, state=str(place), virt_type="qemu"),
-        guest=GuestSection(config_drive=False),
-    )
+    config = Config(host=HostSection(uri=libvirt_uri, state=str(place), virt_type="qemu"))
     made = LibvirtDriver(config=config)
     made.init_host("here")
     yield made
@@ -52,3 +50,11 @@ class TestLibvirt(DriverConformance):
         self.clean()
         assert driver.list_instances() == []
         assert not list((place / "instances").glob("*"))
+
+    def test_user_data_that_cannot_be_is_refused_before_an_image_is_fetched(
+        self, driver: LibvirtDriver, image: Image, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(driver.cache, "get", lambda *_, **__: pytest.fail("an image was fetched"))
+        instance = self.instance(user_data="x" * (17 << 20))
+        with pytest.raises(InvalidRequest, match="16 MiB"):
+            driver.spawn(None, instance, image, [], None)

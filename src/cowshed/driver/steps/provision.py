@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from cowshed.contract.storage import Backend, Disk
 from cowshed.driver.steps.layout import CONFIG_DRIVE, LOCAL_BACKEND, Plan, Planned
@@ -18,6 +18,8 @@ from cowshed.units import format_size
 if TYPE_CHECKING:
     from cowshed.disks.file import FileDisk
     from cowshed.driver.rooms import Rooms
+
+Metadata: TypeAlias = tuple[Mapping[str, bytes], str]  # files and label of a config drive
 
 
 def check_sizes(instance: Instance, image: Image) -> None:
@@ -89,7 +91,7 @@ def _base_format(rooms: Rooms, backend: Backend, image: Image) -> DiskFormat:
     return backend.traits.base_format
 
 
-def config_drive(
+def metadata(
     rooms: Rooms,
     instance: Instance,
     image: Image,
@@ -97,14 +99,32 @@ def config_drive(
     vifs: Sequence[Vif],
     injected_files: Sequence[tuple[str, bytes | str]],
     admin_password: str | None,
-) -> None:
-    """What cloud-init reads in the guest; local, read-only, readable by nobody else."""
+) -> Metadata | None:
+    """What cloud-init shall read in the guest: files and label; None without a config drive. Nothing is made.
+
+    :raises InvalidRequest: user data that cannot be, before an image is fetched for it
+    """
     if CONFIG_DRIVE not in (planned.spec.name for planned in plan.disks):
+        return None
+    from cowshed.disks import metadata as files
+
+    return files.build(
+        instance,
+        image,
+        vifs,
+        injected_files=injected_files,
+        admin_password=admin_password,
+        datasource=instance.system_metadata.get("datasource") or rooms.config.guest.datasource,
+    )
+
+
+def config_drive(rooms: Rooms, instance: Instance, data: Metadata | None) -> None:
+    """Local, read-only, readable by nobody else."""
+    if data is None:
         return
     from cowshed.disks import config_drive as drive
 
-    files, label = _metadata(rooms, instance, image, vifs, injected_files, admin_password)
-    drive.create(_file(rooms.backend(LOCAL_BACKEND).disk(instance.uuid, CONFIG_DRIVE)), files, label)
+    drive.create(_file(rooms.backend(LOCAL_BACKEND).disk(instance.uuid, CONFIG_DRIVE)), *data)
 
 
 def _file(disk: Disk) -> FileDisk:
@@ -114,23 +134,3 @@ def _file(disk: Disk) -> FileDisk:
     if not isinstance(disk, FileDisk):
         raise UnsupportedOperation(subject=f"disk {disk.name}", operation="take over a file", reason="it is not a file")
     return disk
-
-
-def _metadata(
-    rooms: Rooms,
-    instance: Instance,
-    image: Image,
-    vifs: Sequence[Vif],
-    injected_files: Sequence[tuple[str, bytes | str]],
-    admin_password: str | None,
-) -> tuple[Mapping[str, bytes], str]:
-    from cowshed.disks import metadata
-
-    return metadata.build(
-        instance,
-        image,
-        vifs,
-        injected_files=injected_files,
-        admin_password=admin_password,
-        datasource=instance.system_metadata.get("datasource") or rooms.config.guest.datasource,
-    )
