@@ -14,7 +14,7 @@ from cowshed.tools.filesystem import extents
 from cowshed.tools.format import Inspection
 from cowshed.tools.transfer.layers import ZERO, Layer, Qcow2Layer, RawLayer
 from cowshed.tools.transfer.pump import pump
-from cowshed.tools.transfer.sinks import RawSink, combine, crc32
+from cowshed.tools.transfer.sinks import Crcs, RawSink
 
 _READ = 1 << 20
 
@@ -48,36 +48,26 @@ def fetch(
     size = os.fstat(source).st_size if keep_format else inspection.virtual_size
     if inspection.format == DiskFormat.QCOW2 and not keep_format:
         layer = Qcow2Layer(source, name="the image")
+    sink = RawSink(target, size)
     hasher = _Hasher(source, algorithm)
     hasher.start()
-    sink = RawSink(target, size)
     try:
         pump(layer, sink, progress=progress, size=size)
-    except BaseException:
-        hasher.stop()
-        raise
+        source_digest = hasher.result(progress)
     finally:
+        hasher.stop()  # before the caller closes the file it reads
         sink.close()
-    return Copied(hasher.result(), sink.digest(), sink.written)
-
-
-class _Nowhere:
-    """A sink that only keeps the CRC of each chunk."""
-
-    def __init__(self) -> None:
-        self.crcs: dict[int, int] = {}
-
-    def write(self, start: int, data: bytes) -> None:
-        self.crcs[start] = crc32(data)
+    return Copied(source_digest, sink.digest(), sink.written)
 
 
 def digest_of(path: Path, *, progress: Progress = SILENT) -> str:
-    """The digest (:func:`combine`) of a file as it is now."""
+    """The digest (:meth:`Crcs.digest`) of a file as it is now."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        layer, sink = RawLayer(fd), _Nowhere()
-        pump(layer, sink, progress=progress)
-        return combine(sink.crcs, layer.size)
+        layer = RawLayer(fd)
+        crcs = Crcs(layer.size)
+        pump(layer, crcs, progress=progress)
+        return crcs.digest()
     finally:
         os.close(fd)
 
@@ -119,8 +109,10 @@ class _Hasher(threading.Thread):
         self._stopped = True
         self.join()
 
-    def result(self) -> str:
-        self.join()
+    def result(self, progress: Progress) -> str:
+        while self.is_alive():
+            self.join(0.2)
+            progress.check()
         if self._error:
             raise self._error
         return self._hasher.hexdigest()

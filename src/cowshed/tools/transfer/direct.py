@@ -7,15 +7,13 @@ write-back is started.
 
 from __future__ import annotations
 
-import mmap
+import errno
 import os
-import threading
 from contextlib import suppress
 
 from cowshed.tools.filesystem import start_writing
 
 ALIGN = 4096  # at least the logical block size of any disk
-_BUFFER = 2 << 20
 
 
 class Writer:
@@ -23,39 +21,29 @@ class Writer:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._local = threading.local()
         self._direct: int | None = None
         with suppress(OSError):  # tmpfs, for one, has no O_DIRECT
             self._direct = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
 
-    def write(self, data: bytes | memoryview, offset: int) -> None:
+    def write(self, data: bytes | memoryview, offset: int, *, aligned: bool = False) -> None:
+        """:param aligned: ``data`` begins at a multiple of ``ALIGN`` in memory"""
         view = memoryview(data)
-        while self._direct is not None and len(view) >= ALIGN and not offset % ALIGN:
-            length = min(len(view) // ALIGN * ALIGN, _BUFFER)
-            if not self._put(view[:length], offset):
-                break
-            view, offset = view[length:], offset + length
+        if aligned and self._direct is not None and not offset % ALIGN:
+            done = self._put(view[: len(view) // ALIGN * ALIGN], offset)
+            view, offset = view[done:], offset + done
         self._buffered(view, offset)
 
-    def _put(self, view: memoryview, offset: int) -> bool:
-        """Through this thread's aligned buffer; False when the file system refuses after all."""
-        buffer = getattr(self._local, "buffer", None)
-        if buffer is None:
-            buffer = self._local.buffer = mmap.mmap(-1, _BUFFER)
-        buffer[: len(view)] = view
-        source = memoryview(buffer)[: len(view)]
+    def _put(self, view: memoryview, offset: int) -> int:
+        """Bytes written; fewer than there are when the file system refuses after all."""
         assert self._direct is not None
+        done = 0
         try:
-            while source:
-                done = os.pwrite(self._direct, source, offset)
-                source, offset = source[done:], offset + done
+            while done < len(view):
+                done += os.pwrite(self._direct, view[done:], offset + done)
         except OSError as error:
-            if error.errno != 22:  # EINVAL: larger blocks than ALIGN
+            if error.errno != errno.EINVAL:  # larger blocks than ALIGN
                 raise
-            return False
-        finally:
-            source.release()
-        return True
+        return done
 
     def _buffered(self, view: memoryview, offset: int) -> None:
         begin, length = offset, len(view)

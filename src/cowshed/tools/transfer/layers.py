@@ -6,6 +6,7 @@ at, since a guest may have written it.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -27,8 +28,11 @@ _TABLES = 16  # L2 tables kept; each covers 512 MiB with 64 KiB clusters
 class Layer(Protocol):
     size: int
 
-    def read(self, start: int, length: int) -> bytes | None:
-        """``length`` bytes from guest offset ``start``; None when all are known to be zero."""
+    def fill(self, buffer: memoryview, start: int) -> bool:
+        """Fill ``buffer`` with the disk's bytes from ``start`` on; False, and nothing done, when all are zero."""
+
+    def next_data(self, start: int) -> int:
+        """The first offset from ``start`` on that may hold data; ``size`` (or more) when none does."""
 
 
 class RawLayer:
@@ -38,17 +42,36 @@ class RawLayer:
         self.fd = fd
         self.size = os.fstat(fd).st_size
 
-    def read(self, start: int, length: int) -> bytes | None:
-        if start >= self.size or self._is_hole(start, length):
-            return None
-        data = os.pread(self.fd, length, start)
-        return data if len(data) == length else data + bytes(length - len(data))
+    def fill(self, buffer: memoryview, start: int) -> bool:
+        if start >= self.size or self.next_data(start) >= start + len(buffer):
+            return False
+        read_into(self.fd, buffer, start)
+        return True
 
-    def _is_hole(self, start: int, length: int) -> bool:
+    def next_data(self, start: int) -> int:
         try:
-            return os.lseek(self.fd, start, os.SEEK_DATA) >= start + length
-        except OSError:  # ENXIO: nothing but a hole up to the end
-            return True
+            return os.lseek(self.fd, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                return max(self.size, start)
+            return start
+
+
+def read_into(fd: int, buffer: memoryview, offset: int) -> None:
+    """Fill ``buffer``; what is behind the file's end is zero."""
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(fd, [buffer[done:]], offset + done)
+        if not count:
+            clear(buffer[done:])
+            return
+        done += count
+
+
+def clear(buffer: memoryview) -> None:
+    for start in range(0, len(buffer), len(ZERO)):
+        piece = buffer[start : start + len(ZERO)]
+        piece[:] = ZERO[: len(piece)]
 
 
 class Qcow2Layer:
@@ -72,6 +95,8 @@ class Qcow2Layer:
             header = qcow2.read_header(self.fd)
             if header.incompatible & (qcow2.EXTENDED_L2 | qcow2.DATA_FILE | qcow2.CORRUPT) or header.encryption:
                 raise qcow2.QcowError("it uses features that cannot be read here")
+            if header.l1_size * 8 > qcow2.MAX_L1:
+                raise qcow2.QcowError("its L1 table is too large")
             return header
         except qcow2.QcowError as error:
             raise DataCorrupt(path=self.name, reason=str(error)) from error
@@ -103,57 +128,73 @@ class Qcow2Layer:
                 self._l2.popitem(last=False)
         return table
 
-    def read(self, start: int, length: int) -> bytes | None:
-        pieces: list[bytes | None] = []
-        sizes: list[int] = []
-        position, end = start, start + length
-        while position < end:
-            piece, size = self._run(position, end - position)
-            pieces.append(piece)
-            sizes.append(size)
+    def fill(self, buffer: memoryview, start: int) -> bool:
+        zeros, position = [], 0
+        while position < len(buffer):
+            filled, size = self._run(buffer[position:], start + position)
+            if not filled:
+                zeros.append((position, size))
             position += size
-        if all(piece is None for piece in pieces):
-            return None
-        if len(pieces) == 1:
-            return pieces[0]
-        return b"".join(ZERO[:size] if piece is None else piece for piece, size in zip(pieces, sizes, strict=True))
+        if sum(size for _, size in zeros) == len(buffer):
+            return False
+        for position, size in zeros:
+            clear(buffer[position : position + size])
+        return True
 
-    def _run(self, start: int, length: int) -> tuple[bytes | None, int]:
-        """The longest piece from ``start`` on that one read can serve."""
+    def next_data(self, start: int) -> int:
+        """By L1 entries: what has no L2 table comes from below."""
+        span = self.header.cluster_size * self.header.l2_entries
+        below = -1
+        while start < self.size:
+            index = start // span
+            if index < len(self._l1) and self._l1[index] & _OFFSET:
+                return start
+            if self.below is not None:
+                if below < start:
+                    below = self.below.next_data(start) if start < self.below.size else self.size
+                if below < (index + 1) * span:
+                    return below
+            start = (index + 1) * span
+        return self.size
+
+    def _run(self, buffer: memoryview, start: int) -> tuple[bool, int]:
+        """(whether it was filled, its length): the longest piece from ``start`` on that one read can serve."""
         cluster = self.header.cluster_size
         span = cluster * self.header.l2_entries
         number, inside = divmod(start % span, cluster)
-        room = min(length, span - start % span, max(self.size - start, 0) or length)
+        room = min(len(buffer), span - start % span, max(self.size - start, 0) or len(buffer))
         entries = self._entries(start // span)
         if entries is None or start >= self.size:
-            return self._through(start, room), room
+            return self._through(buffer[:room], start), room
         entry = entries[number]
         if entry & _COMPRESSED:
             size = min(room, cluster - inside)
-            return self._compressed(entry)[inside : inside + size], size
+            buffer[:size] = self._compressed(entry)[inside : inside + size]
+            return True, size
         if self.header.version >= 3 and entry & 1:
-            return None, min(room, cluster - inside)
+            return False, min(room, cluster - inside)
         offset = entry & _OFFSET
-        size = cluster - inside
-        while size < room:
-            following = entries[(start % span + size) // cluster]
-            if (
-                following & _COMPRESSED
-                or following & 1
-                or (following & _OFFSET) != (offset + inside + size if offset else 0)
-            ):
+        size = min(self._together(entries, number, offset, inside + room) - inside, room)
+        if not offset:
+            return self._through(buffer[:size], start), size
+        read_into(self.fd, buffer[:size], offset + inside)
+        return True, size
+
+    def _together(self, entries: array[int], number: int, offset: int, enough: int) -> int:
+        """Bytes from cluster ``number`` on that follow each other in the file, or are all absent."""
+        cluster = self.header.cluster_size
+        size = cluster
+        while size < enough:
+            following = entries[number + size // cluster]
+            if following & (_COMPRESSED | 1) or following & _OFFSET != (offset + size if offset else 0):
                 break
             size += cluster
-        size = min(size, room)
-        if not offset:
-            return self._through(start, size), size
-        data = os.pread(self.fd, size, offset + inside)
-        return data + bytes(size - len(data)), size
+        return size
 
-    def _through(self, start: int, length: int) -> bytes | None:
+    def _through(self, buffer: memoryview, start: int) -> bool:
         if self.below is None or start >= self.below.size:
-            return None
-        return self.below.read(start, length)
+            return False
+        return self.below.fill(buffer, start)
 
     def _compressed(self, entry: int) -> bytes:
         offset = entry & ((1 << self._shift) - 1)

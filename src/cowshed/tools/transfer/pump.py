@@ -2,45 +2,64 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from cowshed.contract.callbacks import Progress
-from cowshed.tools.transfer.layers import ZERO, Layer
+from cowshed.tools.transfer.layers import Layer
 
 CHUNK = 2 << 20
 
 
 class Sink(Protocol):
-    def write(self, start: int, data: bytes) -> None:
-        """Store one chunk that is not all zero; called from several threads."""
+    def write(self, start: int, data: memoryview) -> None:
+        """Store one chunk, which lies page-aligned and is used again afterwards; called from several threads."""
 
 
 def workers() -> int:
-    return min(os.cpu_count() or 1, 8)
+    """More than cores where there are few, so that the disk is asked for something meanwhile."""
+    return min(max(os.cpu_count() or 1, 4), 8)
 
 
 def pump(layer: Layer, sink: Sink, *, progress: Progress, size: int | None = None) -> None:
     """Move ``size`` bytes (default: all) of ``layer`` into ``sink``, ``CHUNK`` at a time.
 
-    The first error of any thread is raised after the others have stopped.
+    Each thread has one buffer, which is written from where it was read to. The first error of any
+    thread is raised after the others have stopped.
     """
     end = layer.size if size is None else size
+    local = threading.local()
 
     def move(start: int) -> None:
-        length = min(CHUNK, end - start)
-        data = layer.read(start, length)
-        if data is not None and not ZERO.startswith(data):
-            sink.write(start, data)
-        progress.update(length)
+        buffer = getattr(local, "buffer", None)
+        if buffer is None:
+            buffer = local.buffer = memoryview(mmap.mmap(-1, CHUNK))
+        piece = buffer[: min(CHUNK, end - start)]
+        if layer.fill(piece, start):
+            sink.write(start, piece)
+        progress.update(len(piece))
 
-    bounded(move, range(0, end, CHUNK), progress)
+    bounded(move, _starts(layer, end, progress), progress)
 
 
-def bounded(work: Callable[[int], None], starts: range, progress: Progress) -> None:
+def _starts(layer: Layer, end: int, progress: Progress) -> Iterator[int]:
+    """Of the chunks that may hold data."""
+    position = 0
+    while (data := layer.next_data(position)) < end:
+        start = data // CHUNK * CHUNK
+        if start > position:
+            progress.update(start - position)
+        yield start
+        position = start + CHUNK
+    if position < end:
+        progress.update(end - position)
+
+
+def bounded(work: Callable[[int], None], starts: Iterable[int], progress: Progress) -> None:
     """``work`` for every start, on all cores, with few in flight."""
     slots = threading.Semaphore(workers() * 2)
     failed = threading.Event()
