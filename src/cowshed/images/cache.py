@@ -28,10 +28,10 @@ from cowshed import clock, log
 from cowshed.config import CacheSection
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.imaging import ImageService
-from cowshed.errors import DataCorrupt, DigestMismatch, InvalidRequest, NameTaken, NotFound
+from cowshed.errors import DataCorrupt, DigestMismatch, InvalidRequest, NotFound
 from cowshed.model.disk import Base, DiskFormat
 from cowshed.model.image import Image
-from cowshed.tools import filesystem, locks
+from cowshed.tools import checksum, filesystem, locks
 from cowshed.tools import format as formats
 
 _log = log.logger(__name__)
@@ -56,13 +56,22 @@ class CachedBase:
     used: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """``source``: the digest of the stored image it was made from; ``size``: bytes of the file, 0: not recorded."""
+
+    base: Base
+    source: str
+    size: int
+
+
 class Cache:
     """Bases in ``root``; any number of threads and processes may share it."""
 
     def __init__(self, root: Path, section: CacheSection) -> None:
         self.root = root
         self.section = section
-        self._seen: dict[str, tuple[tuple[int, ...], Base]] = {}
+        self._seen: dict[str, tuple[tuple[int, ...], _Known]] = {}
 
     # --- get ----------------------------------------------------------------------------------
 
@@ -71,7 +80,14 @@ class Cache:
         return self.lookup(name_of(image_id, format))
 
     def lookup(self, name: str) -> Base | None:
-        """By file name. :raises DataCorrupt: its record cannot be read"""
+        """By file name.
+
+        :raises DataCorrupt: its record cannot be read, or it has lost or won bytes
+        """
+        known = self._lookup(name)
+        return known.base if known else None
+
+    def _lookup(self, name: str) -> _Known | None:
         path = self.root / name
         try:
             facts = path.stat()
@@ -80,19 +96,20 @@ class Cache:
         identity = (facts.st_dev, facts.st_ino, facts.st_size)
         if (seen := self._seen.get(name)) and seen[0] == identity:
             return seen[1]
-        base = self._record(path)
-        if base is not None:
-            self._seen[name] = (identity, base)
-        return base
+        if known := self._record(path):
+            _check_length(path, facts.st_size, known.size)
+            self._seen[name] = (identity, known)
+        return known
 
-    def _record(self, path: Path) -> Base | None:
+    def _record(self, path: Path) -> _Known | None:
         record = path.with_name(path.name + RECORD)
         try:
             data: dict[str, Any] = json.loads(record.read_text())
-            return Base(path, DiskFormat(data["format"]), data["virtual_size"], data["digest"], data["image_id"])
+            base = Base(path, DiskFormat(data["format"]), data["virtual_size"], data["digest"], data["image_id"])
+            return _Known(base, str(data.get("source_digest", "")), int(data.get("size", 0)))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataCorrupt(
                 path=record, reason=f"the record cannot be read: {error}", hint=f"remove it and {path}"
             ) from error
@@ -109,7 +126,8 @@ class Cache:
 
         :param format: raw, or the image's own format to keep it as it is
         :raises Busy: another's fetch of the same image takes longer than the section allows
-        :raises ImageRejected: :raises DigestMismatch: :raises NoSpace:
+        :raises ImageRejected: :raises NoSpace:
+        :raises DigestMismatch: what was fetched, now or when the base was made, is not what the image's record says
         """
         keep = format != DiskFormat.RAW
         if keep and format != image.disk_format:
@@ -129,7 +147,18 @@ class Cache:
                 "source_verified": bool(image.os_hash_value),
             }
 
-        return self._get(name, fetch, f"the base of image {image.name or image.id}")
+        base = self._get(name, fetch, f"the base of image {image.name or image.id}")
+        self._check_source(name, image)
+        return base
+
+    def _check_source(self, name: str, image: Image) -> None:
+        """A hit keeps the promise of the digest too: the base was made from what the record names now."""
+        known = self._lookup(name)
+        algorithm, _, actual = known.source.partition(":") if known else ("", "", "")
+        if image.os_hash_value and algorithm == (image.os_hash_algo or "sha256"):
+            checksum.check(
+                f"the cached base {name} of image {image.name or image.id}", algorithm, image.os_hash_value, actual
+            )
 
     def make(
         self,
@@ -196,6 +225,8 @@ class Cache:
             path = self.root / name
             with filesystem.publish(path, mode=0o444) as publication:
                 record = {**fill(publication.fd), "version": 1, "made": clock.current().time()}
+                record["size"] = os.fstat(publication.fd).st_size
+                filesystem.remove_file(path)  # one without a record; disks may stand on it, so it goes no sooner
                 filesystem.write_atomically(path.with_name(name + RECORD), json.dumps(record).encode(), mode=0o444)
         base = self.lookup(name)
         if base is None:
@@ -207,8 +238,6 @@ class Cache:
         for path in self.root.glob(f".{name}.*{filesystem.PART}"):
             filesystem.remove_file(path)
         shutil.rmtree(self.root / f"{FETCHING}{name}", ignore_errors=True)
-        with suppress(NameTaken):
-            filesystem.remove_file(self.root / name)  # a file without a record was never finished
 
     # --- use ----------------------------------------------------------------------------------
 
@@ -226,15 +255,25 @@ class Cache:
     # --- look after ---------------------------------------------------------------------------
 
     def bases(self) -> list[CachedBase]:
-        """All complete bases, least recently used first."""
+        """All complete bases, least recently used first; one whose record is damaged is left out (and logged)."""
         found = []
         for record in sorted(self.root.glob(f"[!.]*{RECORD}")):
             path = record.with_name(record.name.removesuffix(RECORD))
             with suppress(FileNotFoundError):
                 facts = path.stat()
-                if base := self._record(path):
-                    found.append(CachedBase(path.name, base, facts.st_size, facts.st_blocks * 512, facts.st_mtime))
+                if known := self._known(path):
+                    found.append(
+                        CachedBase(path.name, known.base, facts.st_size, facts.st_blocks * 512, facts.st_mtime)
+                    )
         return sorted(found, key=lambda cached: cached.used)
+
+    def _known(self, path: Path) -> _Known | None:
+        """One damaged record hides no other base."""
+        try:
+            return self._record(path)
+        except DataCorrupt as error:
+            _log.warning("%s", error)
+            return None
 
     def verify(self, base: Base, *, progress: Progress = SILENT) -> None:
         """Read the whole base again. :raises DigestMismatch: its bytes have changed"""
@@ -269,3 +308,12 @@ class Cache:
         self._seen.pop(name, None)
         filesystem.remove_file(self.root / name)
         filesystem.remove_file(self.root / f"{name}{RECORD}")
+
+
+def _check_length(path: Path, size: int, recorded: int) -> None:
+    if recorded and size != recorded:
+        raise DataCorrupt(
+            path=path,
+            reason=f"it has {size} bytes instead of {recorded}",
+            hint=f"disks on it are damaged too; remove it and {path.name}{RECORD}, and the next run fetches it again",
+        )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cowshed import log
 from cowshed.errors import Busy
-from cowshed.images.cache import FETCHING, LOCKS, Cache, CachedBase
+from cowshed.images.cache import FETCHING, LOCKS, RECORD, Cache, CachedBase
 from cowshed.tools import filesystem, locks
 
 _log = log.logger(__name__)
@@ -80,7 +81,12 @@ def _remove(cache: Cache, cached: CachedBase, in_use: Callable[[], Collection[Pa
 
 
 def _leftovers(cache: Cache, now: float) -> None:
-    """Temporary files of killed fetches, when their lock is free."""
+    """Temporary files of killed fetches, and records whose base never came, when their lock is free."""
+    for record in cache.root.glob(f"[!.]*{RECORD}"):
+        name = record.name.removesuffix(RECORD)
+        with suppress(Busy), locks.lock(cache.root / LOCKS / name, timeout=0, what=name):
+            if not (cache.root / name).exists():
+                filesystem.remove_file(record)
     for path in [*cache.root.glob(f".*{filesystem.PART}"), *cache.root.glob(f"{FETCHING}*")]:
         name = path.name.removeprefix(FETCHING) if path.is_dir() else path.name[1:].rsplit(".", 2)[0]
         try:
