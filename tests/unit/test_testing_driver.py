@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from cowshed import clock
 from cowshed.contract.compute import ComputeDriver
 from cowshed.contract.loading import load_compute_driver
+from cowshed.driver import LibvirtDriver
 from cowshed.errors import (
     DigestMismatch,
     HostUnsuitable,
@@ -158,6 +160,23 @@ def test_volumes_and_interfaces_come_and_go(driver: FakeDriver, image: Image) ->
 def test_the_web_is_not_faked(driver: FakeDriver) -> None:
     with pytest.raises(UnsupportedOperation):
         driver.pull_image("https://example.org/debian.qcow2")
+
+
+def test_it_has_what_the_manager_asks_of_the_real_one() -> None:
+    """Beside the contract: the same names, the same parameters."""
+    extras = {name for name in set(dir(LibvirtDriver)) - set(dir(ComputeDriver)) if not name.startswith("_")}
+    assert extras
+    fake = FakeDriver()
+    for name in extras:
+        real = inspect.getattr_static(LibvirtDriver, name)
+        if isinstance(real, property):
+            assert hasattr(fake, name), name
+        else:
+            wanted = inspect.signature(getattr(LibvirtDriver, name)).parameters.values()
+            found = inspect.signature(getattr(FakeDriver, name)).parameters.values()
+            assert [(one.name, one.kind, one.default) for one in found] == [
+                (one.name, one.kind, one.default) for one in wanted
+            ], name
 
 
 # --- a Host on it ---------------------------------------------------------------------------------

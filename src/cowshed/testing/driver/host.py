@@ -42,11 +42,11 @@ class FakeHost(FakeDevices):
         return list(self.guests).index(instance.uuid)
 
     def follow_console(
-        self, instance: Instance, *, until: str | None = None, timeout: float | None = None
+        self, instance: Instance, *, until: str | None = None, timeout: float | None = None, start: int = 0
     ) -> Iterator[bytes]:
         from cowshed.console import log
 
-        return log.follow(self.console_log_path(instance), until=until, timeout=timeout)
+        return log.follow(self.console_log_path(instance), until=until, timeout=timeout, start=start)
 
     def attach_console(self, instance: Instance, stdin: IO[bytes], stdout: IO[bytes], escape: bytes = b"\x1d") -> None:
         """Shows what was printed so far."""
