@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import time
@@ -10,11 +11,12 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from cowshed.config import ConsoleSection, GuestSection
-from cowshed.driver.steps import examine, sweep
+from cowshed.driver.steps import connect, examine, launch, provision, sweep
 from cowshed.errors import (
     CowshedError,
     DigestMismatch,
@@ -213,6 +215,33 @@ def test_a_qemu_that_does_not_start_leaves_nothing(house: Machines, tiny: Image)
     assert house.state_of(instance) == PowerState.RUNNING
 
 
+@pytest.mark.parametrize(
+    ("room", "step"),
+    [
+        (provision, "directory"),
+        (provision, "disks"),
+        (provision, "config_drive"),
+        (connect, "plug"),
+        (launch, "define"),
+        (launch, "start"),
+    ],
+)
+def test_an_interruption_after_any_step_leaves_nothing(
+    house: Machines, tiny: Image, monkeypatch: pytest.MonkeyPatch, room: ModuleType, step: str
+) -> None:
+    usual = getattr(room, step)
+
+    def interrupted(*args: object) -> None:
+        usual(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, step, interrupted)
+    instance = house.instance(tiny, config_drive=True)
+    with pytest.raises(KeyboardInterrupt):
+        house.start(instance, tiny, vifs=forwarded(free_port()))
+    house.assert_nothing_left(instance)
+
+
 # --- destroy when half of it is gone --------------------------------------------------------------
 
 
@@ -242,6 +271,19 @@ def test_a_start_of_the_host_finishes_broken_deletions(house: Machines, tiny: Im
     assert names
     house.driver.init_host("here")
     assert not half.exists()
+
+
+@pytest.mark.parametrize("state", ["paused", "suspended"])
+def test_what_rests_is_destroyed_with_its_memory(house: Machines, tiny: Image, state: str) -> None:
+    instance = house.spawn(tiny)
+    if state == "paused":
+        house.driver.pause(instance)
+    else:
+        house.driver.suspend(None, instance)
+    house.driver.destroy(None, instance, [])
+    house.assert_nothing_left(instance)
+    kept = [path for path in Path(os.environ["XDG_CONFIG_HOME"]).rglob("*.save") if instance.name in path.name]
+    assert not kept
 
 
 # --- bases ----------------------------------------------------------------------------------------

@@ -46,10 +46,10 @@ class Lifecycle(LifecycleContract):
             provision.config_drive(rooms, instance, metadata)
             plugged = connect.plug(rooms, vifs, undo)
             undo.push("give the serial port back", serial.give_back, rooms, instance.uuid)
-            guest = launch.define(rooms, instance, image_meta, plugged)
-            undo.push("undefine the domain", guest.undefine)
-            undo.push("stop the guest", guest.destroy)
-            launch.start(rooms, guest)
+            # Before it is there: an interruption may come between any two lines.
+            undo.push("undefine the domain", teardown.undefine, rooms, instance.uuid)
+            undo.push("stop the guest", teardown.stop, rooms, instance.uuid)
+            launch.start(rooms, launch.define(rooms, instance, image_meta, plugged))
 
     def _refuse_existing(self, instance: Instance) -> None:
         """Before anything is touched: nobody's domain and nobody's disks are taken over."""
@@ -87,8 +87,7 @@ class Lifecycle(LifecycleContract):
     ) -> None:
         if destroy_vifs:
             connect.unplug(self.rooms, tuple(network_info or ()))
-        if guest := self.rooms.hypervisor.find(instance.uuid):
-            guest.undefine()
+        teardown.undefine(self.rooms, instance.uuid)
         if destroy_disks:
             teardown.delete_disks(self.rooms, instance)
             self.rooms.directory(instance.uuid).delete()

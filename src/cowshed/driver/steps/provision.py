@@ -42,8 +42,8 @@ def check_sizes(instance: Instance, image: Image) -> None:
 
 def directory(rooms: Rooms, instance: Instance, undo: Undo) -> None:
     place = rooms.directory(instance.uuid)
+    undo.push("remove the instance directory", place.delete)  # it was looked for: there was none
     place.create()
-    undo.push("remove the instance directory", place.delete)
 
 
 def disks(rooms: Rooms, instance: Instance, image: Image, plan: Plan, undo: Undo) -> None:

@@ -25,6 +25,17 @@ def power_off(rooms: Rooms, guest: Guest) -> None:
     guest.wait(OFF, timeout=rooms.config.power.start_timeout, what=f"{guest.name} off")
 
 
+def stop(rooms: Rooms, uuid: str) -> None:
+    """Hard, whatever there is of the guest."""
+    if guest := rooms.hypervisor.find(uuid):
+        power_off(rooms, guest)
+
+
+def undefine(rooms: Rooms, uuid: str) -> None:
+    if guest := rooms.hypervisor.find(uuid):
+        guest.undefine()
+
+
 def shut_down(rooms: Rooms, guest: Guest, timeout: float, interval: float) -> bool:
     """Ask the guest to power off, again every ``interval`` seconds; did it, within ``timeout``?"""
     from cowshed.clock import Deadline
