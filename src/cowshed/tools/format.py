@@ -165,13 +165,13 @@ def _inspect_qcow2(fd: int, size: int, image: str, max_virtual_size: int) -> tup
         qcow2.refuse_unsafe(header)
         if header.size > max_virtual_size:
             return header.size, 0  # refused by the caller, before any table is read
-        if header.size == 0:
+        if header.size < SECTOR:
             raise qcow2.QcowError("its disk has no bytes")
         qcow2.refuse_inconsistent(header, size)
         data = data_bytes(fd, header)
     except qcow2.QcowError as error:
         raise ImageRejected(image=image, reason=str(error)) from error
-    return header.size, data
+    return header.size // SECTOR * SECTOR, data  # QEMU shows whole sectors only
 
 
 def _second_opinion(fd: int, image: str) -> None:
