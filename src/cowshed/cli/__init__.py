@@ -16,7 +16,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:  # while something was still being loaded, or already being left
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
+    _finish()
     sys.exit(code)
+
+
+def _finish() -> None:
+    """All is done: ^C while Python is being left would only change the exit code."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run(words: list[str]) -> int:
@@ -29,7 +37,18 @@ def _run(words: list[str]) -> int:
         from cowshed.cli import quick
 
         if quick.ls():
-            return 0
+            return _written()
     from cowshed.cli.app import run
 
     return run(words)
+
+
+def _written() -> int:
+    """0 when all is on its way to the reader, and also when there is none any more (``| head -1``)."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        import os
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
