@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -373,13 +374,14 @@ def test_a_base_that_went_between_two_steps_is_fetched_again(backend: Backend, s
 
 
 @BOTH
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
 def test_a_base_that_cannot_be_touched_is_used(
-    backend: Backend, server: Server, kind: str, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, server: Server, kind: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend.by_name(server, "disk", kind).cache(Fetch(), "base", image_id="one")
 
     def refuse(path: Any, *_: Any, **__: Any) -> None:
-        raise PermissionError(13, "read-only", str(path))
+        raise OSError(number, "read-only", str(path))
 
     monkeypatch.setattr(os, "utime", refuse)
     other = backend.by_name(Server(str(uuid.uuid4())), "disk", kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -41,8 +42,9 @@ def running(house: Machines, tiny: Image) -> Instance:
 # --- power ----------------------------------------------------------------------------------------
 
 
-def test_a_graceful_stop_and_a_start_keep_the_disk(house: Machines, tiny: Image) -> None:
-    instance = house.spawn(tiny)
+@pytest.mark.parametrize("backend", ["qcow2", "raw"])
+def test_a_graceful_stop_and_a_start_keep_the_disk(house: Machines, tiny: Image, backend: str) -> None:
+    instance = house.spawn(tiny, backend=backend)
     house.wait(instance, "boot 1\r?\n")
     house.wait(instance, "cowshed-guest: up")
     house.driver.power_off(instance, timeout=60, retry_interval=10)
@@ -154,6 +156,13 @@ def test_a_serial_console_on_tcp_keeps_its_port_over_a_stop(libvirt_uri: str, gu
             connection.settimeout(20)
             connection.sendall(b"\r")
             assert connection.recv(100)
+        with (
+            Path(os.devnull).open("rb") as typed,
+            (house.state / "shown").open("wb") as shown,
+            pytest.raises(UnsupportedOperation) as caught,
+        ):
+            house.driver.attach_console(instance, typed, shown)
+        assert f"{console.host} {console.port}" in str(caught.value.hint)
         house.driver.power_off(instance)
         house.driver.power_on(None, instance, [])
         assert house.driver.get_serial_console(None, instance).port == console.port

@@ -9,6 +9,7 @@ from typing import IO, Any
 from cowshed.contract.consoles import Consoles as ConsolesContract
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import locate
+from cowshed.errors import UnsupportedOperation
 from cowshed.model.console import SerialConsole, SpiceConsole, VncConsole
 from cowshed.model.instance import Instance
 
@@ -55,7 +56,25 @@ class Consoles(ConsolesContract):
         return log.follow(self.console_log_path(instance), until=until, timeout=timeout, start=start)
 
     def attach_console(self, instance: Instance, stdin: IO[bytes], stdout: IO[bytes], escape: bytes = b"\x1d") -> None:
-        """Join a terminal to the serial console until ``escape`` is typed or the guest ends."""
+        """Join a terminal to the serial console until ``escape`` is typed or the guest ends.
+
+        :raises InvalidState: the guest does not run
+        :raises UnsupportedOperation: its serial console is served on TCP
+        """
         from cowshed.console import terminal
 
+        self._refuse_tcp(instance)
         terminal.attach(self.rooms.hypervisor.guest(instance.uuid), stdin, stdout, escape=escape)
+
+    def _refuse_tcp(self, instance: Instance) -> None:
+        """libvirt joins ptys only."""
+        try:
+            serial = self.get_serial_console(None, instance)
+        except UnsupportedOperation:
+            return
+        raise UnsupportedOperation(
+            subject=f"instance {instance.name}",
+            operation="join a terminal",
+            reason="its serial console is served on TCP",
+            hint=f"connect to it instead: nc {serial.host} {serial.port}",
+        )

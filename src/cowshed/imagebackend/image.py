@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -490,5 +491,7 @@ class Image(ABC):
         """It was used now; a cache that is read-only here (NFS) is used all the same."""
         try:
             os.utime(base)
-        except PermissionError:
-            _log.warning("could not touch %s", base)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            _log.warning("could not touch %s: %s", base, error)
