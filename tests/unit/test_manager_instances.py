@@ -215,6 +215,20 @@ def test_interrupted_run_asks_the_driver_to_look_everywhere(host: Host, driver: 
     assert driver.names() == ["spawn", "destroy"]
 
 
+def test_interruption_right_after_the_end(host: Host, driver: PretendDriver, monkeypatch: pytest.MonkeyPatch):
+    create = host.instances.create
+
+    def late(*args: object, **options: object) -> None:
+        create(*args, **options)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(host.instances, "create", late)
+    with pytest.raises(KeyboardInterrupt):
+        host.run("tiny", name="web")
+    assert driver.power == {}
+    assert host.instances.records.all() == []
+
+
 def test_refused_run_does_not_need_libvirt_to_clean_up(host: Host, driver: PretendDriver):
     driver.fail["spawn"] = driver.fail["destroy"] = HypervisorUnavailable(uri="x", reason="no daemon")
     with pytest.raises(HypervisorUnavailable):
@@ -237,7 +251,7 @@ def test_interruption_that_cannot_be_cleaned_up_is_finished_later(host: Host, dr
     driver.fail.update(spawn=KeyboardInterrupt(), destroy=HypervisorUnavailable(uri="x", reason="gone"))
     with pytest.raises(KeyboardInterrupt):
         host.run("tiny", name="web")
-    assert [record.state for record in host.instances.records.all()] == ["building"]
+    assert [record.state for record in host.instances.records.all()] == ["deleting"]
     driver.fail.clear()
     assert host.run("tiny", name="web").state == "running"
     assert [record.name for record in host.instances.records.all()] == ["web"]

@@ -84,21 +84,16 @@ def run(session: Session, image: str, **options: Any) -> None:
             extra_specs={f"quota:{key}": value for key, value in pairs(options["limits"]).items()},
             datasource=options["datasource"] or "",
         )
-        if options["condition"]:
-            _wait(machine, options["condition"], options["timeout"])
-    if session.format == "table" and not session.quiet:
-        _tell(host, machine)
-    else:
-        session.emit("instance", describe(machine.record))
-
-
-def _wait(machine: Machine, condition: str, timeout: str) -> None:
-    """It runs whether or not the wait succeeds: say so."""
-    try:
-        machine.wait(condition, timeout=parse_duration(timeout))
-    except (CowshedError, KeyboardInterrupt):
-        output.note(f"{machine.name} was started and is not removed; see cowshed log {machine.name}")
-        raise
+        try:
+            if options["condition"]:
+                machine.wait(options["condition"], timeout=parse_duration(options["timeout"]))
+            if session.format == "table" and not session.quiet:
+                _tell(host, machine)
+            else:
+                session.emit("instance", describe(machine.record))
+        except (CowshedError, KeyboardInterrupt):
+            output.note(f"{machine.name} was started and is not removed; see cowshed log {machine.name}")
+            raise
 
 
 def _tell(host: Host, machine: Machine) -> None:

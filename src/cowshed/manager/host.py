@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cowshed import config as configuration
-from cowshed.errors import InvalidRequest, PermissionDenied
+from cowshed import log
+from cowshed.errors import CowshedError, InstanceNotFound, InvalidRequest, PermissionDenied
 from cowshed.manager import names
 from cowshed.manager.images import Images
 from cowshed.manager.instances import Instances
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from cowshed.contract.storage import Backend
     from cowshed.driver import LibvirtDriver
     from cowshed.model.event import LifecycleEvent
+
+_log = log.logger(__name__)
 
 LEAST_MEMORY = 16 * MiB
 
@@ -127,29 +130,42 @@ class Host:
         user, vendor = _text(user_data, "user data"), _text(vendor_data, "vendor data")
         if (initrd or cmdline) and not kernel:
             raise InvalidRequest(reason="an initrd or a command line needs a kernel", hint="give --kernel too")
-        with ExitStack() as stack:
-            chosen = dict(properties or {})
-            for key, ref in (("kernel_id", kernel), ("ramdisk_id", initrd)):
-                if ref:
-                    chosen[key] = stack.enter_context(self.images.at_hand(ref)).id
-            if cmdline:
-                chosen["os_command_line"] = cmdline
-            found = stack.enter_context(self.images.at_hand(image))
-            record = self.instances.create(
-                dataclasses.replace(found, properties={**found.properties, **chosen}) if chosen else found,
-                flavor,
-                uuid=identity,
-                name=name,
-                vifs=vifs,
-                key_data=keys,
-                user_data=user,
-                vendor_data=vendor,
-                hostname=hostname,
-                backend=backend,
-                password=password,
-                datasource=datasource,
-            )
+        try:
+            with ExitStack() as stack:
+                chosen = dict(properties or {})
+                for key, ref in (("kernel_id", kernel), ("ramdisk_id", initrd)):
+                    if ref:
+                        chosen[key] = stack.enter_context(self.images.at_hand(ref)).id
+                if cmdline:
+                    chosen["os_command_line"] = cmdline
+                found = stack.enter_context(self.images.at_hand(image))
+                record = self.instances.create(
+                    dataclasses.replace(found, properties={**found.properties, **chosen}) if chosen else found,
+                    flavor,
+                    uuid=identity,
+                    name=name,
+                    vifs=vifs,
+                    key_data=keys,
+                    user_data=user,
+                    vendor_data=vendor,
+                    hostname=hostname,
+                    backend=backend,
+                    password=password,
+                    datasource=datasource,
+                )
+        except KeyboardInterrupt:
+            self._drop(identity)  # it may have come a moment after all was done
+            raise
         return Machine(self, record, ephemeral=ephemeral)
+
+    def _drop(self, identity: str) -> None:
+        """What cannot be removed now stays recorded, and is removed by the next run."""
+        try:
+            self.instances.remove(identity)
+        except InstanceNotFound:
+            return
+        except CowshedError as error:
+            _log.warning("%s", error)
 
     def _flavor(
         self,
