@@ -83,11 +83,13 @@ def parse_header(data: bytes) -> Header:
         raise QcowError("it has no qcow2 header")
     fields = _V2.unpack_from(data)
     _, version, backing_offset, backing_length, cluster_bits, size, encryption = fields[:7]
-    l1_size, l1_offset, refcount_offset, refcount_clusters, snapshots, _ = fields[7:]
+    l1_size, l1_offset, refcount_offset, refcount_clusters, snapshots, snapshots_offset = fields[7:]
     if version not in (2, 3):
         raise QcowError(f"qcow2 version {version} is unknown")
     if not 9 <= cluster_bits <= 21:
         raise QcowError(f"cluster size 2^{cluster_bits} is out of range")
+    if snapshots_offset % (1 << cluster_bits) or snapshots_offset >> 63:
+        raise QcowError("its snapshot table is out of range")
     incompatible = compatible = compression = 0
     length = _V2.size
     if version == 3:
@@ -134,10 +136,10 @@ def _extensions(data: bytes, start: int, end: int) -> tuple[tuple[int, bytes], .
     position = start
     while position + 8 <= min(end, len(data)):
         kind, length = struct.unpack_from(">II", data, position)
-        if kind == EXT_END:
-            break
         if position + 8 + length > min(end, len(data)):
             raise QcowError("a header extension lies outside the header")
+        if kind == EXT_END:
+            break
         found.append((kind, data[position + 8 : position + 8 + length]))
         if len(found) > MAX_EXTENSIONS:
             raise QcowError(f"it has more than {MAX_EXTENSIONS} header extensions")
@@ -185,6 +187,8 @@ def refuse_inconsistent(header: Header, file_size: int) -> None:
         raise QcowError("its L1 table is too small for the size it claims")
     if header.l1_size and (header.l1_offset % cluster or header.l1_offset + header.l1_size * 8 > file_size):
         raise QcowError("its L1 table lies outside the file or is not aligned")
+    if header.refcount_clusters == 0:
+        raise QcowError("it has no refcount table")
     if header.refcount_offset % cluster or header.refcount_clusters * cluster > _MAX_REFCOUNT_TABLE:
         raise QcowError("its refcount table is out of range")
     if header.refcount_offset + header.refcount_clusters * cluster > file_size + cluster:
