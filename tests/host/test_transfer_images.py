@@ -7,11 +7,14 @@ import itertools
 import os
 import random
 import subprocess
+import threading
+import time
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from cowshed.contract.callbacks import NoProgress
 from cowshed.errors import InvalidRequest, NameTaken
 from cowshed.model.disk import DiskFormat, DiskSource, DiskType
 from cowshed.tools import format as formats
@@ -138,6 +141,43 @@ def test_an_overlay_is_read_with_the_parent_that_is_given(content: Path, tmp_pat
 def test_a_kept_image_is_the_same_file(image: Path, tmp_path: Path) -> None:
     fetched(image, tmp_path / "base", keep_format=True)
     assert (tmp_path / "base").read_bytes() == image.read_bytes()
+
+
+@pytest.mark.parametrize("kind", [DiskFormat.RAW, DiskFormat.QCOW2])
+def test_what_holds_nothing_takes_no_time(tmp_path: Path, kind: DiskFormat) -> None:
+    """8 TiB with 3 clusters of data, through a chain of three; progress still counts all of it."""
+    base, middle, top = tmp_path / "base", tmp_path / "middle", tmp_path / "top"
+    with base.open("wb") as file:
+        file.truncate(2 << 40)
+    sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", middle, 4 << 40)
+    sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", middle, "-F", "qcow2", top, 8 << 40)
+    with base.open("r+b") as file:
+        file.seek(1 << 40)
+        file.write(b"one")
+    sh("qemu-io", "-f", "qcow2", "-c", "write -P 2 3T 64k", middle)
+    sh("qemu-io", "-f", "qcow2", "-c", "write -P 3 7T 64k", top)
+    chain = DiskSource(DiskType.FILE, DiskFormat.RAW, base)
+    for path in (middle, top):
+        chain = DiskSource(DiskType.FILE, DiskFormat.QCOW2, path, backing=chain)
+    counted = Counted()
+    began = time.process_time()
+    transfer.export(chain, tmp_path / "out", kind, progress=counted)
+    assert time.process_time() - began < 5
+    assert counted.done == 8 << 40
+    words = ["-c", "read -P 0 2T 1M", "-c", "read -P 2 3T 64k", "-c", "read -P 3 7T 64k", "-c", "read -v 1T 3"]
+    said = sh("qemu-io", "-r", "-f", kind, *words, tmp_path / "out")
+    assert "6f 6e 65" in said
+    assert "failed" not in said
+
+
+class Counted(NoProgress):
+    def __init__(self) -> None:
+        self.done = 0
+        self._lock = threading.Lock()
+
+    def update(self, done: int) -> None:
+        with self._lock:
+            self.done += done
 
 
 def test_nothing_is_left_of_an_export_that_cannot_be(content: Path, tmp_path: Path) -> None:

@@ -100,6 +100,15 @@ def test_raw_disks_of_all_kinds_work(
     assert (found.format, found.virtual_size) == (DiskFormat.RAW, MiB)
 
 
+def test_an_ami_is_a_raw_file_system(tmp_path: Path) -> None:
+    found = inspect(raw(tmp_path / "disk", (1080, b"\x53\xef")), DiskFormat.AMI)
+    assert (found.format, found.virtual_size) == (DiskFormat.RAW, MiB)
+
+
+def test_holes_of_a_raw_image_are_no_data(tmp_path: Path) -> None:
+    assert inspect(raw(tmp_path / "disk", (0, b"x"), size=GiB)).data < MiB
+
+
 def test_raw_sizes_are_whole_sectors(tmp_path: Path) -> None:
     assert inspect(raw(tmp_path / "disk", size=1000)).virtual_size == 1024
 
@@ -129,9 +138,11 @@ FOREIGN = {
     "vmdk": (0, b"KDMV"),
     "vmdk cow": (0, b"COWD"),
     "vmdk descriptor": (0, b"# Disk DescriptorFile\nversion=1\n"),
+    "vmdk descriptor without its comment": (0, b'\n# mine\n version=3\nRW 10 FLAT "/etc/passwd" 0\n'),
     "vdi": (0x40, b"\x7f\x10\xda\xbe"),
     "vhd": (0, b"conectix"),
     "vhd footer": (MiB - 512, b"conectix"),
+    "vhd footer of 511 bytes": (MiB - 511, b"conectix"),
     "vhdx": (0, b"vhdxfile"),
     "luks": (0, b"LUKS\xba\xbe\0\1"),
     "ploop": (0, b"WithoutFreeSpace"),
@@ -204,6 +215,10 @@ HOSTILE = {
     "l1 not aligned": ({"l1_offset": 12345}, "not aligned"),
     "refcount table outside": ({"refcount_offset": 1 << 40}, "refcount"),
     "refcounts too wide": ({"refcount_order": 9}, "too wide"),
+    "compression without a type": ({"incompatible": 8}, "contradict"),
+    "no refcount table": ({"refcount_clusters": 0}, "no refcount table"),
+    "snapshot table": ({"snapshots_offset": 77}, "snapshot table"),
+    "header larger than a cluster": ({"cluster_bits": 9, "header_length": 1024}, "longer than its first cluster"),
     "snapshots": ({"snapshots": 65536}, "snapshots"),
     "header length": ({"header_length": 1 << 31}, "header length"),
     "absurd size": ({"size": 1 << 62}, "more than"),
