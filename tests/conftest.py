@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXPECTED_SKIPS = ROOT / "tests" / "expected-skips.txt"
 
 # Folder -> seconds a test may take when it says nothing itself. Guests are translated (TCG) and share two cores.
-TIME_LIMITS = {"host": 120, "vm": 240, "debian": 600}
+TIME_LIMITS = {"host": 120, "vm": 240, "debian": 1200}
 
 MARKERS = {"debian": "vm"}
 
@@ -58,6 +58,25 @@ class PrivateHome:
             os.environ[variable] = str(self._place / folder)
         # Root's places are fixed ones (/etc, /var/lib) unless told otherwise.
         os.environ["COWSHED_HOST_STATE"] = str(self._place / "data" / "cowshed")
+        self._own_ports()
+        self.mounts = self._place / "mounts"
+        self.mounts.mkdir()
+        self._shared = os.geteuid() == 0 and self._share(self.mounts)
+
+    def _own_ports(self) -> None:
+        """Two daemons that look for a free port at the same moment take the same one: each has a range of its own."""
+        first = 6200 + 100 * (os.getpid() % 240)
+        folder = self._place / "config" / "libvirt"
+        folder.mkdir()
+        (folder / "qemu.conf").write_text(
+            f"remote_display_port_min = {first}\nremote_display_port_max = {first + 99}\n"
+            f"remote_websocket_port_min = {first}\nremote_websocket_port_max = {first + 99}\n"
+        )
+
+    def _share(self, place: Path) -> bool:
+        """Make ``place`` a mount whose later mounts are seen in the mount namespace of root's session daemon too."""
+        commands = (["mount", "--bind", str(place), str(place)], ["mount", "--make-shared", str(place)])
+        return all(subprocess.run(c, check=False, capture_output=True, timeout=10).returncode == 0 for c in commands)
 
     def pytest_unconfigure(self) -> None:
         for pidfile in self._place.rglob("*.pid"):
@@ -65,6 +84,8 @@ class PrivateHome:
                 os.kill(int(pidfile.read_text().split()[0]), signal.SIGTERM)
             except (OSError, ValueError, IndexError):
                 continue  # ended already
+        if self._shared:
+            subprocess.run(["umount", "--lazy", "--recursive", str(self.mounts)], check=False, timeout=10)
         shutil.rmtree(self._place, ignore_errors=True)
 
 
@@ -174,7 +195,7 @@ class LoopFs(Protocol):
 
 
 @pytest.fixture
-def loopfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopFs]:
+def loopfs(pytestconfig: pytest.Config) -> Iterator[LoopFs]:
     """Makes file systems of their own: ``loopfs("xfs", size="1G")`` is the directory where a new one is mounted.
 
     ``kind`` is ext4, xfs or btrfs; ``options`` are mount options. XFS wants at least 300M, Btrfs 110M. They are
@@ -185,7 +206,9 @@ def loopfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopFs]:
     if not Path("/dev/loop-control").exists():
         pytest.skip("needs loop devices: no /dev/loop-control here")
     mounted: list[Path] = []
-    place = tmp_path_factory.mktemp("loopfs")
+    home = pytestconfig.pluginmanager.get_plugin("private-home")
+    assert isinstance(home, PrivateHome)
+    place = Path(tempfile.mkdtemp(prefix="loopfs-", dir=home.mounts))
 
     def make(kind: str = "ext4", size: str = "512M", options: str = "") -> Path:
         mkfs = {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q"], "btrfs": ["mkfs.btrfs", "-q"]}[kind]

@@ -48,10 +48,11 @@ def test_run_login_and_remove(cowshed: Cowshed, debian_image: Path, tmp_path: Pa
     port = free_port()
     cowshed(
         "run", str(debian_image), "--name", "deb", "--cpus", "2", "--memory", "1G", "--disk", "5G",
-        "--ssh-key", f"{key}.pub", "--user-data", str(user_data), "-p", f"{port}:22", timeout=120,
+        "--ssh-key", f"{key}.pub", "--user-data", str(user_data), "-p", f"{port}:22", timeout=300,
     )  # fmt: skip
     # The end of cloud-init, not of its SSH part: user data comes last.
-    cowshed("wait", "deb", "--for", "log:Datasource DataSource", "--timeout", "6m", timeout=400)
+    # Half a minute on an idle machine; in CI it runs at the lowest priority beside the other tests.
+    cowshed("wait", "deb", "--for", "log:Datasource DataSource", "--timeout", "15m", timeout=960)
 
     def inside(command: str) -> str:
         ssh = ["ssh", "-i", str(key), "-p", str(port), "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes"]
