@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import socket
@@ -297,3 +298,11 @@ def test_the_user_of_qemu_is_read_from_libvirt(model: str, expected: tuple[int, 
     xml = f"<capabilities><host><secmodel>{model}</secmodel></host></capabilities>"
     hypervisor = SimpleNamespace(call=lambda *_, **__: xml)
     assert qemu_user(cast(Any, hypervisor)) == expected
+
+
+def test_what_the_guest_shall_be_told_gets_a_config_drive_also_where_it_is_switched_off(tmp_path: Path) -> None:
+    off = Config(host=HostSection(state=str(tmp_path)), guest=GuestSection(config_drive=False))
+    silent = Instance(str(uuid.uuid4()), "web", Flavor())
+    told = dataclasses.replace(silent, user_data="#cloud-config\n")
+    names = [[one.spec.name for one in layout.plan(Rooms(off), who, Image("i"), None).disks] for who in (silent, told)]
+    assert names == [["disk"], ["disk", "disk.config"]]

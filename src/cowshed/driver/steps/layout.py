@@ -135,8 +135,10 @@ def _of(item: Any, name: str) -> Any:
 
 
 def _config_drive_spec(rooms: Rooms, instance: Instance, image: Image) -> list[tuple[DiskSpec, Device]]:
+    """Also where it is switched off, when there is something to tell the guest: that must not get lost."""
     mandatory = image.properties.get("img_config_drive") == "mandatory"
-    if not (instance.config_drive or rooms.config.guest.config_drive or mandatory):
+    told = instance.user_data or instance.vendor_data or instance.key_data
+    if not (instance.config_drive or rooms.config.guest.config_drive or mandatory or told):
         return []
     return [(DiskSpec(CONFIG_DRIVE, backend=LOCAL_BACKEND), Device.DISK)]
 
