@@ -39,7 +39,7 @@ guest=(
 test=(
     git
     libxml2-utils               # xmllint
-    btrfs-progs
+    btrfs-progs ntfs-3g         # file systems that images and disks are made with
     qemu-block-extra            # rbd, iscsi and curl for qemu-img
     dnsmasq-base
     strace
