@@ -32,6 +32,7 @@ def private() -> Iterator[dict[str, str]]:
             "XDG_DATA_HOME": str(home / "data"),
             "COWSHED_HOST_STATE": str(home / "state"),
         }
+        env.pop("PYTHONDONTWRITEBYTECODE", None)  # as installed: modules are compiled once, not at every start
         yield env
 
 
