@@ -32,6 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # everything below inherits that. Tests of interruptions need the real thing.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Where Debian has blkid, mkfs and the like, but not in the path of an ordinary user.
+    os.environ["PATH"] = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
     config.pluginmanager.register(SkipGuard(config), "skip-guard")
     config.pluginmanager.register(PrivateHome(), "private-home")
 
