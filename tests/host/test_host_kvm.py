@@ -30,12 +30,12 @@ SCRIPTS = {
 }
 ANSWERS = {
     "runs": "",
-    "hangs": "did not run within 1.5 s",
+    "hangs": "did not run within 4 s",
     "spins": "hangs",
     "aborts": "cannot run a guest under KVM: Assertion failed: msr",
     "refuses": "could not access KVM kernel module",
     "ends at once": "it said nothing",
-    "ignores signals": "did not run within 1.5 s",
+    "ignores signals": "did not run within 4 s",
 }
 
 
@@ -76,8 +76,8 @@ def alive(leader: int) -> list[str]:
 def test_each_kind_of_emulator_gets_its_answer_in_time(tmp_path: Path, device: Path, what: str) -> None:
     emulator = fake(tmp_path, SCRIPTS[what])
     started = time.monotonic()
-    state = probe(1.5, tmp_path / "facts" / "kvm.json", emulator=emulator, device=device)
-    assert time.monotonic() - started < 3
+    state = probe(4, tmp_path / "facts" / "kvm.json", emulator=emulator, device=device)
+    assert time.monotonic() - started < 8
     assert state.usable is (what == "runs")
     assert ANSWERS[what] in state.reason
     (leader,) = starts(tmp_path)

@@ -19,6 +19,7 @@ place=$1
 mkdir -p "$place"/{run,lib,cache,conf/qemu}
 mount --bind /dev/null /dev/kvm 2>/dev/null || true
 mount --bind "$place/run" /run
+mkdir -p /var/lib/libvirt /var/cache/libvirt
 mount --bind "$place/lib" /var/lib/libvirt
 mount --bind "$place/cache" /var/cache/libvirt
 mount --bind "$place/conf" /etc/libvirt

@@ -35,3 +35,12 @@ class Limits:
 INFO = Limits(cpu=30, memory=2 * GiB, files=64)
 CONVERT = Limits(memory=4 * GiB, files=64)
 NONE = Limits()
+
+# util-linux's prlimit calls them so.
+NAMES = {
+    resource.RLIMIT_CPU: "cpu",
+    resource.RLIMIT_AS: "as",
+    resource.RLIMIT_FSIZE: "fsize",
+    resource.RLIMIT_NOFILE: "nofile",
+    resource.RLIMIT_CORE: "core",
+}

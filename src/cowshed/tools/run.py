@@ -22,7 +22,7 @@ from typing import IO
 
 from cowshed import log
 from cowshed.errors import DeadlineExceeded, ToolFailed, ToolMissing
-from cowshed.tools.limits import NONE, Limits
+from cowshed.tools.limits import NAMES, NONE, Limits
 
 _log = log.logger(__name__)
 
@@ -110,7 +110,7 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     try:
         process = subprocess.Popen(
-            [*_die_with_us(), *arguments],
+            [*_die_with_us(), *_limited(limits), *arguments],
             stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -121,7 +121,6 @@ def _start(
         )
     except FileNotFoundError as error:
         raise ToolMissing(tool=arguments[0]) from error
-    _limit(process.pid, limits)
     return process
 
 
@@ -138,17 +137,14 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, "LC_ALL": "C.UTF-8", "PATH": PATH, "MALLOC_ARENA_MAX": "1", **(extra or {})}
 
 
-def _limit(pid: int, limits: Limits) -> None:
-    """By prlimit from outside: setting them in the child would need Python code after fork, which
-    is slow and not safe with threads. The tool has not read any image yet at this point."""
-    import resource
+def _limited(limits: Limits) -> list[str]:
+    """A prefix that sets the limits before the tool begins (util-linux's prlimit).
 
-    with suppress(ProcessLookupError, PermissionError):  # it has ended, or has become somebody else
-        for kind, value in limits.resources():
-            ceiling = resource.prlimit(pid, kind)[1]  # only root may raise it
-            if ceiling != resource.RLIM_INFINITY:
-                value = min(value, ceiling)
-            resource.prlimit(pid, kind, (value, value))
+    Setting them in the child would need Python code after fork, which is slow and not safe with
+    threads; from outside they would come too late.
+    """
+    words = [f"--{NAMES[kind]}={value}:{value}" for kind, value in limits.resources()]
+    return [require("prlimit"), *words, "--"]
 
 
 def _communicate(
