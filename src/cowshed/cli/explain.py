@@ -36,7 +36,8 @@ def explain(error: BaseException, *, debug: bool = False) -> int:
         return error.exit_code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
-    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+    # Python wraps what comes while a class is being made in a RuntimeError.
+    if isinstance(error, (KeyboardInterrupt, click.Abort)) or isinstance(error.__cause__, KeyboardInterrupt):
         _say("interrupted")
         return 130
     if isinstance(error, (NobodyReads, BrokenPipeError)):
