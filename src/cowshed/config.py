@@ -63,7 +63,11 @@ class CacheSection:
 
 @dataclass(frozen=True, slots=True)
 class DisksSection:
-    backend: str = _option("qcow2", "where new disks live unless an instance says otherwise", choices=("qcow2", "raw"))
+    backend: str = _option(
+        "qcow2",
+        "where new disks live unless an instance says otherwise",
+        choices=("qcow2", "raw", "lvm", "rbd", "ploop"),
+    )
     preallocation: str = _option("off", "for new disks", choices=("off", "metadata", "falloc", "full"))
     cluster_size: int = _option(64 * 1024, "of new qcow2 disks", unit="B")
     cache: str = _option(
@@ -76,6 +80,29 @@ class DisksSection:
     )
     bus: str = _option("virtio", "unless the image says otherwise", choices=("virtio", "scsi", "sata", "ide"))
     ephemeral_filesystem: str = _option("ext4", "of ephemeral disks", choices=("ext2", "ext3", "ext4", "xfs", "vfat"))
+
+
+@dataclass(frozen=True, slots=True)
+class LvmSection:
+    volume_group: str = _option("", "volume group of the lvm backend; empty: there is no such backend")
+    thin_pool: str = _option("", "thin pool in the volume group; empty: every volume has all its space from the start")
+    clear: str = _option(
+        "zero", "what happens to the bytes of a removed volume", choices=("none", "discard", "zero", "shred")
+    )
+    clear_size: int = _option(0, "how much of a removed volume is cleared; 0: all of it", unit="B")
+    encryption: str = _option("luks2", "dm-crypt's format of encrypted volumes", choices=("luks2", "plain"))
+
+
+@dataclass(frozen=True, slots=True)
+class RbdSection:
+    pool: str = _option("", "Ceph pool of the rbd backend; empty: there is no such backend")
+    namespace: str = _option("", "namespace in the pool; empty: the default one")
+    user: str = _option("", "Ceph client without the leading client.; empty: Ceph's default (admin)")
+    ceph_conf: str = _option("", "Ceph's configuration file; empty: Ceph's default (/etc/ceph/ceph.conf)")
+    keyring: str = _option("", "file with the client's key; empty: as Ceph's configuration says")
+    secret_uuid: str = _option("", "libvirt secret with the client's key; empty: cowshed defines one from the keyring")
+    connect_timeout: float = _option(5.0, "how long connecting to the cluster may take", unit="s")
+    operation_timeout: float = _option(60.0, "how long one operation of the cluster may hang", unit="s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +154,8 @@ class Config:
     images: ImagesSection = field(default_factory=ImagesSection)
     cache: CacheSection = field(default_factory=CacheSection)
     disks: DisksSection = field(default_factory=DisksSection)
+    lvm: LvmSection = field(default_factory=LvmSection)
+    rbd: RbdSection = field(default_factory=RbdSection)
     network: NetworkSection = field(default_factory=NetworkSection)
     console: ConsoleSection = field(default_factory=ConsoleSection)
     guest: GuestSection = field(default_factory=GuestSection)

@@ -72,7 +72,7 @@ def same(first: Path, second: Path, format: str = "raw") -> bool:
 def fetched(source: Path, target: Path, **options: bool) -> transfer.Copied:
     fd, out = os.open(source, os.O_RDONLY), os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
-        return transfer.fetch(fd, out, formats.inspect(fd, image="it"), **options)
+        return transfer.fetch(fd, transfer.into_file(out, target.parent), formats.inspect(fd, image="it"), **options)
     finally:
         os.close(fd)
         os.close(out)

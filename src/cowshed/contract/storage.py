@@ -5,13 +5,19 @@ side effects. The life of a disk::
 
     backend.disk(uuid, "disk")  ->  exists() False
         create(size, base)      ->  exists() True, complete and durable
+        activate()              ->  a guest on this host may open source()
         resize, info, source, extract ...
         delete()                ->  exists() False; deleting again is success
 
 Promises of every method: a name that exists is complete (written under another name, synced,
 renamed); a ``create`` that fails removes only what it made itself; formats are given, never
 probed; bytes a guest could write are never read to decide anything. The manifest of the instance
-is the authority for format, size and parent.
+is the authority for format, place, size and parent: a disk stays where it was made, whatever the
+backend is configured to later.
+
+Optional roles are classes of their own. A disk that is Snapshotting, Importing, Clonable or a
+DirectUpload inherits from it, a backend that is BaseKeeping or Cloning too; the traits say the
+same in words.
 
 Not in this contract: XML, image services, the cache, configuration, root, bus names.
 """
@@ -19,13 +25,14 @@ Not in this contract: XML, image services, the cache, configuration, root, bus n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from cowshed.contract.callbacks import SILENT, Progress
-from cowshed.model.disk import Base, Capacity, DiskFormat, DiskInfo, DiskSource
+from cowshed.model.disk import Base, Capacity, DiskFormat, DiskInfo, DiskSnapshot, DiskSource, KeptBase
+from cowshed.model.image import Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +40,11 @@ class Traits:
     """Facts about a backend, for callers that must choose. Each is true: a test tries it.
 
     ``instant_clone``: a disk from a base costs the same whatever the base's size *here*, on this
-    file system. ``base_format``: the format a base must have for ``create``. ``shared``: other
-    hosts see the same disks. ``grows_online``: resize works while a guest runs.
+    file system. ``base_format``: the format a base must have for ``create``. ``keeps_bases``: bases
+    live in the backend's own storage (BaseKeeping), not in the cache. ``shared``: other hosts see
+    the same disks. ``grows_online``: resize works while a guest runs. ``instant_snapshot``: a
+    snapshot costs the same whatever the disk's size. ``direct_upload``: a snapshot becomes an image
+    without passing through this host.
     """
 
     name: str
@@ -42,12 +52,15 @@ class Traits:
     shared: bool = False
     base_format: DiskFormat = DiskFormat.RAW
     disk_format: DiskFormat = DiskFormat.RAW
+    keeps_bases: bool = False
     instant_clone: bool = False
     grows_online: bool = True
     snapshots: bool = False
+    instant_snapshot: bool = False
     encrypts: bool = False
     preallocates: bool = False
     importing: bool = False
+    clones_images: bool = False
     direct_upload: bool = False
 
 
@@ -63,13 +76,18 @@ class Disk(ABC):
         """Is there a complete disk under this name?"""
 
     @abstractmethod
-    def create(self, size: int = 0, base: Base | None = None, *, progress: Progress = SILENT) -> None:
+    def create(
+        self, size: int = 0, base: Base | None = None, *, encrypt: bool = False, progress: Progress = SILENT
+    ) -> None:
         """Make the disk: blank, or with the content of ``base``, grown to ``size``.
 
         :param size: bytes a guest will see; 0 with a base means the base's size
+        :param encrypt: with a new key of its own, which the backend's key source holds before the
+            disk exists and until it is deleted
         :raises DiskTooSmall: ``size`` is smaller than the base; nothing was made
         :raises NameTaken: the disk exists already; it is left as it is
         :raises NoSpace: there is no room; what was made is removed
+        :raises UnsupportedOperation: this backend cannot encrypt; nothing was made
         """
 
     @abstractmethod
@@ -82,7 +100,7 @@ class Disk(ABC):
 
     @abstractmethod
     def delete(self) -> None:
-        """Remove it; already gone is success."""
+        """Remove it, its snapshots and its key; already gone is success."""
 
     @abstractmethod
     def info(self) -> DiskInfo:
@@ -93,14 +111,34 @@ class Disk(ABC):
         """What domain XML needs, with explicit formats down the chain. :raises DiskNotFound:"""
 
     @abstractmethod
-    def extract(self, target: Path, format: DiskFormat, *, compress: bool = False, progress: Progress = SILENT) -> None:
+    def extract(
+        self,
+        target: Path,
+        format: DiskFormat,
+        *,
+        compress: bool = False,
+        plaintext: bool = False,
+        progress: Progress = SILENT,
+    ) -> None:
         """Write the whole content to a standalone file; the disk must not be in use.
 
         :param format: raw or qcow2
         :param compress: qcow2 only: compress the clusters, on all cores
+        :param plaintext: of an encrypted disk: decrypt it. Otherwise the file is encrypted (LUKS)
+            with the disk's own key
         :raises DiskNotFound:
+        :raises InvalidRequest: the format cannot be written, or compressed, or both compressed and encrypted
         :raises NoSpace: nothing is left at ``target``
         """
+
+    def activate(self) -> None:  # noqa: B027 - nothing to do for most
+        """Before a guest of this host opens it: volumes, mappings and what a crash left are put right.
+
+        :raises DiskNotFound: :raises NotFound: its key is gone
+        """
+
+    def deactivate(self) -> None:  # noqa: B027
+        """After the guest has ended; not active is success."""
 
 
 class Backend(ABC):
@@ -123,21 +161,175 @@ class Backend(ABC):
 
     @abstractmethod
     def capacity(self) -> Capacity:
-        """Total, free and used bytes of the place."""
+        """Total, free and used bytes of the place.
+
+        :raises NotFound: the place is not there (a pool, a volume group)
+        """
+
+    def clean(self) -> None:  # noqa: B027
+        """Finish what killed processes left half done: deletions, clearing, temporary names. Quick when there is nothing."""
+
+
+# --- optional roles of a disk ---------------------------------------------------------------------
+
+
+class Snapshotting(ABC):
+    """A disk that keeps points in time. The disk must not be in use, unless its traits say more."""
+
+    @abstractmethod
+    def take(self, name: str, *, progress: Progress = SILENT) -> None:
+        """:raises NameTaken: it has a snapshot of this name
+        :raises InvalidRequest: the name cannot be one (letters, digits, ``._-``, 64 at most)
+        """
+
+    @abstractmethod
+    def snapshots(self) -> Sequence[DiskSnapshot]:
+        """Oldest first. :raises DiskNotFound:"""
+
+    @abstractmethod
+    def roll_back(self, name: str, *, progress: Progress = SILENT) -> None:
+        """Content and size are those of the snapshot again; it and all others stay.
+
+        :raises SnapshotNotFound:
+        """
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Forget the snapshot; the disk's content stays.
+
+        :raises SnapshotNotFound:
+        :raises Busy: something stands on it
+        """
+
+
+class Importing(ABC):
+    """A disk that can take over a finished local raw file."""
+
+    @abstractmethod
+    def import_file(self, path: Path) -> None:
+        """The disk exists with the content of ``path``, which is gone afterwards.
+
+        :raises NameTaken: the disk exists already; ``path`` is left as it is
+        """
+
+
+class Clonable(ABC):
+    """A disk that can stand on an image inside its own storage."""
+
+    @abstractmethod
+    def clone(self, location: Location, size: int = 0) -> None:
+        """Make the disk on what ``location`` names, grown to ``size`` bytes (0: as large as it is).
+
+        :raises InvalidRequest: the location is not in this storage (see :meth:`Cloning.cloneable`)
+        :raises DiskTooSmall: :raises NameTaken:
+        """
+
+    @abstractmethod
+    def flatten(self, *, background: bool = False, progress: Progress = SILENT) -> None:
+        """Copy what it still reads from its parent; without a parent that is done already.
+
+        :param background: leave the copying to the storage; it may still go on when this returns
+        """
+
+
+class DirectUpload(ABC):
+    """A disk of which the image service can take a snapshot inside the storage."""
+
+    @abstractmethod
+    def upload(self, image_id: str, *, near: Sequence[Location] = (), progress: Progress = SILENT) -> Location:
+        """A new image of the disk's present content, made without passing through this host.
+
+        :param near: locations of the image the disk came from: the new one lies beside them
+        :return: what the image service shall register; it is complete and protected
+        :raises UnsupportedOperation: no place both can reach
+        :raises PermissionDenied: nothing is left behind after any error
+        """
+
+    @abstractmethod
+    def discard(self, location: Location) -> None:
+        """Take :meth:`upload` back, for a service that would not register it; already gone is success."""
+
+
+# --- optional roles of a backend ------------------------------------------------------------------
+
+
+class ContentSink(Protocol):
+    """Where the content of a base goes: whole chunks in any order, from several threads.
+
+    The place is all zeros before, so chunks of zeros need not be written. ``written``: bytes of data
+    so far.
+    """
+
+    size: int
+    written: int
+
+    def write(self, start: int, data: memoryview) -> None:
+        """Store ``data``, which lies page-aligned in memory and is used again afterwards."""
+
+    def digest(self) -> str:
+        """Over the whole content, as ``cowshed.tools.transfer.digest_of`` makes it."""
+
+    def close(self) -> None:
+        """Nothing is in flight any more."""
+
+
+# (size in bytes, bytes of it that hold data as far as is known) -> sink. :raises NoSpace:
+OpenSink: TypeAlias = Callable[[int, int], ContentSink]
+
+
+@dataclass(frozen=True, slots=True)
+class BaseContent:
+    """What was written: bytes a guest sees, digest of the sink, digest of the stored image."""
+
+    virtual_size: int
+    digest: str
+    source_digest: str = ""
+
+
+FillBase: TypeAlias = Callable[[OpenSink], BaseContent]
+
+
+class BaseKeeping(ABC):
+    """A backend that keeps bases in its own storage, once for all hosts that share it."""
+
+    @abstractmethod
+    def find_base(self, name: str) -> Base | None:
+        """The complete base of this name (the cache's names: ``images.cache.name_of``), or None."""
+
+    @abstractmethod
+    def add_base(self, name: str, image_id: str, fill: FillBase, *, progress: Progress = SILENT) -> Base:
+        """The base ``name``, made by ``fill`` if it is not there; however many ask, one fills.
+
+        :raises Busy: somebody else's fill takes longer than is configured
+        :raises NoSpace: nothing is left behind, after this and every other error
+        """
+
+    @abstractmethod
+    def bases(self) -> Sequence[KeptBase]:
+        """All complete bases."""
+
+    @abstractmethod
+    def remove_base(self, name: str) -> None:
+        """Already gone is success. :raises Busy: disks stand on it"""
+
+
+class Cloning(ABC):
+    """A backend whose disks are Clonable."""
+
+    @abstractmethod
+    def cloneable(self, location: Location, format: DiskFormat) -> bool:
+        """Can a disk stand on this location: same storage, raw content, readable? Raises nothing for a no."""
 
 
 @runtime_checkable
-class Snapshotting(Protocol):
-    """A disk that keeps points in time."""
+class KeySource(Protocol):
+    """Where the keys of encrypted disks are. A key is a passphrase of printable ASCII bytes."""
 
-    def take(self, name: str) -> None: ...
-    def snapshots(self) -> Sequence[str]: ...
-    def roll_back(self, name: str) -> None: ...
-    def remove(self, name: str) -> None: ...
+    def create(self, key_id: str) -> bytes:
+        """A new random key, durable when this returns. :raises NameTaken:"""
 
+    def get(self, key_id: str) -> bytes:
+        """:raises NotFound:"""
 
-@runtime_checkable
-class Importing(Protocol):
-    """A disk that can take over a finished local file."""
-
-    def import_file(self, path: Path) -> None: ...
+    def delete(self, key_id: str) -> None:
+        """Already gone is success."""

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cowshed.config import DisksSection
-from cowshed.contract.storage import Backend
+from cowshed.config import DisksSection, LvmSection, RbdSection
+from cowshed.contract.storage import Backend, KeySource
 from cowshed.disks.qcow2 import Qcow2Backend
 from cowshed.disks.raw import RawBackend
 
+# Backends that need nothing but the instances' directories.
 BACKENDS: dict[str, type[RawBackend | Qcow2Backend]] = {"raw": RawBackend, "qcow2": Qcow2Backend}
 
 
-def open_backends(instances: Path, section: DisksSection) -> dict[str, Backend]:
-    """Every backend of this host; disks lie in ``<instances>/<uuid>/``."""
+def open_backends(
+    instances: Path,
+    section: DisksSection,
+    *,
+    lvm: LvmSection | None = None,
+    rbd: RbdSection | None = None,
+    keys: KeySource | None = None,
+) -> dict[str, Backend]:
+    """Every backend that is configured on this host. No I/O; bindings are loaded when a disk needs them.
+
+    Disks that are files lie in ``<instances>/<uuid>/``; the manifests of all lie there.
+
+    :param keys: where the keys of encrypted disks are; None: nothing can be encrypted
+    """
     return {name: kind(instances, section) for name, kind in BACKENDS.items()}

@@ -1,30 +1,23 @@
-"""What raw and qcow2 disks share: a file in the instance's directory and its line in the manifest.
-
-The line is written first, then the finished file gets its name: a file is never without a record
-of what it is, and a line without a file (left by a crash) means nothing.
-"""
+"""What raw and qcow2 disks share: a file in the instance's directory."""
 
 from __future__ import annotations
 
 import os
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from cowshed.config import DisksSection
 from cowshed.contract.callbacks import SILENT, Progress
-from cowshed.contract.storage import Backend, Disk, Importing
+from cowshed.contract.storage import Backend, Importing
 from cowshed.disks import manifest
-from cowshed.errors import DiskNotFound, DiskTooSmall, InvalidRequest, NameTaken
+from cowshed.disks.recorded import RecordedDisk, recorded
 from cowshed.model.disk import (
     Base,
     Capacity,
     DiskFormat,
-    DiskInfo,
     DiskSource,
     DiskType,
     ManifestDisk,
@@ -32,33 +25,29 @@ from cowshed.model.disk import (
 )
 from cowshed.tools import filesystem
 from cowshed.tools.filesystem import Publication
-from cowshed.units import format_size
-
-_SECTOR = 512
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-class FileDisk(Disk, Importing):
+class FileDisk(RecordedDisk, Importing):
     """``<instances>/<uuid>/<name>``."""
 
-    format: DiskFormat
-    backend: ClassVar[str]
-
     def __init__(self, instances: Path, section: DisksSection, instance: str, name: str) -> None:
-        if not _NAME.fullmatch(name) or name == manifest.FILE:
-            raise InvalidRequest(reason=f"{name!r} cannot be the name of a disk")
-        if not _NAME.fullmatch(instance):
-            raise InvalidRequest(reason=f"{instance!r} cannot be the UUID of an instance")
-        self.instance = instance
-        self.name = name
+        super().__init__(instances, instance, name)
         self.section = section
-        self.directory = instances / instance
         self.path = self.directory / name
+
+    def _new_location(self) -> str:
+        return self.name
+
+    def _shown(self, entry: ManifestDisk) -> Path:
+        return self.path
 
     def exists(self) -> bool:
         return os.path.lexists(self.path)
 
-    def create(self, size: int = 0, base: Base | None = None, *, progress: Progress = SILENT) -> None:
+    def create(
+        self, size: int = 0, base: Base | None = None, *, encrypt: bool = False, progress: Progress = SILENT
+    ) -> None:
+        self._refuse_encryption(encrypt)
         size = self._wanted(size, base)
         if base:
             self._check_base(base)
@@ -98,25 +87,6 @@ class FileDisk(Disk, Importing):
             filesystem.remove_file(self.path)
             raise
 
-    def _wanted(self, size: int, base: Base | None) -> int:
-        """Bytes the guest will see, in whole sectors. :raises DiskTooSmall: before anything is made"""
-        if base and size and size < base.virtual_size:
-            raise DiskTooSmall(
-                disk=self.name,
-                size=size,
-                needed=base.virtual_size,
-                hint=f"ask for at least {format_size(base.virtual_size)}",
-            )
-        size = size or (base.virtual_size if base else 0)
-        if size <= 0:
-            raise InvalidRequest(reason=f"disk {self.name} needs a size")
-        return _whole_sectors(size)
-
-    def _refuse_existing(self) -> None:
-        """Early, to save the work; what decides is the last step, under the manifest's lock."""
-        if self.exists():
-            raise NameTaken(kind="disk", name=f"{self.name} of instance {self.instance}")
-
     @abstractmethod
     def _check_base(self, base: Base) -> None:
         """Before anything is made. :raises InvalidRequest: this kind of disk cannot have this base"""
@@ -128,24 +98,6 @@ class FileDisk(Disk, Importing):
     @abstractmethod
     def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object]) -> None:
         """Write a disk with what ``write`` makes of a raw file into the empty file ``new``."""
-
-    @abstractmethod
-    def _parent(self, base: Base | None) -> Base | None:
-        """The base that the disk goes on reading, if any."""
-
-    def _described(self, size: int, base: Base | None) -> ManifestDisk:
-        parent = self._parent(base)
-        return ManifestDisk(
-            name=self.name,
-            backend=self.backend,
-            format=self.format,
-            location=self.name,
-            virtual_size=size,
-            base_path=str(parent.path.absolute()) if parent else None,
-            base_format=parent.format if parent else None,
-            base_digest=base.digest if base else None,
-            image_id=base.image_id if base else "",
-        )
 
     def import_file(self, path: Path) -> None:
         """Take over a finished raw file as this disk's content; ``path`` is gone afterwards.
@@ -163,25 +115,6 @@ class FileDisk(Disk, Importing):
     def _take(self, path: Path, size: int) -> None:
         """Let the content of ``path`` appear, durably, at ``self.path``; then ``path`` is not needed."""
 
-    def resize(self, size: int) -> None:
-        size = _whole_sectors(size)
-        self._entry()
-        with manifest.editing(self.directory) as disks:
-            entry = self._entry()
-            if size < entry.virtual_size:
-                raise DiskTooSmall(
-                    disk=self.name, size=size, needed=entry.virtual_size, hint="a disk can grow, but is never cut"
-                )
-            if size == entry.virtual_size:
-                return
-            with filesystem.errors_of(self.path, "resize"):
-                self._grow(entry, size)
-            disks[self.name] = replace(entry, virtual_size=size)
-
-    @abstractmethod
-    def _grow(self, entry: ManifestDisk, size: int) -> None:
-        """From ``entry.virtual_size`` to ``size`` bytes, durably; an error leaves it as it was."""
-
     def delete(self) -> None:
         if not (self.exists() or (self.directory / manifest.FILE).exists()):
             return
@@ -189,15 +122,8 @@ class FileDisk(Disk, Importing):
             filesystem.remove_file(self.path)
             disks.pop(self.name, None)
 
-    def info(self) -> DiskInfo:
-        entry = self._entry()
-        return DiskInfo(
-            format=entry.format,
-            virtual_size=entry.virtual_size,
-            allocated=filesystem.allocated(self.path),
-            backing_path=entry.base_path,
-            backing_format=entry.base_format,
-        )
+    def _allocated(self, entry: ManifestDisk) -> int:
+        return filesystem.allocated(self.path)
 
     def source(self) -> DiskSource:
         entry = self._entry()
@@ -206,15 +132,18 @@ class FileDisk(Disk, Importing):
             backing = DiskSource(DiskType.FILE, entry.base_format, Path(entry.base_path))
         return DiskSource(DiskType.FILE, entry.format, self.path, backing=backing)
 
-    def extract(self, target: Path, format: DiskFormat, *, compress: bool = False, progress: Progress = SILENT) -> None:
+    def extract(
+        self,
+        target: Path,
+        format: DiskFormat,
+        *,
+        compress: bool = False,
+        plaintext: bool = False,
+        progress: Progress = SILENT,
+    ) -> None:
         from cowshed.tools import transfer
 
         transfer.export(self.source(), target, format, compress=compress, progress=progress)
-
-    def _entry(self) -> ManifestDisk:
-        if not self.exists():
-            raise DiskNotFound(name=f"{self.name} of instance {self.instance}")
-        return manifest.require(self.directory, self.name)
 
     def _preallocate(self, fd: int, start: int, end: int) -> None:
         """falloc: blocks are reserved; full: they are written, so that nothing is left to do later."""
@@ -234,10 +163,6 @@ class FileDisk(Disk, Importing):
             filesystem.check_space(self.directory, size)
 
 
-def _whole_sectors(size: int) -> int:
-    return -(-size // _SECTOR) * _SECTOR
-
-
 class FileBackend(Backend):
     """Files in the instances' directories."""
 
@@ -251,9 +176,7 @@ class FileBackend(Backend):
         return self.disk_class(self.instances, self.section, instance, name)
 
     def disks(self, instance: str) -> Sequence[FileDisk]:
-        directory = self.instances / instance
-        entries = manifest.load(directory).disks.values()
-        disks = [self.disk(instance, entry.name) for entry in entries if entry.backend == self.name]
+        disks = [self.disk(instance, entry.name) for entry in recorded(self.instances, instance, self.name)]
         return [disk for disk in disks if disk.exists()]
 
     def capacity(self) -> Capacity:

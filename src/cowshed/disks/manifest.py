@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from cowshed.errors import CowshedError, DataCorrupt, DiskNotFound, NameTaken
-from cowshed.model.disk import DiskFormat, Manifest, ManifestDisk
+from cowshed.model.disk import DiskFormat, Encryption, EncryptionFormat, Manifest, ManifestDisk
 from cowshed.tools import filesystem, locks
 
 FILE = "manifest.json"
@@ -60,6 +60,8 @@ def _disk(entry: dict[str, Any]) -> ManifestDisk:
     entry["format"] = DiskFormat(entry["format"])
     if entry["base_format"]:
         entry["base_format"] = DiskFormat(entry["base_format"])
+    if encryption := entry["encryption"]:
+        entry["encryption"] = Encryption(**{**encryption, "format": EncryptionFormat(encryption["format"])})
     return ManifestDisk(**entry)
 
 
@@ -85,16 +87,18 @@ def require(directory: Path, name: str) -> ManifestDisk:
 
 
 @contextmanager
-def recording(directory: Path, disk: ManifestDisk) -> Iterator[None]:
-    """``disk`` is written down before the block gives its file a name; an error takes that back.
+def recording(directory: Path, disk: ManifestDisk, *, taken: Callable[[], bool] | None = None) -> Iterator[None]:
+    """``disk`` is written down before the block gives it its name; an error takes that back.
 
-    So there is never a file without a record, which could only be probed. One sync of the
+    So there is never a disk without a record, which could only be probed. One sync of the
     directory, the caller's, makes both names durable.
 
-    :raises NameTaken: there is such a file already
+    :param taken: is there such a disk already? None: look for its file in ``directory``
+    :raises NameTaken: there is
     """
+    there = taken or (lambda: os.path.lexists(directory / disk.location))
     with locked(directory):
-        if os.path.lexists(directory / disk.location):
+        if there():
             raise NameTaken(kind="disk", name=f"{disk.name} of instance {directory.name}")
         first = not (directory / FILE).exists()
         before = load(directory).disks
@@ -140,11 +144,18 @@ def locked(directory: Path) -> AbstractContextManager[int]:
 
 
 def _save(directory: Path, disks: Mapping[str, ManifestDisk], *, sync_parent: bool = True) -> None:
-    entries = _text({name: {field: getattr(disk, field) for field in _FIELDS} for name, disk in disks.items()})
+    entries = _text({name: _entry(disk) for name, disk in disks.items()})
     digest = hashlib.sha256(entries.encode()).hexdigest()
     head = json.dumps({"version": VERSION, "instance": directory.name, "checksum": digest})
     text = f'{head[:-1]},\n"disks": {entries}}}\n'
     filesystem.write_atomically(directory / FILE, text.encode(), sync_parent=sync_parent)
+
+
+def _entry(disk: ManifestDisk) -> dict[str, Any]:
+    entry = {field: getattr(disk, field) for field in _FIELDS}
+    if disk.encryption:
+        entry["encryption"] = asdict(disk.encryption)
+    return entry
 
 
 def _text(entries: Any) -> str:

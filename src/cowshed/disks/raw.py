@@ -50,9 +50,6 @@ class RawDisk(FileDisk):
         write(new.path)
         self._preallocate(new.fd, 0, size)
 
-    def _parent(self, base: Base | None) -> Base | None:
-        return None
-
     def _take(self, path: Path, size: int) -> None:
         with filesystem.errors_of(path, "take over"):
             fd = filesystem.open_regular(path, os.O_RDWR)

@@ -88,7 +88,7 @@ class Rooms:
     def backends(self) -> Mapping[str, Backend]:
         from cowshed.disks import open_backends
 
-        return open_backends(self.instances, self.config.disks)
+        return open_backends(self.instances, self.config.disks, lvm=self.config.lvm, rbd=self.config.rbd)
 
     def backend(self, name: str) -> Backend:
         """:raises InvalidRequest: there is no backend ``name``"""

@@ -25,7 +25,7 @@ class Settings:
 
     @cached_property
     def backends(self) -> dict[str, FileBackend]:
-        found = open_backends(self.instances, self.config.disks)
+        found = open_backends(self.instances, self.config.disks, lvm=self.config.lvm, rbd=self.config.rbd)
         return {name: backend for name, backend in found.items() if isinstance(backend, FileBackend)}
 
     @property

@@ -136,8 +136,10 @@ class Cache:
 
         def fetch(fd: int) -> dict[str, Any]:
             from cowshed.images.fetch import fill
+            from cowshed.tools.transfer import into_file
 
-            found, copied = fill(image, service, fd, self.root, keep_format=keep, progress=progress)
+            target = into_file(fd, self.root)
+            found, copied = fill(image, service, target, self.root, keep_format=keep, progress=progress)
             return {
                 "format": str(format),
                 "virtual_size": found.virtual_size,
@@ -196,7 +198,7 @@ class Cache:
             source = filesystem.open_regular(folder / name)
             try:
                 found = formats.inspect(source, image=name, declared=format, allowed=tuple(DiskFormat))
-                copied = transfer.fetch(source, target, found, keep_format=True)
+                copied = transfer.fetch(source, transfer.into_file(target, self.root), found, keep_format=True)
             finally:
                 os.close(source)
         except FileNotFoundError:

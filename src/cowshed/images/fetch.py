@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from cowshed.contract.callbacks import Progress
 from cowshed.contract.imaging import ImageService
+from cowshed.contract.storage import OpenSink
 from cowshed.errors import DataCorrupt, FetchFailed, InvalidRequest
 from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image
@@ -23,9 +24,11 @@ _LARGEST = 1 << 62
 
 
 def fill(
-    image: Image, service: ImageService, target: int, place: Path, *, keep_format: bool, progress: Progress
+    image: Image, service: ImageService, open_sink: OpenSink, place: Path, *, keep_format: bool, progress: Progress
 ) -> tuple[formats.Inspection, Copied]:
-    """Write the base of ``image`` to the empty file ``target`` in folder ``place``.
+    """Write the base of ``image`` to what ``open_sink`` opens.
+
+    :param place: a folder for what must lie on this host meanwhile (a stream that is no local file)
 
     :raises ImageRejected: the bytes are not what the record says, or unsafe
     :raises DigestMismatch: :raises NoSpace:
@@ -45,9 +48,10 @@ def fill(
             allowed=_ACCEPTED,
             max_virtual_size=_LARGEST,
         )
-        filesystem.check_space(place, os.fstat(source).st_size if keep_format else min(found.data, found.virtual_size))
         progress.phase("base", found.virtual_size)
-        copied = transfer.fetch(source, target, found, algorithm=algorithm, keep_format=keep_format, progress=progress)
+        copied = transfer.fetch(
+            source, open_sink, found, algorithm=algorithm, keep_format=keep_format, progress=progress
+        )
     if image.os_hash_value:
         checksum.check(f"image {_name(image)}", algorithm, image.os_hash_value, copied.source_digest)
     return found, copied

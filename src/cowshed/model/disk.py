@@ -62,12 +62,36 @@ class CacheMode(StrEnum):
     UNSAFE = "unsafe"
 
 
+class EncryptionFormat(StrEnum):
+    """LUKS is QEMU's own (LUKS1 header, inside QEMU); LUKS2 and PLAIN are dm-crypt's, under the volume."""
+
+    LUKS = "luks"
+    LUKS2 = "luks2"
+    PLAIN = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """How a disk is encrypted. The key itself is in the key source under ``key_id`` (a UUID), never here.
+
+    ``parameters`` are pinned when the disk is made (``cipher``, ``key-size``, ``hash``, ...): it must
+    open the same way after the tool's defaults have changed.
+    """
+
+    format: EncryptionFormat
+    key_id: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A verified image in the cache, in the format a backend needs. Never changes once it exists.
+    """A verified image in the format a backend needs. Never changes once it exists.
 
-    ``path`` is complete and durable; ``virtual_size`` in bytes; ``digest`` is ``sha256:<hex>`` of
-    the base as recorded when it was made; ``image_id`` names the image it was made from.
+    It lies in the cache (``path`` is complete and durable), or in the storage of a backend that
+    keeps its own (``location``: ``vg/lv``, ``pool/image@snapshot``; ``path`` is empty unless there
+    is a device). ``virtual_size`` in bytes; ``digest`` is that of the base as recorded when it was
+    made; ``image_id`` names the image it was made from, ``source_digest`` (``<algorithm>:<hex>``)
+    is over that image's stored bytes.
     """
 
     path: Path
@@ -75,6 +99,28 @@ class Base:
     virtual_size: int
     digest: str = ""
     image_id: str = ""
+    location: str = ""
+    source_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBase:
+    """A base in a backend's own storage. ``allocated`` in bytes; ``users``: how many disks stand on it."""
+
+    name: str
+    base: Base
+    allocated: int
+    users: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSnapshot:
+    """A point in time of one disk. ``created`` in seconds since the epoch, ``virtual_size`` in bytes then."""
+
+    name: str
+    created: float
+    virtual_size: int
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +137,7 @@ class DiskSpec:
     image_id: str = ""
     filesystem: str = ""
     label: str = ""
+    encrypt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +149,7 @@ class DiskInfo:
     allocated: int
     backing_path: str | None = None
     backing_format: DiskFormat | None = None
+    encryption: Encryption | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +163,8 @@ class DiskSource:
     """All that domain XML needs to open a disk; formats are always explicit.
 
     ``path`` for file and block; ``protocol``, ``name``, ``hosts``, ``auth_user``, ``secret_uuid``
-    for network. ``backing`` is the parent, so that nothing is probed down the chain.
+    for network. ``backing`` is the parent, so that nothing is probed down the chain. ``encryption``
+    only where QEMU itself must decrypt.
     """
 
     type: DiskType
@@ -127,6 +176,7 @@ class DiskSource:
     auth_user: str = ""
     secret_uuid: str = ""
     backing: DiskSource | None = None
+    encryption: Encryption | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +228,11 @@ class AttachedDisk:
 
 @dataclass(frozen=True, slots=True)
 class ManifestDisk:
-    """What the manifest says of one disk: the authority on its format, place, size and parent."""
+    """What the manifest says of one disk: the authority on its format, place, size and parent.
+
+    ``location`` is the backend's own word for the place: a file name in the instance's directory,
+    ``vg/lv``, ``pool[/namespace]/image``. ``base_path`` is set where the base is a file.
+    """
 
     name: str
     backend: str
@@ -189,7 +243,7 @@ class ManifestDisk:
     base_format: DiskFormat | None = None
     base_digest: str | None = None
     image_id: str = ""
-    encryption: str | None = None
+    encryption: Encryption | None = None
 
 
 @dataclass(frozen=True, slots=True)

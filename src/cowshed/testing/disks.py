@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.storage import Backend, Disk, Importing, Traits
-from cowshed.errors import DiskNotFound, DiskTooSmall, InvalidRequest, NameTaken
+from cowshed.errors import DiskNotFound, DiskTooSmall, InvalidRequest, NameTaken, UnsupportedOperation
 from cowshed.model.disk import Base, Capacity, DiskFormat, DiskInfo, DiskSource, DiskType
 from cowshed.tools import filesystem
 from cowshed.units import TiB
@@ -86,7 +86,11 @@ class MemoryDisk(Disk, Importing):
     def exists(self) -> bool:
         return self._key in self.backend.table
 
-    def create(self, size: int = 0, base: Base | None = None, *, progress: Progress = SILENT) -> None:
+    def create(
+        self, size: int = 0, base: Base | None = None, *, encrypt: bool = False, progress: Progress = SILENT
+    ) -> None:
+        if encrypt:
+            raise UnsupportedOperation(subject="a disk in memory", operation="be encrypted", reason="it has no way to")
         if base and base.format != DiskFormat.RAW:
             raise InvalidRequest(reason=f"a disk in memory needs a raw base, not {base.format}")
         content = Content(self._wanted(size, base.virtual_size if base else 0))
@@ -147,7 +151,15 @@ class MemoryDisk(Disk, Importing):
         self._content()
         return DiskSource(DiskType.NETWORK, self.format, protocol="memory", name=f"{self.instance}/{self.name}")
 
-    def extract(self, target: Path, format: DiskFormat, *, compress: bool = False, progress: Progress = SILENT) -> None:
+    def extract(
+        self,
+        target: Path,
+        format: DiskFormat,
+        *,
+        compress: bool = False,
+        plaintext: bool = False,
+        progress: Progress = SILENT,
+    ) -> None:
         from cowshed.tools import transfer
 
         content = self._content()

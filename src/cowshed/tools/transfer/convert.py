@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cowshed.contract.callbacks import SILENT, Progress
+from cowshed.contract.storage import OpenSink
 from cowshed.model.disk import DiskFormat
 from cowshed.tools.filesystem import extents
 from cowshed.tools.format import Inspection
 from cowshed.tools.transfer.layers import ZERO, Layer, Qcow2Layer, RawLayer
 from cowshed.tools.transfer.pump import pump
-from cowshed.tools.transfer.sinks import Crcs, RawSink
+from cowshed.tools.transfer.sinks import Crcs
 
 _READ = 1 << 20
 
@@ -30,14 +31,14 @@ class Copied:
 
 def fetch(
     source: int,
-    target: int,
+    open_sink: OpenSink,
     inspection: Inspection,
     *,
     algorithm: str = "sha256",
     keep_format: bool = False,
     progress: Progress = SILENT,
 ) -> Copied:
-    """Fill the empty file ``target`` from the image file ``source``; zeros are not written.
+    """Fill what ``open_sink`` opens from the image file ``source``; zeros are not written.
 
     One thread hashes the source from front to back (the wall of every checked copy: 0.5 to 1.2
     GiB/s), the others read the mapped clusters, unpack and write them meanwhile.
@@ -48,7 +49,7 @@ def fetch(
     size = os.fstat(source).st_size if keep_format else inspection.virtual_size
     if inspection.format == DiskFormat.QCOW2 and not keep_format:
         layer = Qcow2Layer(source, name="the image")
-    sink = RawSink(target, size)
+    sink = open_sink(size, os.fstat(source).st_size if keep_format else min(inspection.data, inspection.virtual_size))
     hasher = _Hasher(source, algorithm)
     hasher.start()
     try:

@@ -9,7 +9,9 @@ import threading
 from array import array
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
+from cowshed.contract.storage import OpenSink
 from cowshed.tools import filesystem
 from cowshed.tools.qcow2.header import EXT_END, MAGIC
 from cowshed.tools.transfer.direct import Writer
@@ -19,6 +21,16 @@ from cowshed.tools.transfer.pump import CHUNK
 AHEAD = 16 << 20  # bytes
 COPIED = 1 << 63  # the flag of a cluster with one reference
 BLOCK = 64 << 10  # zeros are found in pieces of this size
+
+
+def into_file(fd: int, place: Path) -> OpenSink:
+    """Opens the empty file ``fd``, which lies in folder ``place``, as a sink."""
+
+    def open_sink(size: int, data: int) -> RawSink:
+        filesystem.check_space(place, data)
+        return RawSink(fd, size)
+
+    return open_sink
 
 
 class RawSink:
