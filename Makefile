@@ -30,11 +30,11 @@ docs: venv  ## write the generated pages anew
 	@$(bin)/python docs/generate.py
 
 bench: venv guests  ## measure cowshed and its peers side by side on this machine
-	@scripts/packages.sh run bench
+	@scripts/packages.sh run ceph bench
 	@$(bin)/python -m bench $(ARGS)
 
 packages:  ## install the system packages that running and testing need (only what is missing)
-	@scripts/packages.sh run guest test
+	@scripts/packages.sh run guest test ceph
 
 venv:  ## make .venv with everything for development (only when something changed)
 	@scripts/venv.sh dev

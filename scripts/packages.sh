@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages cowshed needs, by group. This file is the one list of them.
 #
-#   scripts/packages.sh [run|guest|test|bench|debian|all]...     (default: run)
+#   scripts/packages.sh [run|guest|test|ceph|bench|debian|all]...     (default: run)
 #   scripts/packages.sh --list GROUP...                    print the names, install nothing
 #
 # Only what is missing is installed, and only then is the package index refreshed. Needs root or sudo for that;
@@ -47,6 +47,15 @@ test=(
     genisoimage                 # isoinfo: a second reader of our config drives
 )
 
+# What disks in Ceph need: the client of whoever uses a cluster, and the daemons for a cluster on this machine
+# (scripts/ceph-node.sh).
+ceph=(
+    ceph-common                 # ceph, rbd
+    python3-rados python3-rbd
+    qemu-block-extra
+    ceph-mon ceph-mgr ceph-osd
+)
+
 # What the benchmarks need in addition.
 bench=(
     strace
@@ -62,7 +71,7 @@ debian=(
     qemu-utils
 )
 
-groups=(run guest test bench debian)
+groups=(run guest test ceph bench debian)
 
 usage() { sed -n '2,8s/^# \{0,1\}//p' "$0"; }
 
@@ -73,7 +82,7 @@ for arg in "$@"; do
         -h|--help) usage; exit 0 ;;
         --list) list=yes ;;
         all) wanted+=("${groups[@]}") ;;
-        run|guest|test|bench|debian) wanted+=("$arg") ;;
+        run|guest|test|ceph|bench|debian) wanted+=("$arg") ;;
         *) echo "packages.sh: unknown group '$arg' (there are: ${groups[*]} all)" >&2; exit 2 ;;
     esac
 done

@@ -15,6 +15,8 @@ from typing import Protocol
 
 import pytest
 
+from tests import ceph_node
+
 ROOT = Path(__file__).resolve().parent.parent
 EXPECTED_SKIPS = ROOT / "tests" / "expected-skips.txt"
 
@@ -36,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PATH"] = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
     config.pluginmanager.register(SkipGuard(config), "skip-guard")
     config.pluginmanager.register(PrivateHome(), "private-home")
+    config.pluginmanager.register(ceph_node, "ceph-node")
 
 
 class PrivateHome:
