@@ -45,6 +45,7 @@ test=(
     strace
     swtpm swtpm-tools           # TPM devices
     genisoimage                 # isoinfo: a second reader of our config drives
+    tgt                         # tgtd: iSCSI volumes
 )
 
 # What disks in Ceph need: the client of whoever uses a cluster, and the daemons for a cluster on this machine

@@ -163,6 +163,30 @@ def scsi() -> Domain:
     return build([root("sda", Bus.SCSI), block, shared], {"hw_disk_bus": "scsi"})
 
 
+def volumes() -> Domain:
+    """Storage that QEMU reaches by itself."""
+    iscsi = AttachedDisk(
+        DiskSource(
+            DiskType.NETWORK,
+            DiskFormat.RAW,
+            protocol="iscsi",
+            name="iqn.2025-01.com.example:store/1",
+            hosts=(NetworkHost("192.0.2.2", 3260),),
+            auth_user="chap",
+            secret_uuid="0d1c9f0e-6a3b-4c57-8f57-2f6f5f0c1d2e",
+            initiator="iqn.2025-01.org.cowshed:here",
+        ),
+        "vdb",
+        serial="1f8d3f5a-9f4c-4f7e-8c42-1a9a0a3c7b11",
+        alias="ua-1f8d3f5a-9f4c-4f7e-8c42-1a9a0a3c7b11",
+        logical_block_size=512,
+        physical_block_size=4096,
+    )
+    hosts = (NetworkHost(socket=Path("/run/store/nbd.sock")),)
+    nbd = AttachedDisk(DiskSource(DiskType.NETWORK, DiskFormat.RAW, protocol="nbd", name="disk", hosts=hosts), "vdc")
+    return build([root(), iscsi, nbd])
+
+
 def kernel() -> Domain:
     return build(
         [root()],
@@ -256,5 +280,5 @@ def everything() -> Domain:
 
 CASES: Final = {
     case.__name__.replace("_", "-"): case
-    for case in (virtio, ide, sata_uefi, secure_boot, scsi, kernel, networks, windows, limits, everything)
+    for case in (virtio, ide, sata_uefi, secure_boot, scsi, volumes, kernel, networks, windows, limits, everything)
 }

@@ -42,6 +42,8 @@ class Host(Element):
 
     name: str | None = value("@name")
     port: int | None = value("@port")
+    transport: str | None = value("@transport")
+    socket: Path | None = value("@socket")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ class Source(Element):
     protocol: str | None = value("@protocol")
     name: str | None = value("@name")
     hosts: tuple[Host, ...] = children()
+    initiator: str | None = value("initiator/iqn/@name")
     auth: Auth | None = child()
 
 
@@ -94,6 +97,8 @@ class Disk(Element):
     target: str | None = value("target/@dev")
     bus: Bus | None = value("target/@bus")
     iotune: IoTune | None = record("iotune")
+    logical_block_size: int | None = value("blockio/@logical_block_size")
+    physical_block_size: int | None = value("blockio/@physical_block_size")
     readonly: bool = present("readonly")
     shareable: bool = present("shareable")
     serial: str | None = value("serial")
@@ -127,6 +132,8 @@ def disk(attached: AttachedDisk) -> Disk:
         target=attached.target,
         bus=attached.bus,
         iotune=attached.iotune,
+        logical_block_size=attached.logical_block_size,
+        physical_block_size=attached.physical_block_size,
         readonly=attached.readonly or attached.device == Device.CDROM,
         shareable=attached.shareable,
         serial=attached.serial or None,
@@ -166,12 +173,19 @@ def source_of(source: DiskSource) -> Source:
         return Source(
             protocol=source.protocol,
             name=source.name,
-            hosts=tuple(Host(name=host.name.strip("[]"), port=host.port) for host in source.hosts),
+            hosts=tuple(_host(host) for host in source.hosts),
+            initiator=source.initiator or None,
             auth=_auth(source),
         )
     if source.path is None or not source.path.is_absolute():
         raise InvalidRequest(reason=f"a disk of type {source.type} needs an absolute path, not {source.path}")
     return Source(file=source.path) if source.type == DiskType.FILE else Source(dev=source.path)
+
+
+def _host(host: NetworkHost) -> Host:
+    if host.socket:
+        return Host(transport="unix", socket=host.socket)
+    return Host(name=host.name.strip("[]"), port=host.port)
 
 
 def _auth(source: DiskSource) -> Auth | None:
@@ -223,6 +237,8 @@ def attached(element: Disk) -> AttachedDisk | None:
         discard=element.discard,
         detect_zeroes=element.detect_zeroes,
         iotune=element.iotune,
+        logical_block_size=element.logical_block_size,
+        physical_block_size=element.physical_block_size,
         unit=element.address.unit if element.address and element.bus == Bus.SCSI else None,
     )
 
@@ -235,9 +251,10 @@ def _source(type: DiskType, format: str | None, source: Source, backing: Backing
         path=source.file or source.dev,
         protocol=source.protocol or "",
         name=source.name or "",
-        hosts=tuple(NetworkHost(name=host.name or "", port=host.port) for host in source.hosts),
+        hosts=tuple(NetworkHost(host.name or "", host.port, host.socket) for host in source.hosts),
         auth_user=auth.username or "",
         secret_uuid=auth.secret_uuid or "",
+        initiator=source.initiator or "",
     )
     if backing is None or backing.type is None or backing.source is None:
         return found

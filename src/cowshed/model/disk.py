@@ -154,8 +154,11 @@ class DiskInfo:
 
 @dataclass(frozen=True, slots=True)
 class NetworkHost:
-    name: str
+    """A server, by name and port, or by the path of its unix ``socket`` on this host."""
+
+    name: str = ""
     port: int | None = None
+    socket: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +166,7 @@ class DiskSource:
     """All that domain XML needs to open a disk; formats are always explicit.
 
     ``path`` for file and block; ``protocol``, ``name``, ``hosts``, ``auth_user``, ``secret_uuid``
-    for network. ``backing`` is the parent, so that nothing is probed down the chain. ``encryption``
+    for network, ``initiator`` (an IQN) for iSCSI. ``backing`` is the parent, so that nothing is probed down the chain. ``encryption``
     only where QEMU itself must decrypt.
     """
 
@@ -175,6 +178,7 @@ class DiskSource:
     hosts: tuple[NetworkHost, ...] = ()
     auth_user: str = ""
     secret_uuid: str = ""
+    initiator: str = ""
     backing: DiskSource | None = None
     encryption: Encryption | None = None
 
@@ -207,7 +211,7 @@ class IoTune:
 
 @dataclass(frozen=True, slots=True)
 class AttachedDisk:
-    """A disk as the domain shall show it to the guest."""
+    """A disk as the domain shall show it to the guest. Block sizes in bytes, None: QEMU's (512)."""
 
     source: DiskSource
     target: str
@@ -224,6 +228,8 @@ class AttachedDisk:
     detect_zeroes: str | None = None
     iotune: IoTune | None = None
     unit: int | None = None
+    logical_block_size: int | None = None
+    physical_block_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
