@@ -80,6 +80,14 @@ class DisksSection:
     )
     bus: str = _option("virtio", "unless the image says otherwise", choices=("virtio", "scsi", "sata", "ide"))
     ephemeral_filesystem: str = _option("ext4", "of ephemeral disks", choices=("ext2", "ext3", "ext4", "xfs", "vfat"))
+    keys: str = _option(
+        "file",
+        "where the keys of encrypted disks are: files in the state directory, or persistent secrets of libvirt",
+        choices=("file", "libvirt"),
+    )
+    luks_iter_time: float = _option(
+        0.01, "how long the key of a LUKS disk is stretched; it is 384 random bits, so more makes it no safer", unit="s"
+    )
 
 
 @dataclass(frozen=True, slots=True)

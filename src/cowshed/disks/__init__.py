@@ -27,4 +27,4 @@ def open_backends(
 
     :param keys: where the keys of encrypted disks are; None: nothing can be encrypted
     """
-    return {name: kind(instances, section) for name, kind in BACKENDS.items()}
+    return {name: kind(instances, section, keys) for name, kind in BACKENDS.items()}

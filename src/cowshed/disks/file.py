@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from cowshed.config import DisksSection
 from cowshed.contract.callbacks import SILENT, Progress
-from cowshed.contract.storage import Backend, Importing
+from cowshed.contract.storage import Backend, Importing, KeySource
 from cowshed.disks import manifest
 from cowshed.disks.recorded import RecordedDisk, recorded
 from cowshed.model.disk import (
@@ -30,9 +30,12 @@ from cowshed.tools.filesystem import Publication
 class FileDisk(RecordedDisk, Importing):
     """``<instances>/<uuid>/<name>``."""
 
-    def __init__(self, instances: Path, section: DisksSection, instance: str, name: str) -> None:
+    def __init__(
+        self, instances: Path, section: DisksSection, instance: str, name: str, keys: KeySource | None = None
+    ) -> None:
         super().__init__(instances, instance, name)
         self.section = section
+        self.keys = keys
         self.path = self.directory / name
 
     def _new_location(self) -> str:
@@ -168,12 +171,13 @@ class FileBackend(Backend):
 
     disk_class: ClassVar[type[FileDisk]]
 
-    def __init__(self, instances: Path, section: DisksSection) -> None:
+    def __init__(self, instances: Path, section: DisksSection, keys: KeySource | None = None) -> None:
         self.instances = instances
         self.section = section
+        self.keys = keys
 
     def disk(self, instance: str, name: str) -> FileDisk:
-        return self.disk_class(self.instances, self.section, instance, name)
+        return self.disk_class(self.instances, self.section, instance, name, self.keys)
 
     def disks(self, instance: str) -> Sequence[FileDisk]:
         disks = [self.disk(instance, entry.name) for entry in recorded(self.instances, instance, self.name)]

@@ -17,7 +17,7 @@ from cowshed import config as configuration
 from cowshed import log
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.plugging import Plugger
-from cowshed.contract.storage import Backend
+from cowshed.contract.storage import Backend, KeySource
 from cowshed.errors import InvalidRequest
 from cowshed.model.host import HostCapabilities, VirtType
 from cowshed.model.vif import VifType
@@ -88,7 +88,16 @@ class Rooms:
     def backends(self) -> Mapping[str, Backend]:
         from cowshed.disks import open_backends
 
-        return open_backends(self.instances, self.config.disks, lvm=self.config.lvm, rbd=self.config.rbd)
+        return open_backends(
+            self.instances, self.config.disks, lvm=self.config.lvm, rbd=self.config.rbd, keys=self.keys
+        )
+
+    @cached_property
+    def keys(self) -> KeySource:
+        """Where the keys of encrypted disks are."""
+        from cowshed.disks.keys import open_keys
+
+        return open_keys(self.state / "keys", self.config.disks.keys, lambda: self.hypervisor.secrets)
 
     def backend(self, name: str) -> Backend:
         """:raises InvalidRequest: there is no backend ``name``"""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cowshed.hypervisor.missed import Memory
     from cowshed.hypervisor.network import NetworkFact
     from cowshed.hypervisor.node import NodeInfo
+    from cowshed.hypervisor.secrets import Secrets
     from cowshed.model.host import CpuStats, HostCapabilities, VirtType
     from cowshed.model.instance import PowerState
 
@@ -251,6 +252,13 @@ class Hypervisor:
         from cowshed.hypervisor import network
 
         self.call("start network", lambda c: network.start(c, name), subject=name)
+
+    @property
+    def secrets(self) -> Secrets:
+        """What libvirt keeps secret for us."""
+        from cowshed.hypervisor.secrets import Secrets
+
+        return Secrets(self)
 
     # --- events -------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from cowshed.errors import (
     InvalidState,
     NameTaken,
     NetworkNotFound,
+    NotFound,
     PermissionDenied,
     UnsupportedOperation,
 )
@@ -44,6 +45,8 @@ class Number(IntEnum):
     NO_NETWORK = 43
     AUTH_FAILED = 45
     OPERATION_INVALID = 55
+    INVALID_SECRET = 65
+    NO_SECRET = 66
     CONFIG_UNSUPPORTED = 67
     OPERATION_TIMEOUT = 68
     ARGUMENT_UNSUPPORTED = 74
@@ -129,8 +132,10 @@ def _unsupported(f: Failure) -> CowshedError:
 TABLE: Final[dict[int, Callable[[Failure], CowshedError]]] = {
     Number.NO_DOMAIN: lambda f: InstanceNotFound(name=f.subject),
     Number.NO_NETWORK: lambda f: NetworkNotFound(name=f.subject),
+    Number.NO_SECRET: lambda f: NotFound(kind="secret", name=f.subject),
     Number.DOM_EXIST: lambda f: NameTaken(kind="domain", name=f.subject),
     Number.OPERATION_INVALID: _invalid_state,
+    Number.INVALID_SECRET: _denied,
     Number.OPERATION_DENIED: _denied,
     Number.ACCESS_DENIED: _denied,
     Number.AUTH_FAILED: _denied,

@@ -25,7 +25,11 @@ class Settings:
 
     @cached_property
     def backends(self) -> dict[str, FileBackend]:
-        found = open_backends(self.instances, self.config.disks, lvm=self.config.lvm, rbd=self.config.rbd)
+        from cowshed.driver.rooms import Rooms
+
+        found = open_backends(
+            self.instances, self.config.disks, lvm=self.config.lvm, rbd=self.config.rbd, keys=Rooms(self.config).keys
+        )
         return {name: backend for name, backend in found.items() if isinstance(backend, FileBackend)}
 
     @property

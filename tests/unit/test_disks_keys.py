@@ -1,0 +1,127 @@
+"""The keys of encrypted disks in files: secret at every moment, durable, never mixed up."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+
+from cowshed.contract.storage import KeySource
+from cowshed.disks.keys import FileKeys
+from cowshed.errors import InvalidRequest, NameTaken, NotFound
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> FileKeys:
+    return FileKeys(tmp_path / "state" / "keys")
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def test_it_is_a_key_source(keys: FileKeys) -> None:
+    assert isinstance(keys, KeySource)
+
+
+def test_a_key_is_kept_as_it_was_made_and_no_other_is_like_it(keys: FileKeys) -> None:
+    first, second = new_id(), new_id()
+    made = keys.create(first)
+    assert made != keys.create(second)
+    assert len(made) == 64
+    assert made.decode("ascii").isprintable()
+    assert FileKeys(keys.directory).get(first) == made
+
+
+def test_nobody_else_can_read_one_whatever_the_umask(keys: FileKeys) -> None:
+    before = os.umask(0)
+    try:
+        key_id = new_id()
+        keys.create(key_id)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(keys.directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE((keys.directory / key_id).stat().st_mode) == 0o600
+
+
+def test_a_key_is_secret_before_it_has_its_name(keys: FileKeys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file that is opened in the directory is private from its first moment."""
+    modes: list[int] = []
+    real = os.open
+
+    def watched(path: object, flags: int, mode: int = 0o777, **words: object) -> int:
+        fd = real(path, flags, mode, **words)  # type: ignore[arg-type]
+        if str(keys.directory) in str(path) and flags & os.O_ACCMODE == os.O_RDWR:
+            modes.append(stat.S_IMODE(os.fstat(fd).st_mode))
+        return fd
+
+    before = os.umask(0)
+    monkeypatch.setattr(os, "open", watched)
+    try:
+        keys.create(new_id())
+    finally:
+        os.umask(before)
+    assert modes == [0o600]
+
+
+def test_a_taken_id_keeps_its_key(keys: FileKeys) -> None:
+    key_id = new_id()
+    made = keys.create(key_id)
+    with pytest.raises(NameTaken):
+        keys.create(key_id)
+    assert keys.get(key_id) == made
+
+
+def test_one_of_many_makes_a_key(keys: FileKeys) -> None:
+    key_id, made, refused = new_id(), [], []
+
+    def make() -> None:
+        try:
+            made.append(keys.create(key_id))
+        except NameTaken as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    assert len(refused) == 7
+    assert keys.get(key_id) == made[0]
+
+
+def test_a_key_that_is_gone_is_named(keys: FileKeys) -> None:
+    key_id = new_id()
+    with pytest.raises(NotFound, match=f"key {key_id} does not exist") as caught:
+        keys.get(key_id)
+    assert "backup" in str(caught.value.hint)
+
+
+def test_an_empty_file_is_no_key(keys: FileKeys) -> None:
+    key_id = new_id()
+    keys.create(key_id)
+    (keys.directory / key_id).write_bytes(b"")
+    with pytest.raises(NotFound):
+        keys.get(key_id)
+
+
+def test_deleting_may_be_repeated_and_leaves_nothing(keys: FileKeys) -> None:
+    key_id = new_id()
+    keys.delete(key_id)
+    keys.create(key_id)
+    keys.delete(key_id)
+    keys.delete(key_id)
+    assert os.listdir(keys.directory) == []
+
+
+@pytest.mark.parametrize("wrong", ["", ".", "../" + "a" * 8, "a/b", "x" * 36, str(uuid.uuid4()).upper(), "\n"])
+def test_what_is_no_uuid_leads_nowhere(keys: FileKeys, wrong: str) -> None:
+    for call in (keys.create, keys.get, keys.delete):
+        with pytest.raises(InvalidRequest):
+            call(wrong)
+    assert not keys.directory.exists()
