@@ -24,17 +24,30 @@ def export(
     :raises NameTaken: ``target`` exists
     :raises NoSpace: nothing is left at ``target``
     """
+    check_export(format, compress=compress)
+    with ExitStack() as stack:
+        export_layer(open_layer(source, stack), target, format, compress=compress, progress=progress)
+
+
+def export_layer(
+    layer: Layer, target: Path, format: DiskFormat, *, compress: bool = False, progress: Progress = SILENT
+) -> None:
+    """The same for a layer that is open already, which need not be a file."""
+    check_export(format, compress=compress)
+    with filesystem.publish(target, unnamed=True) as publication:
+        progress.phase("extract", layer.size)
+        if format == DiskFormat.RAW:
+            _to_raw(layer, publication.fd, progress)
+            return
+        _to_qcow2(layer, publication.fd, compress=compress, progress=progress)
+
+
+def check_export(format: DiskFormat, *, compress: bool) -> None:
+    """:raises InvalidRequest: the format cannot be written, or raw is to be compressed"""
     if format not in (DiskFormat.RAW, DiskFormat.QCOW2):
         raise InvalidRequest(reason=f"a disk cannot be written as {format}", hint="raw or qcow2")
     if compress and format == DiskFormat.RAW:
         raise InvalidRequest(reason="raw files cannot be compressed", hint="use qcow2")
-    with ExitStack() as stack, filesystem.publish(target, unnamed=True) as publication:
-        layer = open_layer(source, stack)
-        progress.phase("extract", layer.size)
-        if format == DiskFormat.RAW:
-            _to_raw(source, layer, publication.fd, progress)
-            return
-        _to_qcow2(layer, publication.fd, compress=compress, progress=progress)
 
 
 def to_qcow2(source: int, target: int) -> None:
@@ -48,7 +61,7 @@ def _to_qcow2(layer: Layer, target: int, *, compress: bool, progress: Progress) 
         sink.finish()
 
 
-def _to_raw(source: DiskSource, layer: Layer, target: int, progress: Progress) -> None:
+def _to_raw(layer: Layer, target: int, progress: Progress) -> None:
     if isinstance(layer, RawLayer) and filesystem.reflink(layer.fd, target):
         return
     with closing(RawSink(target, layer.size, digest=False)) as sink:
