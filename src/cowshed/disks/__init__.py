@@ -27,4 +27,9 @@ def open_backends(
 
     :param keys: where the keys of encrypted disks are; None: nothing can be encrypted
     """
-    return {name: kind(instances, section, keys) for name, kind in BACKENDS.items()}
+    backends: dict[str, Backend] = {name: kind(instances, section, keys) for name, kind in BACKENDS.items()}
+    if rbd and rbd.pool:
+        from cowshed.disks.rbd import RbdBackend
+
+        backends["rbd"] = RbdBackend(instances, rbd)
+    return backends

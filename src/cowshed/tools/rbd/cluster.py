@@ -1,0 +1,299 @@
+"""The connection to a Ceph cluster: one per process and user, shared by threads, made anew when broken."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cowshed import log
+from cowshed.errors import ConfigError, DeadlineExceeded, NotFound, PermissionDenied, ToolFailed
+from cowshed.model.disk import NetworkHost
+from cowshed.tools.rbd import errors
+
+_log = log.logger(__name__)
+
+# For our own connections only; a guest's I/O waits for the cluster however long it takes.
+_OPTIONS: Final = {
+    "log_to_stderr": "false",
+    "err_to_stderr": "false",
+    # What we write is read by somebody else, and only once.
+    "rbd_cache": "false",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach a cluster. Empty strings: as Ceph itself would; timeouts in seconds."""
+
+    user: str = ""
+    ceph_conf: str = ""
+    keyring: str = ""
+    connect_timeout: float = 5.0
+    operation_timeout: float = 60.0
+
+
+class Cluster:
+    """Connects at the first use. Everything may be called from any thread."""
+
+    def __init__(self, access: Access) -> None:
+        self.access = access
+        self._lock = threading.Lock()
+        self._rados: Any = None
+        self._fsid = ""
+
+    # --- the connection -------------------------------------------------------------------------
+
+    @property
+    def user(self) -> str:
+        return self.access.user or "admin"
+
+    @property
+    def source(self) -> str:
+        """What tells where the monitors are, for errors."""
+        return self.access.ceph_conf or "/etc/ceph/ceph.conf"
+
+    def rados(self) -> Any:
+        """The connected handle.
+
+        :raises ConfigError: Ceph's configuration cannot be read
+        :raises PermissionDenied: there is no key, or the cluster does not accept it
+        :raises DeadlineExceeded: no monitor answers in time
+        """
+        with self._lock:
+            if self._rados is None:
+                self._rados = self._connect()
+            return self._rados
+
+    def _connect(self) -> Any:
+        rados, _ = errors.bindings()
+        handle = self._configured(rados)
+        if handle.conf_get("rbd_default_clone_format") == "auto":
+            # 2 needs no protected parent; "auto" is 1 wherever pre-2018 clients may still connect.
+            handle.conf_set("rbd_default_clone_format", "2")
+        try:
+            handle.connect()
+        except rados.Error as error:
+            raise self._refused(error) from error
+        _log.debug("connected to the Ceph cluster of %s as client.%s", self.source, self.user)
+        return handle
+
+    def _configured(self, rados: Any) -> Any:
+        connect, operation = self._seconds(self.access.connect_timeout), self._seconds(self.access.operation_timeout)
+        conf = _OPTIONS | {
+            "client_mount_timeout": connect,
+            "rados_mon_op_timeout": operation,
+            "rados_osd_op_timeout": operation,
+        }
+        if self.access.keyring:
+            conf["keyring"] = self.access.keyring
+        try:
+            return rados.Rados(rados_id=self.user, conffile=self.access.ceph_conf, conf=conf)
+        except rados.Error as error:
+            raise ConfigError(
+                source=self.source, reason=f"it is no configuration of Ceph: {error}", hint="see [rbd] ceph_conf"
+            ) from error
+
+    @staticmethod
+    def _seconds(timeout: float) -> str:
+        return str(max(1, math.ceil(timeout)))
+
+    def _refused(self, error: Exception) -> Exception:
+        number, name = errors.number_of(error), f"the Ceph cluster of {self.source}"
+        if isinstance(error, errors.bindings()[0].TimedOut) or number == 110:
+            return DeadlineExceeded(
+                what=f"connecting to {name}",
+                seconds=self.access.connect_timeout,
+                hint="is the network up, and do the monitors listen where the file says?",
+            )
+        if isinstance(error, errors.bindings()[0].ObjectNotFound):
+            return PermissionDenied(
+                action=f"connect as client.{self.user} to", path=name, hint="there is no keyring with its key"
+            )
+        if number in (1, 13, 22):
+            return PermissionDenied(
+                action=f"connect as client.{self.user} to", path=name, hint="the cluster does not know this key"
+            )
+        return ToolFailed(command=f"librados: connect to {name}", status=number, output=str(error))
+
+    def drop(self, handle: Any) -> None:
+        """``handle`` is of no more use; the next call connects anew."""
+        with self._lock:
+            if self._rados is handle:
+                self._rados = None
+                _abandoned.append(handle)  # other threads may be inside it; shutting down would wait for them
+
+    def forget(self) -> None:
+        """In a child process: the connection is the parent's; not even shutting it down is possible."""
+        self._lock = threading.Lock()
+        if self._rados is not None:
+            _abandoned.append(self._rados)
+            self._rados = None
+
+    def close(self) -> None:
+        with self._lock:
+            handle, self._rados = self._rados, None
+        if handle is not None:
+            handle.shutdown()
+
+    # --- what is done with it -------------------------------------------------------------------
+
+    @contextmanager
+    def errors_of(self, action: str, name: str, *, kind: str = "image") -> Iterator[None]:
+        """Errors of librados and librbd inside the block become ours."""
+        handle = self._rados
+        with errors.errors_of(
+            action, name, kind=kind, seconds=self.access.operation_timeout, shut_out=lambda: self.drop(handle)
+        ):
+            yield
+
+    @contextmanager
+    def ioctx(self, pool: str, namespace: str = "") -> Iterator[Any]:
+        """An I/O context, which costs microseconds. :raises NotFound: there is no such pool"""
+        handle = self.rados()
+        with errors.errors_of("open", pool, kind="pool", seconds=self.access.operation_timeout):
+            ioctx = handle.open_ioctx(pool)
+        try:
+            if namespace:
+                ioctx.set_namespace(namespace)
+            # A full pool answers at once instead of holding writes back until somebody makes room.
+            ioctx.set_osdmap_full_try()
+            yield ioctx
+        finally:
+            ioctx.close()
+
+    def ask(self, prefix: str, **arguments: object) -> Any:
+        """A question to the monitors; the parsed JSON of the answer."""
+        handle = self.rados()
+        command = json.dumps({"prefix": prefix, "format": "json", **arguments})
+        with self.errors_of("ask", prefix, kind="cluster"):
+            number, answer, words = handle.mon_command(command, b"")
+        _check(f"ceph {prefix}", number, words)
+        return json.loads(answer or b"null")
+
+    def ask_manager(self, prefix: str, **arguments: object) -> Any:
+        """The same to the manager, which librados would wait for without end.
+
+        :raises DeadlineExceeded: there is no manager, or it does not answer
+        """
+        handle = self.rados()
+        command = json.dumps({"prefix": prefix, "format": "json", **arguments})
+        answers: list[Any] = []
+
+        def call() -> None:
+            try:
+                answers.append(handle.mgr_command(command, b""))
+            except Exception as error:  # noqa: BLE001 - handed to the caller's thread
+                answers.append(error)
+
+        thread = threading.Thread(target=call, daemon=True, name="ceph-mgr")
+        thread.start()
+        thread.join(min(self.access.operation_timeout, 15.0))
+        if not answers:
+            raise DeadlineExceeded(
+                what=f"an answer of the Ceph manager to {prefix}", seconds=min(self.access.operation_timeout, 15.0)
+            )
+        if isinstance(answers[0], Exception):
+            raise errors.translated(answers[0], "ask", "manager", prefix, self.access.operation_timeout)
+        number, answer, words = answers[0]
+        _check(f"ceph {prefix}", number, words)
+        return json.loads(answer or b"null")
+
+    @property
+    def fsid(self) -> str:
+        """The cluster's id. It never changes."""
+        if not self._fsid:
+            handle = self.rados()
+            with self.errors_of("ask", "fsid", kind="cluster"):
+                self._fsid = str(handle.get_fsid())
+        return self._fsid
+
+    def monitors(self) -> tuple[NetworkHost, ...]:
+        """Where the monitors listen now, from the monitors themselves; IPv6 without brackets."""
+        return monitors(self.ask("mon dump"))
+
+    def uses_cephx(self) -> bool:
+        """Must clients prove who they are?"""
+        return "none" not in self.rados().conf_get("auth_client_required")
+
+    def key(self) -> str:
+        """The user's key (base64), for a libvirt secret. Never to be logged.
+
+        :raises NotFound: it is in no keyring that can be read
+        """
+        handle = self.rados()
+        for path in filter(None, re.split(r"[,; ]+", handle.conf_get("keyring") or "")):
+            if key := _key_in(Path(path), f"client.{self.user}"):
+                return key
+        raise NotFound(
+            kind=f"key of client.{self.user} in",
+            name=handle.conf_get("keyring") or self.source,
+            hint="name the keyring in [rbd] keyring",
+        )
+
+
+def _check(what: str, number: int, words: str) -> None:
+    if number:
+        if abs(number) in (1, 13):
+            raise PermissionDenied(action="ask", path=f"{what}: {words}")
+        raise ToolFailed(command=what, status=abs(number), output=words)
+
+
+def _key_in(keyring: Path, entity: str) -> str:
+    try:
+        text = keyring.read_text()
+    except OSError:
+        return ""
+    section = ""
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif section == entity and (found := re.fullmatch(r"key\s*=\s*(\S+)", line)):
+            return found[1]
+    return ""
+
+
+def monitors(monmap: Any) -> tuple[NetworkHost, ...]:
+    """Addresses of a monitor map, new protocol first; librados tries them all."""
+    found: list[NetworkHost] = []
+    for kind in ("v2", "v1", "any"):
+        for monitor in monmap.get("mons", ()):
+            addresses = monitor.get("public_addrs", {}).get("addrvec") or [{"type": "v1", "addr": monitor["addr"]}]
+            found += [_host(address["addr"]) for address in addresses if address["type"] == kind]
+    return tuple(dict.fromkeys(found))
+
+
+def _host(address: str) -> NetworkHost:
+    """From ``192.0.2.1:3300``, ``[2001:db8::1]:6789`` or one of these with ``/nonce`` behind it."""
+    name, _, port = address.partition("/")[0].rpartition(":")
+    return NetworkHost(name.strip("[]"), int(port))
+
+
+# --- one for each process -----------------------------------------------------------------------
+
+_clusters: dict[Access, Cluster] = {}
+_clusters_lock = threading.Lock()
+_abandoned: list[Any] = []  # never freed: that would shut them down, which may hang
+
+
+def cluster(access: Access) -> Cluster:
+    """This process's connection; nothing is connected yet."""
+    with _clusters_lock:
+        return _clusters.setdefault(access, Cluster(access))
+
+
+def _after_fork() -> None:
+    global _clusters_lock
+    _clusters_lock = threading.Lock()
+    for known in _clusters.values():
+        known.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
