@@ -1,12 +1,12 @@
 #!/usr/bin/python3
 """A real Glance with its Keystone on loopback ports, for tests and for trying things out.
 
-    scripts/glance-server.py start DIR [--ceph-conf FILE --ceph-user NAME --ceph-pool POOL]
+    scripts/glance-server.py start DIR [--with PID] [--ceph-conf FILE --ceph-user NAME --ceph-pool POOL]
     scripts/glance-server.py stop DIR
     scripts/glance-server.py install           make the environment of the servers, start nothing
 
 ``start`` returns when both answer, prints DIR/server.json and leaves two processes behind that ``stop`` ends by
-their pids. Both keep SQLite databases and logs in DIR. Images may be kept in the stores ``files`` (the default),
+their pids, or that end with the process PID. Both keep SQLite databases and logs in DIR. Images may be kept in the stores ``files`` (the default),
 ``more`` (a second directory) and, with a Ceph cluster, ``ceph``. Locations are shown.
 
 DIR/clouds.yaml has three users: ``admin``, ``cowshed`` (an ordinary member) and ``stranger`` (of another project).
@@ -59,8 +59,10 @@ key_repository = {place}/fernet
 [credential]
 key_repository = {place}/credential
 [cache]
-enabled = false
-[security_compliance]
+enabled = true
+backend = dogpile.cache.memory
+[identity]
+password_hash_rounds = 4
 """
 
 GLANCE = """\
@@ -103,7 +105,6 @@ password = {password}
 project_name = admin
 user_domain_id = default
 project_domain_id = default
-token_cache_time = -1
 """
 
 CEPH = """\
@@ -139,6 +140,7 @@ def install() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         requirements = (PARTS / "requirements.txt").read_bytes()
         _once(VENV, hashlib.sha256(requirements).hexdigest(), _make_venv)
+        _link_bindings()
         everything = requirements + Path(__file__).read_bytes() + (PARTS / "serve.py").read_bytes()
         _once(TEMPLATE, hashlib.sha256(everything).hexdigest(), _make_template)
 
@@ -156,10 +158,15 @@ def _make_venv() -> None:
     print("glance-server: installing Glance and Keystone (a minute, once)", file=sys.stderr)
     _run(PYTHON, "-m", "venv", str(VENV))
     _run(str(VENV / "bin/pip"), "-q", "--disable-pip-version-check", "install", "-r", str(PARTS / "requirements.txt"))
+
+
+def _link_bindings() -> None:
+    """They may have been installed since."""
     packages = next((VENV / "lib").glob("python3*/site-packages"))
     for name in BINDINGS:
         for found in Path("/usr/lib/python3/dist-packages").glob(f"{name}*.so"):
-            (packages / found.name).symlink_to(found)
+            if not (packages / found.name).exists():
+                (packages / found.name).symlink_to(found)
 
 
 def _make_template() -> None:
@@ -239,7 +246,7 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 # --- started and stopped -----------------------------------------------------------------------------------------------
 
 
-def start(place: Path, ceph: dict[str, str] | None) -> None:
+def start(place: Path, ceph: dict[str, str] | None, owner: int) -> None:
     install()
     place.mkdir(parents=True, exist_ok=True)
     if (place / "server.json").exists():
@@ -252,7 +259,7 @@ def start(place: Path, ceph: dict[str, str] | None) -> None:
     keystone_port, glance_port = _free_ports(2)
     _move_catalogue(place, keystone_port, glance_port)
     _configure(place, keystone_port, glance_port, password, ceph)
-    servers = [_serve(place, "keystone", keystone_port), _serve(place, "glance", glance_port)]
+    servers = [_serve(place, "keystone", keystone_port, owner), _serve(place, "glance", glance_port, owner)]
     try:
         _wait(f"http://127.0.0.1:{keystone_port}/v3/", servers[0], place / "keystone.log")
         _wait(f"http://127.0.0.1:{glance_port}/", servers[1], place / "glance.log")
@@ -314,7 +321,7 @@ def _move_catalogue(place: Path, keystone_port: int, glance_port: int) -> None:
             )
 
 
-def _serve(place: Path, name: str, port: int) -> subprocess.Popen[bytes]:
+def _serve(place: Path, name: str, port: int, owner: int = 0) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         "OS_KEYSTONE_CONFIG_DIR": str(place),
@@ -324,7 +331,7 @@ def _serve(place: Path, name: str, port: int) -> subprocess.Popen[bytes]:
     }
     with (place / f"{name}.out").open("ab") as words:
         return subprocess.Popen(
-            [VENV / "bin/python", PARTS / "serve.py", f"{name}.wsgi.api", str(port)],
+            [VENV / "bin/python", PARTS / "serve.py", f"{name}.wsgi.api", str(port), str(owner)],
             cwd=place,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -373,7 +380,9 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _run(*command: str, environment: dict[str, str] | None = None) -> None:
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"glance-server: {' '.join(command)} failed:\n{done.stdout}{done.stderr}")
 
@@ -383,6 +392,7 @@ def _arguments() -> Iterator[argparse.Namespace]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["start", "stop", "install"])
     parser.add_argument("place", type=Path, nargs="?", metavar="DIR")
+    parser.add_argument("--with", type=int, default=0, metavar="PID", dest="owner")
     parser.add_argument("--ceph-conf", type=Path)
     parser.add_argument("--ceph-user", default="admin")
     parser.add_argument("--ceph-pool", default="images")
@@ -407,7 +417,7 @@ def main() -> None:
                     "user": arguments.ceph_user,
                     "pool": arguments.ceph_pool,
                 }
-            start(arguments.place.resolve(), ceph)
+            start(arguments.place.resolve(), ceph, arguments.owner)
 
 
 main()

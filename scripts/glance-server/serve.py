@@ -1,15 +1,29 @@
-"""Serves one WSGI application on a loopback port: serve.py MODULE PORT (the port's socket is opened at once)."""
+"""Serves one WSGI application on a loopback port: serve.py MODULE PORT OWNER
+
+Ends with the process OWNER (0: nobody), however that ended.
+"""
 
 import importlib
+import os
+import select
 import socket
 import sys
+import threading
 
 from waitress import create_server
 
 
+def end_with(owner: int) -> None:
+    descriptor = os.pidfd_open(owner)
+    select.select([descriptor], [], [])
+    os._exit(0)
+
+
 def main() -> None:
-    module, port = sys.argv[1], int(sys.argv[2])
+    module, port, owner = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     del sys.argv[1:]  # OpenStack's services read the arguments, too
+    if owner:
+        threading.Thread(target=end_with, args=(owner,), daemon=True).start()
     # Bound before the application loads: a client that comes early waits instead of failing.
     listener = socket.create_server(("127.0.0.1", port))
     application = importlib.import_module(module).application

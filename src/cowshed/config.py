@@ -44,6 +44,7 @@ class HostSection:
 
 @dataclass(frozen=True, slots=True)
 class ImagesSection:
+    service: str = _option("directory", "where images are kept: here, or in Glance", choices=("directory", "glance"))
     formats: tuple[str, ...] = _option(("raw", "qcow2", "iso"), "formats that may enter the store")
     max_virtual_size: int = _option(16 * TiB, "largest size an image may claim", unit="B")
     max_unpacked: int = _option(1 * TiB, "largest size a compressed download may unpack to", unit="B")
@@ -51,6 +52,33 @@ class ImagesSection:
     read_timeout: float = _option(30.0, "longest silence in the middle of a download", unit="s")
     retries: int = _option(3, "how often a broken download is resumed")
     private_addresses: bool = _option(True, "allow downloads from loopback and private addresses")
+
+
+@dataclass(frozen=True, slots=True)
+class GlanceSection:
+    cloud: str = _option("", "name of the cloud in clouds.yaml; empty: the keys below, else OS_CLOUD or OS_* variables")
+    auth_url: str = _option("", "of Keystone, where no clouds.yaml is used")
+    username: str = _option("", "who cowshed is to Keystone")
+    password_file: str = _option("", "file whose first line is the password; empty: OS_PASSWORD")
+    project: str = _option("", "project whose images are used")
+    user_domain: str = _option("Default", "domain of the user")
+    project_domain: str = _option("Default", "domain of the project")
+    region: str = _option("", "region of the image service; empty: the only one")
+    interface: str = _option("public", "which address of the catalogue", choices=("public", "internal", "admin"))
+    ca_file: str = _option("", "authorities of the servers' certificates; empty: the system's")
+    endpoints: tuple[str, ...] = _option((), "addresses of image servers, tried in turn; empty: the catalogue's")
+    store: str = _option("", "store new images go to; empty: the image service's default")
+    retries: int = _option(3, "how often a request or a broken transfer is tried again")
+    connect_timeout: float = _option(10.0, "for each connection", unit="s")
+    read_timeout: float = _option(60.0, "longest silence of a server", unit="s")
+    task_timeout: float = _option(3600.0, "how long the image service may work on its own (copies, checks)", unit="s")
+    poll_interval: float = _option(1.0, "between questions how far such work is", unit="s")
+    signatures: str = _option(
+        "off",
+        "which images must have a valid signature: none, those that carry one, all",
+        choices=("off", "present", "required"),
+    )
+    certificates: str = _option("", "directory of trusted certificates, <img_signature_certificate_uuid>.pem")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +188,7 @@ class Config:
 
     host: HostSection = field(default_factory=HostSection)
     images: ImagesSection = field(default_factory=ImagesSection)
+    glance: GlanceSection = field(default_factory=GlanceSection)
     cache: CacheSection = field(default_factory=CacheSection)
     disks: DisksSection = field(default_factory=DisksSection)
     lvm: LvmSection = field(default_factory=LvmSection)

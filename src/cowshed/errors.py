@@ -21,7 +21,7 @@
     │   ├── PermissionDenied
     │   ├── ToolMissing, ToolFailed
     │   ├── HypervisorUnavailable, HypervisorError
-    │   ├── FetchFailed
+    │   ├── FetchFailed, ImageServiceFailed
     │   └── DataCorrupt
     └── InternalError           a bug in cowshed
 
@@ -255,6 +255,14 @@ class HypervisorError(OperatorError):
 class FetchFailed(OperatorError):
     template = "{url} could not be fetched: {reason}"
     code = "fetch-failed"
+
+
+class ImageServiceFailed(OperatorError):
+    """It cannot be reached, or answers what makes no sense."""
+
+    template = "the image service at {url} could not {action}: {reason}"
+    code = "image-service"
+    exit_code = 8
 
 
 class DataCorrupt(OperatorError):

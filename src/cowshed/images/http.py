@@ -7,21 +7,20 @@ file of mixed content.
 
 from __future__ import annotations
 
-import random
 import re
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
-from cowshed import clock, log
+from cowshed import log
 from cowshed.config import ImagesSection
 from cowshed.contract.callbacks import Progress
 from cowshed.errors import FetchFailed, ImageRejected, InvalidRequest
 from cowshed.images.addresses import Policy
+from cowshed.images.attempts import Attempts, Transient, retry_after
 from cowshed.images.partial import Validator
 from cowshed.units import format_size
 
@@ -34,22 +33,11 @@ SCHEMES: Final = ("http", "https")
 _REDIRECTS: Final = 5
 _REDIRECT_CODES: Final = (301, 302, 303, 307, 308)
 _TRY_AGAIN: Final = (408, 425, 429, 500, 502, 503, 504)
-_LONGEST_WAIT: Final = 60.0  # seconds for one Retry-After
-_LONGEST_TOTAL: Final = 180.0
-_FIRST_WAIT: Final = 0.5
 _SAFE: Final = "/%:@!$&'()*+,;=~-._"  # characters of a path that stay (RFC 3986)
 _RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _NO_RANGE: Final = re.compile(r"bytes \*/(\d+)")
 
 Begin = Callable[[int, Validator], None]
-
-
-class _Transient(Exception):
-    """Worth another attempt. ``wait`` is what the server asked for, in seconds."""
-
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait = wait
 
 
 class _Changed(Exception):
@@ -84,7 +72,7 @@ class HttpSource:
         :raises FetchFailed: :raises ImageRejected: it is too large
         """
         position, begun = have, False
-        attempts = _Attempts(self.url, self._section.retries, progress)
+        attempts = Attempts(self._section.retries, self.url, self._failed, progress)
         while True:
             try:
                 with ExitStack() as stack:
@@ -102,9 +90,9 @@ class HttpSource:
                 return
             except _Changed:
                 _log.info("%s has changed; starting anew", self.url)
-                attempts.again(_Transient("the file changes while it is downloaded"))
+                attempts.again(Transient("the file changes while it is downloaded"))
                 position, validator, begun = 0, Validator(), False
-            except _Transient as error:
+            except Transient as error:
                 if position and not validator.condition:
                     position, begun = 0, False  # nothing proves that a continuation would be of the same file
                 attempts.again(error)
@@ -164,10 +152,10 @@ class HttpSource:
         kind = type(error).__name__
         if "Timeout" in kind:
             seconds = self._section.connect_timeout if kind == "ConnectTimeout" else self._section.read_timeout
-            return _Transient(
+            return Transient(
                 f"the server is silent: {error}" if "bytes" in str(error) else f"no answer within {seconds:g} s"
             )
-        return _Transient(f"the connection broke: {str(error) or kind}")
+        return Transient(f"the connection broke: {str(error) or kind}")
 
     def _redirected(self, url: SplitResult, location: str) -> SplitResult:
         if not location:
@@ -196,7 +184,7 @@ class HttpSource:
                 return _Answer(position, validator, 0, response)  # we had it all
             raise _Changed
         if status in _TRY_AGAIN:
-            raise _Transient(f"the server answers {_status(response)}", _retry_after(response))
+            raise Transient(f"the server answers {_status(response)}", retry_after(_header(response, "retry-after")))
         hint = {401: "it wants a user and password", 403: "it wants a user and password"}.get(status)
         raise self._failed(f"the server answers {_status(response)}", hint=hint)
 
@@ -265,7 +253,7 @@ class HttpSource:
     def _check_end(self, answer: _Answer, position: int) -> None:
         """Did all come that was announced, and no more?"""
         if answer.validator.size is not None and position < answer.validator.size:
-            raise _Transient(f"the server sent {position} of {answer.validator.size} bytes")
+            raise Transient(f"the server sent {position} of {answer.validator.size} bytes")
         stream = answer.response.extensions["network_stream"].get_extra_info("stream")
         if stream is None or answer.length is None or not answer.length:
             return
@@ -274,33 +262,6 @@ class HttpSource:
 
     def _failed(self, reason: str, *, hint: str | None = None) -> FetchFailed:
         return FetchFailed(url=self.url, reason=reason, hint=hint)
-
-
-class _Attempts:
-    """Counts attempts and waits between them: longer each time, a little by chance, never for ever."""
-
-    def __init__(self, url: str, retries: int, progress: Progress) -> None:
-        self._url = url
-        self._left = self._retries = retries
-        self._total = 0.0
-        self._progress = progress
-
-    def again(self, error: _Transient) -> None:
-        """:raises FetchFailed: enough"""
-        if not self._left:
-            tries = f" ({self._retries + 1} attempts)" if self._retries else ""
-            raise FetchFailed(url=self._url, reason=f"{error}{tries}", hint="try again later")
-        wait = _FIRST_WAIT * 2 ** (self._retries - self._left) * random.uniform(0.75, 1.25)
-        wait = min(_LONGEST_WAIT, max(wait, error.wait or 0.0))
-        self._left -= 1
-        self._total += wait
-        if self._total > _LONGEST_TOTAL:
-            raise FetchFailed(url=self._url, reason=f"{error}; it asks for too much patience")
-        _log.info("%s: %s; trying again in %.1f s", self._url, error, wait)
-        while wait > 0:
-            self._progress.check()
-            clock.current().sleep(min(wait, 0.5))
-            wait -= 0.5
 
 
 # --- words on the wire ------------------------------------------------------------------------
@@ -365,14 +326,3 @@ def _validator(response: httpcore.Response, size: int | None) -> Validator:
 def _status(response: httpcore.Response) -> str:
     phrase = response.extensions.get("reason_phrase", b"").decode("latin-1")
     return f"{response.status} {''.join(c for c in phrase if c.isprintable())[:80]}".strip()
-
-
-def _retry_after(response: httpcore.Response) -> float | None:
-    """Seconds (RFC 9110, 10.2.3: a number or a date); nonsense is ignored."""
-    text = _header(response, "retry-after")
-    if text.isdecimal():
-        return float(text[:9])
-    try:
-        return parsedate_to_datetime(text).timestamp() - clock.current().time()
-    except (ValueError, TypeError, OverflowError):
-        return None

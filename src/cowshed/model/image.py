@@ -12,7 +12,12 @@ from cowshed.model.disk import DiskFormat
 class ImageStatus(StrEnum):
     QUEUED = "queued"
     SAVING = "saving"
+    UPLOADING = "uploading"
+    IMPORTING = "importing"
     ACTIVE = "active"
+    DEACTIVATED = "deactivated"
+    KILLED = "killed"
+    PENDING_DELETE = "pending_delete"
     DELETED = "deleted"
 
 
