@@ -141,6 +141,10 @@ class RbdSection:
     operation_timeout: float = _option(60.0, "how long one operation of the cluster may hang", unit="s")
 
 
+# Backends that are there only where an option says so: name -> (section, key).
+BACKEND_KEYS = {"lvm": ("lvm", "volume_group"), "rbd": ("rbd", "pool")}
+
+
 @dataclass(frozen=True, slots=True)
 class NetworkSection:
     default: str = _option("user", "network of an instance that names none: user, none, network:NAME or bridge:NAME")

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from cowshed import clock
 from cowshed.contract.image_cache import ImageCache as ImageCacheContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import provision, sweep
+from cowshed.driver.steps import bases, kept, sweep
 
 if TYPE_CHECKING:
     from cowshed.images.sweep import Removed
+    from cowshed.model.disk import KeptBase
 
 
 class ImageCache(ImageCacheContract):
@@ -26,27 +27,31 @@ class ImageCache(ImageCacheContract):
         self.sweep_cache()
 
     def sweep_cache(self, *, dry_run: bool = False, all_unused: bool = False) -> Sequence[Removed]:
-        """:param all_unused: also those that were used a moment ago"""
+        """In the cache, and in the storage of the backends that keep their own.
+
+        :param all_unused: also those that were used a moment ago
+        """
         from cowshed.images.sweep import sweep as sweep_bases
 
         section = self.rooms.config.cache
-        return sweep_bases(
+        max_age = 0 if all_unused else section.max_age
+        removed = sweep_bases(
             self.rooms.cache,
             lambda: sweep.bases_in_use(self.rooms),
             now=clock.current().time(),
-            max_age=0 if all_unused else section.max_age,
+            max_age=max_age,
             max_size=section.max_size,
             dry_run=dry_run,
         )
+        return [*removed, *kept.sweep(self.rooms, max_age=max_age, dry_run=dry_run)]
+
+    def kept_bases(self) -> Sequence[tuple[str, KeptBase]]:
+        """(backend, base) of those that backends keep in their own storage."""
+        return list(kept.bases(self.rooms))
 
     def cache_image(self, context: Any, image_id: str) -> bool:
         """Have the base of an image ready for the default backend.
 
         :returns: True when it was fetched, False when it was there already
         """
-        backend = self.rooms.backend("")
-        image = self.rooms.images.show(image_id)
-        if self.rooms.cache.find(image.id, backend.traits.base_format):
-            return False
-        provision.base(self.rooms, backend, image)
-        return True
+        return bases.have(self.rooms, self.rooms.backend(""), self.rooms.images.show(image_id))

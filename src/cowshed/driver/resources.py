@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from cowshed import log
 from cowshed.contract.resources import Resources as ResourcesContract
 from cowshed.driver.rooms import Rooms
+from cowshed.errors import CowshedError
+
+_log = log.logger(__name__)
 
 
 class Resources(ResourcesContract):
@@ -42,7 +46,15 @@ class Resources(ResourcesContract):
         return resources.available(totals, usage)
 
     def _disk_infos(self, uuid: str) -> list[Any]:
-        return [disk.info() for backend in self.rooms.backends.values() for disk in backend.disks(uuid)]
+        """Of the disks that take room on this host; what cannot be told of one instance hides no other."""
+        from cowshed.driver.steps import locate
+
+        try:
+            found = locate.disks(self.rooms, uuid)
+            return [disk.info() for backend, disk in found if not self.rooms.backend(backend).traits.shared]
+        except CowshedError as error:
+            _log.warning("disks of instance %s are not counted: %s", uuid, error)
+            return []
 
     def get_available_nodes(self, refresh: bool = False) -> list[str]:
         return [self.rooms.hypervisor.hostname()]

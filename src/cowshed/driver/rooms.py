@@ -18,7 +18,7 @@ from cowshed import log
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.plugging import Plugger
 from cowshed.contract.storage import Backend, KeySource
-from cowshed.errors import InvalidRequest
+from cowshed.errors import ConfigError, InvalidRequest
 from cowshed.model.host import HostCapabilities, VirtType
 from cowshed.model.vif import VifType
 
@@ -100,11 +100,22 @@ class Rooms:
         return open_keys(self.state / "keys", self.config.disks.keys, lambda: self.hypervisor.secrets)
 
     def backend(self, name: str) -> Backend:
-        """:raises InvalidRequest: there is no backend ``name``"""
+        """:param name: "" is the host's default
+
+        :raises ConfigError: there is such a kind of backend, but none is configured here
+        :raises InvalidRequest: there is no such kind
+        """
         name = name or self.config.disks.backend
-        if name not in self.backends:
-            raise InvalidRequest(reason=f"there is no disk backend {name!r}", hint=f"known: {', '.join(self.backends)}")
-        return self.backends[name]
+        if name in self.backends:
+            return self.backends[name]
+        if name in configuration.BACKEND_KEYS:
+            section, key = configuration.BACKEND_KEYS[name]
+            raise ConfigError(
+                source=f"[{section}] {key}",
+                reason=f"it is not set, so that there is no disk backend {name} here",
+                hint=f"set it in {configuration.default_files()[0]}, or COWSHED_{section.upper()}_{key.upper()}",
+            )
+        raise InvalidRequest(reason=f"there is no disk backend {name!r}", hint=f"known: {', '.join(self.backends)}")
 
     # --- hypervisor ---------------------------------------------------------------------------
 

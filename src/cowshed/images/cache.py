@@ -29,9 +29,10 @@ from cowshed.config import CacheSection
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.imaging import ImageService
 from cowshed.errors import DataCorrupt, DigestMismatch, InvalidRequest, NotFound
+from cowshed.images import origin
 from cowshed.model.disk import Base, DiskFormat
 from cowshed.model.image import Image
-from cowshed.tools import checksum, filesystem, locks
+from cowshed.tools import filesystem, locks
 from cowshed.tools import format as formats
 
 _log = log.logger(__name__)
@@ -145,22 +146,14 @@ class Cache:
                 "virtual_size": found.virtual_size,
                 "digest": copied.digest,
                 "image_id": image.id,
-                "source_digest": f"{image.os_hash_algo or 'sha256'}:{copied.source_digest}",
+                "source_digest": origin.source_digest(image, copied.source_digest),
                 "source_verified": bool(image.os_hash_value),
             }
 
         base = self._get(name, fetch, f"the base of image {image.name or image.id}")
-        self._check_source(name, image)
-        return base
-
-    def _check_source(self, name: str, image: Image) -> None:
-        """A hit keeps the promise of the digest too: the base was made from what the record names now."""
         known = self._lookup(name)
-        algorithm, _, actual = known.source.partition(":") if known else ("", "", "")
-        if image.os_hash_value and algorithm == (image.os_hash_algo or "sha256"):
-            checksum.check(
-                f"the cached base {name} of image {image.name or image.id}", algorithm, image.os_hash_value, actual
-            )
+        origin.check(f"the cached base {name}", image, known.source if known else "")
+        return base
 
     def make(
         self,

@@ -71,6 +71,7 @@ def _stored(image: Image, service: ImageService, place: Path, progress: Progress
         finally:
             os.close(fd)
         return
+    filesystem.make_directory(place)
     filesystem.check_space(place, image.size)
     with filesystem.scratch(place, 0) as spool:
         with service.open(image) as stream:

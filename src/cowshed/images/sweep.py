@@ -20,11 +20,12 @@ _LEFTOVER_AGE = 3600.0  # seconds; younger ones may belong to a fetch that runs
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """``size`` in bytes freed; ``reason`` for people."""
+    """``size`` in bytes freed; ``reason`` for people; ``place``: the cache, or the backend that kept it."""
 
     name: str
     size: int
     reason: str
+    place: str = "cache"
 
 
 def sweep(

@@ -44,7 +44,8 @@ class Instance:
 
     ``uuid`` is the identity; ``name`` is for people and names the domain. ``user_data`` is the
     plain text of cloud-init's user data (not base64). ``backend`` chooses where its disks live
-    ("" = the host's default). ``metadata`` is the user's, ``system_metadata`` ours.
+    ("" = the host's default), ``disk_backends`` where single ones do (``swap``, ``disk.eph0``, ...).
+    ``metadata`` is the user's, ``system_metadata`` ours.
     """
 
     uuid: str
@@ -67,6 +68,7 @@ class Instance:
     config_drive: bool = False
     root_device_name: str = ""
     backend: str = ""
+    disk_backends: Mapping[str, str] = field(default_factory=dict)
     launched_at: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     system_metadata: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,8 @@
 """For tests: fakes that fulfil cowshed's contracts, and the suites that show whether something does.
 
 * ``FakeDriver``: a compute driver whose guests are entries of a table. ``fake_host`` puts a ``Host`` on it.
-* ``MemoryBackend`` and ``MemoryImages``: disks and images that cost no disk space.
+* ``MemoryBackend`` and ``MemoryImages``: disks and images that cost no disk space. ``MemoryCluster``
+  is storage that keeps bases, clones images of its own and takes snapshots.
 * ``FakeClock``: time that a test turns by hand.
 * ``cowshed.testing.conformance``: what a backend, an image service or a driver promises, as test
   classes to inherit from.
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cowshed.testing.clock import FakeClock as FakeClock
+    from cowshed.testing.cluster import MemoryCluster as MemoryCluster
     from cowshed.testing.disks import MemoryBackend as MemoryBackend
     from cowshed.testing.driver import FakeDriver as FakeDriver
     from cowshed.testing.driver import fake_host as fake_host
@@ -23,11 +25,12 @@ _PUBLIC = {
     "FakeClock": "cowshed.testing.clock",
     "FakeDriver": "cowshed.testing.driver",
     "MemoryBackend": "cowshed.testing.disks",
+    "MemoryCluster": "cowshed.testing.cluster",
     "MemoryImages": "cowshed.testing.images",
     "fake_host": "cowshed.testing.driver",
 }
 
-__all__ = ["FakeClock", "FakeDriver", "MemoryBackend", "MemoryImages", "fake_host"]
+__all__ = ["FakeClock", "FakeDriver", "MemoryBackend", "MemoryCluster", "MemoryImages", "fake_host"]
 
 
 def __getattr__(name: str) -> Any:

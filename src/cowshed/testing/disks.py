@@ -23,9 +23,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 class Content:
     """``size`` bytes, of which only the blocks that are not zero are kept."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, blocks: dict[int, bytes] | None = None) -> None:
         self.size = size
-        self.blocks: dict[int, bytes] = {}
+        self.blocks = dict(blocks or {})
+
+    def copy(self) -> Content:
+        """The blocks are shared: they never change, they are replaced."""
+        return Content(self.size, self.blocks)
 
     def read_file(self, path: Path, progress: Progress = SILENT) -> None:
         with filesystem.errors_of(path, "read"), path.open("rb") as file:

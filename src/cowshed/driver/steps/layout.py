@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cowshed.contract import block_device
 from cowshed.domain import naming
 from cowshed.domain.qos import iotune
-from cowshed.errors import DataCorrupt
+from cowshed.errors import DataCorrupt, InvalidRequest
 from cowshed.model.disk import AttachedDisk, Bus, CacheMode, Device, DiskFormat, DiskSpec
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
@@ -30,6 +30,7 @@ ROOT, CDROM, LOCAL, EPHEMERAL, SWAP = "disk", "disk.cdrom", "disk.local", "disk.
 CONFIG_DRIVE, KERNEL, RAMDISK = "disk.config", "kernel", "ramdisk"
 FILE = "layout.json"
 LOCAL_BACKEND = "raw"  # kernel, ramdisk and config drive are plain files on every host
+LOCAL_ONLY = (CONFIG_DRIVE, KERNEL, RAMDISK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +66,12 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
     from cowshed.driver.steps import provision
 
     provision.check_sizes(instance, image)
+    backends = _Backends(rooms, instance)
     buses = naming.buses(image, disks=rooms.config.disks, guest=rooms.config.guest)
     names = naming.Names()
     planned = []
-    for spec, device in _specs(rooms, instance, image, block_devices):
+    for wanted, device in _specs(rooms, instance, image, block_devices):
+        spec = backends.chosen(wanted)
         if spec.name in (KERNEL, RAMDISK):
             planned.append(Planned(spec))
             continue
@@ -76,7 +79,42 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
         planned.append(
             Planned(spec, Place(names.take(bus), bus, device, _boot_order(spec.name), _readonly(spec.name, device)))
         )
+    backends.check_all_used()
     return Plan(tuple(planned))
+
+
+def disk_name(word: str) -> str:
+    """The name of the disk that a user calls ``word``: root, ephemeral, swap, cdrom, eph0, or as it is."""
+    return {"root": ROOT, "ephemeral": LOCAL, "cdrom": CDROM, "swap": SWAP, "local": LOCAL}.get(
+        word, f"disk.{word}" if word.startswith("eph") and word[3:].isdigit() else word
+    )
+
+
+class _Backends:
+    """On which backend each disk of a new instance shall be: recorded in the plan, then in the manifest."""
+
+    def __init__(self, rooms: Rooms, instance: Instance) -> None:
+        self._rooms = rooms
+        self._usual = instance.backend or rooms.config.disks.backend
+        self._wanted = {disk_name(word): backend for word, backend in instance.disk_backends.items()}
+        self._left = dict(self._wanted)
+
+    def chosen(self, spec: DiskSpec) -> DiskSpec:
+        """:raises ConfigError: :raises InvalidRequest: there is no such backend here"""
+        if spec.name in LOCAL_ONLY:
+            return spec
+        self._left.pop(spec.name, None)
+        backend = self._wanted.get(spec.name) or self._usual
+        self._rooms.backend(backend)
+        return dataclasses.replace(spec, backend=backend)
+
+    def check_all_used(self) -> None:
+        """:raises InvalidRequest: a backend was asked for a disk that is not there"""
+        for name, backend in self._left.items():
+            raise InvalidRequest(
+                reason=f"the disk {name} shall be on {backend}, but the instance has no such disk of its own",
+                hint="root, ephemeral, swap, cdrom and eph0 may be named, as far as they are asked for",
+            )
 
 
 def _readonly(name: str, device: Device) -> bool:
@@ -215,7 +253,10 @@ def kernel(rooms: Rooms, instance: Instance, image: Image) -> KernelBoot | None:
 
 
 def root_exists(rooms: Rooms, instance: Instance) -> bool:
-    """Is the root disk of the instance here?"""
+    """Is the root disk of the instance here?
+
+    :raises ConfigError: it is on a backend that is not configured any more
+    """
     from cowshed.disks import manifest
 
     entries = manifest.load(rooms.directory(instance.uuid).path).disks

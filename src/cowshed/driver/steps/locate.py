@@ -14,6 +14,7 @@ from cowshed.model.instance import Instance
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cowshed.contract.storage import Disk
     from cowshed.driver.rooms import Rooms
 
 LAUNCH = "launch.json"
@@ -22,6 +23,18 @@ LAUNCH = "launch.json"
 def console_log(rooms: Rooms, uuid: str) -> Path:
     """The file the serial console is logged to."""
     return rooms.directory(uuid).path / "console.log"
+
+
+def disks(rooms: Rooms, uuid: str) -> list[tuple[str, Disk]]:
+    """(backend, disk) of every disk of the instance that is there, as its manifest names them.
+
+    :raises ConfigError: one is on a backend that is not configured any more :raises DataCorrupt:
+    """
+    from cowshed.disks import manifest
+
+    entries = manifest.load(rooms.directory(uuid).path).disks.values()
+    found = [(entry.backend, rooms.backend(entry.backend).disk(uuid, entry.name)) for entry in entries]
+    return [(backend, disk) for backend, disk in found if disk.exists()]
 
 
 def remember_image(rooms: Rooms, instance: Instance, image: Image) -> None:

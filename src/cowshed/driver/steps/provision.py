@@ -1,14 +1,15 @@
-"""Make the disks of an instance: cache and backends meet here and nowhere else."""
+"""Make the disks of an instance. Backends meet images here, and in ``bases``, and nowhere else."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from cowshed.contract.storage import Backend, Disk
+from cowshed.contract.storage import Disk
+from cowshed.driver.steps import bases
 from cowshed.driver.steps.layout import CONFIG_DRIVE, LOCAL_BACKEND, Plan, Planned
-from cowshed.errors import DiskTooSmall, InvalidRequest, UnsupportedOperation
-from cowshed.model.disk import Base, DiskFormat
+from cowshed.errors import DiskTooSmall, InvalidRequest, NameTaken, UnsupportedOperation
+from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.model.vif import Vif
@@ -53,8 +54,20 @@ def disks(rooms: Rooms, instance: Instance, image: Image, plan: Plan, undo: Undo
             continue
         rooms.progress.check()
         disk = rooms.backend(planned.spec.backend).disk(instance.uuid, planned.spec.name)
-        undo.push(f"delete {planned.spec.name}", disk.delete)
-        _make(rooms, instance, image, planned)
+        if disk.exists():  # in a storage that others use too: whatever it is, this call has not made it
+            raise NameTaken(kind="disk", name=f"{disk.name} of instance {instance.uuid}")
+        ours = [disk]
+        undo.push(f"delete {disk.name}", _delete_all, ours)
+        try:
+            _make(rooms, instance, image, planned)
+        except NameTaken:
+            ours.clear()
+            raise
+
+
+def _delete_all(disks: list[Disk]) -> None:
+    for disk in disks:
+        disk.delete()
 
 
 def _make(rooms: Rooms, instance: Instance, image: Image, planned: Planned) -> None:
@@ -65,30 +78,14 @@ def _make(rooms: Rooms, instance: Instance, image: Image, planned: Planned) -> N
     disk = backend.disk(instance.uuid, spec.name)
     if spec.image_id:
         source = image if spec.image_id == image.id else rooms.images.show(spec.image_id)
-        with rooms.cache.using(base_name(rooms, backend, source)):
-            disk.create(spec.size, base(rooms, backend, source), progress=rooms.progress)
+        bases.make(rooms, backend, disk, source, spec.size, encrypt=spec.encrypt)
     elif spec.filesystem:
-        blank.create(_file(disk), spec.size, filesystem_type=spec.filesystem, label=spec.label)
+        place = rooms.directory(instance.uuid).path
+        blank.create(
+            disk, spec.size, filesystem_type=spec.filesystem, label=spec.label, place=place, encrypt=spec.encrypt
+        )
     else:
-        disk.create(spec.size, progress=rooms.progress)
-
-
-def base(rooms: Rooms, backend: Backend, image: Image) -> Base:
-    """The cached base of ``image`` that ``backend`` needs, fetched if it is not there yet."""
-    wanted = _base_format(rooms, backend, image)
-    return rooms.cache.get(image, rooms.images, format=wanted, progress=rooms.progress)
-
-
-def base_name(rooms: Rooms, backend: Backend, image: Image) -> str:
-    from cowshed.images.cache import name_of
-
-    return name_of(image.id, _base_format(rooms, backend, image))
-
-
-def _base_format(rooms: Rooms, backend: Backend, image: Image) -> DiskFormat:
-    if rooms.config.cache.keep_format and backend.name == image.disk_format == DiskFormat.QCOW2:
-        return DiskFormat.QCOW2
-    return backend.traits.base_format
+        disk.create(spec.size, encrypt=spec.encrypt, progress=rooms.progress)
 
 
 def metadata(

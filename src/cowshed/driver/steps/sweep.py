@@ -18,9 +18,16 @@ DELETED = "_del"
 
 
 def leftovers(rooms: Rooms) -> None:
-    """Finish deletions that were interrupted; forget broken downloads and ports whose instance is gone."""
+    """Finish deletions that were interrupted; forget broken downloads, ports whose instance is gone, and what
+    the storage of each backend holds half done.
+    """
     _instances(rooms)
-    for what, clean in (("the image store", rooms.images.clean), ("serial ports", lambda: serial.keep_existing(rooms))):
+    backends = [(f"the disk backend {name}", backend.clean) for name, backend in rooms.backends.items()]
+    for what, clean in (
+        ("the image store", rooms.images.clean),
+        ("serial ports", lambda: serial.keep_existing(rooms)),
+        *backends,
+    ):
         try:
             clean()
         except CowshedError as error:

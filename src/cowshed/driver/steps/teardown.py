@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cowshed import log
@@ -9,8 +11,10 @@ from cowshed.errors import CowshedError, DataCorrupt, InvalidState
 from cowshed.model.instance import Instance, PowerState
 
 if TYPE_CHECKING:
+    from cowshed.contract.storage import Backend, Disk
     from cowshed.driver.rooms import Rooms
     from cowshed.hypervisor.guest import Guest
+    from cowshed.model.disk import ManifestDisk
 
 _log = log.logger(__name__)
 
@@ -60,26 +64,45 @@ def shut_down(rooms: Rooms, guest: Guest, timeout: float, interval: float) -> bo
 
 
 def delete_disks(rooms: Rooms, instance: Instance) -> None:
-    """Remove every disk of the instance on every backend.
+    """Remove every disk of the instance, on whichever backend.
 
+    :raises ConfigError: it has one on a backend that is not configured any more; the others are gone
     :raises CowshedError: the first that failed, after all have been tried
     """
     first: CowshedError | None = None
-    for backend in rooms.backends.values():
+    for find in _finders(rooms, instance):
         try:
-            disks = backend.disks(instance.uuid)
-        except DataCorrupt as error:
-            # What the manifest names cannot be told any more; files go with the directory all the same.
-            _log.warning("disks of %s on %s are not known: %s", instance.name, backend.name, error)
-            continue
-        except CowshedError as error:
-            first = first or error
-            continue
-        for disk in disks:
-            try:
+            for disk in find():
                 disk.delete()
-            except CowshedError as error:
-                _log.warning("could not delete %s of %s: %s", disk.name, instance.name, error)
-                first = first or error
+        except CowshedError as error:
+            _log.warning("could not delete a disk of %s: %s", instance.name, error)
+            first = first or error
     if first:
         raise first
+
+
+def _finders(rooms: Rooms, instance: Instance) -> list[Callable[[], Sequence[Disk]]]:
+    """Each finds disks, and may fail by itself: one for each line of the manifest.
+
+    A manifest that cannot be read names none: every backend is asked what it knows. Files go with
+    the directory all the same.
+    """
+    from cowshed.disks import manifest
+
+    try:
+        entries = manifest.load(rooms.directory(instance.uuid).path).disks.values()
+    except DataCorrupt as error:
+        _log.warning("%s; asking every backend for disks of %s", error, instance.name)
+        return [partial(_known_to, backend, instance.uuid) for backend in rooms.backends.values()]
+    return [partial(_named_by, rooms, instance.uuid, entry) for entry in entries]
+
+
+def _named_by(rooms: Rooms, uuid: str, entry: ManifestDisk) -> Sequence[Disk]:
+    return [rooms.backend(entry.backend).disk(uuid, entry.name)]
+
+
+def _known_to(backend: Backend, uuid: str) -> Sequence[Disk]:
+    try:
+        return backend.disks(uuid)
+    except DataCorrupt:
+        return []

@@ -167,6 +167,9 @@ class FakeHost(FakeDevices):
     def bases(self) -> Sequence[Any]:
         return ()
 
+    def kept_bases(self) -> Sequence[tuple[str, Any]]:
+        return ()
+
     def sweep_cache(self, *, dry_run: bool = False, all_unused: bool = False) -> Sequence[Any]:
         return ()
 
