@@ -7,13 +7,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from cowshed.config import DisksSection
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.storage import Backend, Importing, KeySource
 from cowshed.disks import manifest
-from cowshed.disks.recorded import RecordedDisk, recorded
+from cowshed.disks.recorded import recorded
+from cowshed.disks.snapshots import RecordedSnapshots
 from cowshed.model.disk import (
     Base,
     Capacity,
@@ -26,8 +27,10 @@ from cowshed.model.disk import (
 from cowshed.tools import filesystem
 from cowshed.tools.filesystem import Publication
 
+RESERVING: Final = (Preallocation.FALLOC, Preallocation.FULL)
 
-class FileDisk(RecordedDisk, Importing):
+
+class FileDisk(RecordedSnapshots, Importing):
     """``<instances>/<uuid>/<name>``."""
 
     def __init__(
@@ -123,6 +126,7 @@ class FileDisk(RecordedDisk, Importing):
             return
         with manifest.editing(self.directory) as disks:
             filesystem.remove_file(self.path)
+            self._remove_kept()
             disks.pop(self.name, None)
 
     def _allocated(self, entry: ManifestDisk) -> int:
@@ -158,7 +162,7 @@ class FileDisk(RecordedDisk, Importing):
     @property
     def reserves(self) -> bool:
         """All the room a disk may ever need is taken when it is made."""
-        return self.section.preallocation in (Preallocation.FALLOC, Preallocation.FULL)
+        return self.section.preallocation in RESERVING
 
     def _check_room(self, size: int) -> None:
         """:raises NoSpace: what will be reserved is not free"""
@@ -175,6 +179,11 @@ class FileBackend(Backend):
         self.instances = instances
         self.section = section
         self.keys = keys
+
+    @property
+    def shares(self) -> bool:
+        """Copies share their blocks: the file system can, and none have to be reserved for each."""
+        return self.section.preallocation not in RESERVING and filesystem.can_reflink(self.instances)
 
     def disk(self, instance: str, name: str) -> FileDisk:
         return self.disk_class(self.instances, self.section, instance, name, self.keys)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cowshed.errors import CowshedError, DataCorrupt, DiskNotFound, NameTaken
-from cowshed.model.disk import DiskFormat, Encryption, EncryptionFormat, Manifest, ManifestDisk
+from cowshed.model.disk import DiskFormat, DiskSnapshot, Encryption, EncryptionFormat, Manifest, ManifestDisk
 from cowshed.tools import filesystem, locks
 
 FILE = "manifest.json"
@@ -60,8 +60,9 @@ def _disk(entry: dict[str, Any]) -> ManifestDisk:
     entry["format"] = DiskFormat(entry["format"])
     if entry["base_format"]:
         entry["base_format"] = DiskFormat(entry["base_format"])
-    if encryption := entry["encryption"]:
+    if encryption := entry.get("encryption"):
         entry["encryption"] = Encryption(**{**encryption, "format": EncryptionFormat(encryption["format"])})
+    entry["snapshots"] = tuple(DiskSnapshot(**snapshot) for snapshot in entry.get("snapshots", ()))
     return ManifestDisk(**entry)
 
 
@@ -155,6 +156,7 @@ def _entry(disk: ManifestDisk) -> dict[str, Any]:
     entry = {field: getattr(disk, field) for field in _FIELDS}
     if disk.encryption:
         entry["encryption"] = asdict(disk.encryption)
+    entry["snapshots"] = [asdict(snapshot) for snapshot in disk.snapshots]
     return entry
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cowshed.contract.callbacks import Progress
 from cowshed.contract.storage import Traits
-from cowshed.disks.file import FileBackend, FileDisk
+from cowshed.disks.file import RESERVING, FileBackend, FileDisk
+from cowshed.disks.snapshots import Step
 from cowshed.errors import DataCorrupt, InvalidRequest
 from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType, ManifestDisk, Preallocation
-from cowshed.tools import filesystem, qcow2, qemu_img
+from cowshed.tools import filesystem, qcow2, qemu_img, qemu_lock
 from cowshed.tools.filesystem import Publication
 from cowshed.tools.qcow2 import overlay
 
@@ -86,6 +88,41 @@ class Qcow2Disk(FileDisk):
         finally:
             os.close(fd)
 
+    # --- snapshots are inside the file ----------------------------------------------------------
+
+    @contextmanager
+    def _keeping(self, entry: ManifestDisk, name: str, progress: Progress) -> Iterator[Step]:
+        qemu_lock.refuse_held(self.path, self.label)
+        yield lambda: qemu_img.snapshot(self.path, qemu_img.TAKE, _tag(name))
+
+    def _prepare(self, entry: ManifestDisk, name: str, progress: Progress) -> None:
+        qemu_lock.refuse_held(self.path, self.label)
+
+    def _restore(self, entry: ManifestDisk, name: str) -> None:
+        qemu_img.snapshot(self.path, qemu_img.APPLY, _tag(name))
+
+    def _drop(self, name: str) -> None:
+        while _tag(name) in self._tags():  # of one name there may be several inside
+            qemu_img.snapshot(self.path, qemu_img.REMOVE, _tag(name))
+
+    def _strays(self, entry: ManifestDisk) -> Sequence[str]:
+        known = {_tag(snapshot.name) for snapshot in entry.snapshots}
+        return [tag.lstrip("=") for tag in self._tags() if tag not in known]
+
+    def _tags(self) -> list[str]:
+        fd = filesystem.open_regular(self.path)
+        try:
+            return [snapshot.name for snapshot in qcow2.read_snapshots(fd)]
+        except qcow2.QcowError as error:
+            raise DataCorrupt(path=self.path, reason=str(error)) from error
+        finally:
+            os.close(fd)
+
+
+def _tag(name: str) -> str:
+    """What the snapshot is called inside: qemu-img would take a name of digits for the number of another."""
+    return f"={name}" if name.isdigit() else name
+
 
 class Qcow2Backend(FileBackend):
     name = "qcow2"
@@ -97,8 +134,10 @@ class Qcow2Backend(FileBackend):
             name=self.name,
             base_format=DiskFormat.RAW,
             disk_format=DiskFormat.QCOW2,
-            instant_clone=True,
+            instant_clone=self.section.preallocation not in RESERVING,
             grows_online=False,
+            snapshots=True,
+            instant_snapshot=True,
             preallocates=True,
             importing=True,
         )

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from cowshed.contract.callbacks import Progress
 from cowshed.contract.storage import Traits
-from cowshed.disks.file import FileBackend, FileDisk
+from cowshed.disks.copies import CopiedSnapshots
+from cowshed.disks.file import FileBackend
 from cowshed.errors import InvalidRequest
 from cowshed.model.disk import Base, DiskFormat, ManifestDisk
 from cowshed.tools import filesystem
 from cowshed.tools.filesystem import Publication
 
 
-class RawDisk(FileDisk):
+class RawDisk(CopiedSnapshots):
     format = DiskFormat.RAW
     backend = "raw"
 
@@ -26,23 +27,9 @@ class RawDisk(FileDisk):
     def _fill(self, new: Publication, size: int, base: Base | None, progress: Progress) -> None:
         self._check_room(size)
         if base:
-            self._copy(base, new.fd, progress)
+            self._copy(base.path, new.fd, progress)
         os.ftruncate(new.fd, size)
         self._preallocate(new.fd, 0, size)
-
-    def _copy(self, base: Base, target: int, progress: Progress) -> None:
-        with filesystem.errors_of(base.path, "read"):
-            source = filesystem.open_regular(base.path)
-        try:
-            # Shared blocks are not reserved ones: a write to them can still find no space.
-            if not self.reserves and filesystem.reflink(source, target):
-                return
-            data = os.fstat(source).st_blocks * 512
-            filesystem.check_space(self.directory, data)
-            progress.phase("copy", data)
-            filesystem.copy_sparse(source, target, share=not self.reserves, progress=progress)
-        finally:
-            os.close(source)
 
     def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object]) -> None:
         self._check_room(size)
@@ -96,7 +83,9 @@ class RawBackend(FileBackend):
             name=self.name,
             base_format=DiskFormat.RAW,
             disk_format=DiskFormat.RAW,
-            instant_clone=filesystem.can_reflink(self.instances),
+            instant_clone=self.shares,
+            snapshots=True,
+            instant_snapshot=self.shares,
             preallocates=True,
             importing=True,
         )

@@ -238,6 +238,9 @@ class ManifestDisk:
 
     ``location`` is the backend's own word for the place: a file name in the instance's directory,
     ``vg/lv``, ``pool[/namespace]/image``. ``base_path`` is set where the base is a file.
+    ``snapshots`` (oldest first) where the storage keeps no such list itself; ``snapshot`` is the one
+    the present content began as. While ``rolling_back`` is set, the content is becoming that of the
+    snapshot it names, and whoever finds it so finishes that.
     """
 
     name: str
@@ -250,6 +253,9 @@ class ManifestDisk:
     base_digest: str | None = None
     image_id: str = ""
     encryption: Encryption | None = None
+    snapshots: tuple[DiskSnapshot, ...] = ()
+    snapshot: str | None = None
+    rolling_back: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class Header:
     refcount_offset: int
     refcount_clusters: int
     snapshots: int
+    snapshots_offset: int
     backing: bytes | None
     encryption: int
     incompatible: int
@@ -113,6 +114,7 @@ def parse_header(data: bytes) -> Header:
         refcount_offset=refcount_offset,
         refcount_clusters=refcount_clusters,
         snapshots=snapshots,
+        snapshots_offset=snapshots_offset,
         backing=_backing(data, backing_offset, backing_length, 1 << cluster_bits),
         encryption=encryption,
         incompatible=incompatible,
