@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from cowshed.errors import (
     NoSpace,
     PermissionDenied,
 )
+from cowshed.manager import reserve
 from cowshed.model.flavor import Flavor
 from cowshed.model.instance import Instance, InstanceState
 from cowshed.model.vif import PortForward, Protocol, Subnet, Vif, VifType
@@ -142,7 +143,7 @@ class Records:
         """With the time it was made. :raises NameTaken: an instance has this name"""
         now = clock.current().time()
         try:
-            with self._write() as database:
+            with self._write(needed=False) as database:
                 database.execute(
                     "insert into instances (uuid, name, state, created, updated, record) values (?, ?, ?, ?, ?, ?)",
                     (record.uuid, record.name, record.state, now, now, _encoded(record)),
@@ -184,7 +185,23 @@ class Records:
         with self._errors():
             if not self.path.exists():
                 return []
-            return self._open().execute(query, values).fetchall()
+            try:
+                return self._open().execute(query, values).fetchall()
+            except sqlite3.OperationalError:
+                if not self._unopenable():
+                    raise
+                return self._look(query, values)
+
+    def _unopenable(self) -> bool:
+        """SQLite wants to make the files of its log to read, there is no room, and nothing is in them."""
+        log = self.path.with_name(f"{self.path.name}-wal")
+        return reserve.is_full(self.path.parent) and not (log.exists() and log.stat().st_size)
+
+    def _look(self, query: str, values: tuple[object, ...]) -> list[sqlite3.Row]:
+        """Read without making anything, which is right while nobody writes; on a full disk nobody does for long."""
+        with closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+            database.row_factory = sqlite3.Row
+            return database.execute(query, values).fetchall()
 
     def _open(self) -> sqlite3.Connection:
         database: sqlite3.Connection | None = getattr(self._local, "database", None)
@@ -219,9 +236,12 @@ class Records:
             raise
 
     @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
+    def _write(self, *, needed: bool = True) -> Iterator[sqlite3.Connection]:
+        """:param needed: what goes on already must be noted, on a full disk out of the reserve"""
         with self._errors():
             self._make()
+            if needed and reserve.is_full(self.path.parent):
+                reserve.give_up(self.path.parent)
             database = self._open()
             database.execute("begin immediate")
             try:
@@ -230,6 +250,7 @@ class Records:
             except BaseException:
                 _roll_back(database)
                 raise
+            reserve.put_by(self.path.parent)
 
     def _make(self) -> None:
         """The empty file, for its owner alone: SQLite would make it readable by all, and copies its mode."""
@@ -252,7 +273,8 @@ class Records:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             return Busy(what=str(self.path), holder="another process", hint="try again")
-        if name.startswith("SQLITE_FULL"):
+        full = name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")) and reserve.is_full(self.path.parent)
+        if full or name.startswith("SQLITE_FULL"):
             free = shutil.disk_usage(self.path.parent).free
             return NoSpace(place=self.path.parent, needed="more", free=free, hint="free some space, then try again")
         if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):

@@ -37,7 +37,8 @@ def lock(path: Path, *, shared: bool = False, timeout: float | None = None, what
     fd = _hold(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, deadline)
     try:
         if not shared:
-            os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}".encode().ljust(_HOLDER), 0)
+            with suppress(OSError):  # on a full disk it is not said
+                os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}".encode().ljust(_HOLDER), 0)
         yield
     finally:
         os.close(fd)  # releases it
