@@ -41,7 +41,7 @@ test=(
     libxml2-utils               # xmllint
     btrfs-progs ntfs-3g         # file systems that images and disks are made with
     qemu-block-extra            # rbd, iscsi and curl for qemu-img
-    dnsmasq-base
+    dnsmasq-base iptables       # networks of the system's libvirt
     strace
     swtpm swtpm-tools           # TPM devices
     genisoimage                 # isoinfo: a second reader of our config drives

@@ -23,6 +23,14 @@ mkdir -p /var/lib/libvirt /var/cache/libvirt
 mount --bind "$place/lib" /var/lib/libvirt
 mount --bind "$place/cache" /var/cache/libvirt
 mount --bind "$place/conf" /etc/libvirt
+# The daemon wants the user of Debian's libvirt-daemon-system, whatever qemu.conf says: where there is none, one of our own.
+for list in passwd group; do
+    ! getent $list libvirt-qemu >/dev/null || continue
+    cp /etc/$list "$place/$list"
+    mount --bind "$place/$list" /etc/$list
+done
+getent passwd libvirt-qemu >/dev/null || echo libvirt-qemu:x:64055:64055::/nonexistent:/usr/sbin/nologin >>/etc/passwd
+getent group libvirt-qemu >/dev/null || echo libvirt-qemu:x:64055: >>/etc/group
 mount -t sysfs sysfs /sys  # which network namespace it shows is decided when it is mounted
 ip link set lo up
 cat >"$place/conf/libvirtd.conf" <<X
