@@ -106,14 +106,10 @@ def test_what_a_killed_process_left_in_the_log_is_seen(place: Path) -> None:
     records = anew(place)
     records.add(record("web"))
     records.close()
-    script = "\n".join(
-        (
-            "import os, sqlite3, sys",
-            "database = sqlite3.connect(sys.argv[1], isolation_level=None)",
-            "database.execute(\"update instances set name = 'late'\")",
-            "os._exit(0)",
-        )
-    )
+    script = """import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("update instances set name = 'late'")
+os._exit(0)"""
     subprocess.run([sys.executable, "-c", script, str(records.path)], check=True, timeout=30)
     assert records.path.with_name("cowshed.db-wal").stat().st_size
     fill(place)
