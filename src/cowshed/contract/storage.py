@@ -166,6 +166,13 @@ class Backend(ABC):
         :raises NotFound: the place is not there (a pool, a volume group)
         """
 
+    def secret(self, uuid: str) -> tuple[str, bytes] | None:
+        """(name, value) of the libvirt secret that :meth:`Disk.source` names, to be defined before a guest starts.
+
+        None: it is not this backend's, or the operator keeps it in libvirt himself.
+        """
+        return None
+
     def clean(self) -> None:  # noqa: B027
         """Finish what killed processes left half done: deletions, clearing, temporary names. Quick when there is nothing."""
 

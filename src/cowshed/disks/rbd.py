@@ -7,6 +7,7 @@ opens the disk finishes that (:meth:`RbdDisk.activate`).
 
 from __future__ import annotations
 
+import base64
 import re
 import uuid
 from collections.abc import Callable, Sequence
@@ -297,6 +298,13 @@ class RbdBackend(RbdBases, Cloning, Backend):
     def secret_uuid(self) -> str:
         """Of the libvirt secret that holds the cluster's key for guests of this host."""
         return self.section.secret_uuid or str(uuid.uuid5(_SECRETS, f"{self.cluster.fsid}/{self.cluster.user}"))
+
+    def secret(self, uuid: str) -> tuple[str, bytes] | None:
+        """libvirt wants the key as bytes, and encodes it for QEMU itself."""
+        if self.section.secret_uuid or uuid != self.secret_uuid:
+            return None
+        found = self.cluster
+        return f"cowshed client.{found.user} of {found.fsid}", base64.b64decode(found.key())
 
     @property
     def traits(self) -> Traits:

@@ -8,7 +8,7 @@ from typing import Any
 from cowshed import log
 from cowshed.contract.lifecycle import Lifecycle as LifecycleContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import connect, launch, layout, locate, provision, serial, teardown
+from cowshed.driver.steps import connect, launch, layout, locate, opening, provision, serial, teardown
 from cowshed.errors import CowshedError, NameTaken
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
@@ -88,7 +88,9 @@ class Lifecycle(LifecycleContract):
         if destroy_vifs:
             connect.unplug(self.rooms, tuple(network_info or ()))
         teardown.undefine(self.rooms, instance.uuid)
-        if destroy_disks:
+        if not destroy_disks:
+            opening.let_go(self.rooms, instance.uuid)
+        else:
             teardown.delete_disks(self.rooms, instance)
             self.rooms.directory(instance.uuid).delete()
             serial.give_back(self.rooms, instance.uuid)

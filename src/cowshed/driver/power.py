@@ -8,7 +8,7 @@ from typing import Any
 from cowshed import log
 from cowshed.contract.power import Power as PowerContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import connect, launch, teardown
+from cowshed.driver.steps import connect, launch, opening, teardown
 from cowshed.errors import InstanceNotFound, InvalidState
 from cowshed.model.instance import Instance, PowerState, RebootType
 from cowshed.model.vif import Vif
@@ -51,9 +51,9 @@ class Power(PowerContract):
                 raise InstanceNotFound(name=instance.name)
             if guest.has_saved():
                 guest.discard_saved()
-            if timeout and teardown.shut_down(self.rooms, guest, timeout, retry_interval):
-                return
-            teardown.power_off(self.rooms, guest)
+            if not (timeout and teardown.shut_down(self.rooms, guest, timeout, retry_interval)):
+                teardown.power_off(self.rooms, guest)
+            opening.let_go(self.rooms, instance.uuid)
 
     def reboot(
         self,
@@ -132,6 +132,7 @@ class Power(PowerContract):
         guest = self.rooms.hypervisor.guest(instance.uuid)
         with Undo() as undo:
             connect.plug(self.rooms, vifs, undo)
+            opening.ready(self.rooms, instance)
             self.rooms.progress.phase("restore")
             guest.start()
             if guest.state() == PowerState.PAUSED:

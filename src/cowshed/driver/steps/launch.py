@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cowshed.driver.steps import connect, layout, locate, serial
+from cowshed.driver.steps import connect, layout, locate, opening, serial
 from cowshed.errors import PortInUse
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
@@ -58,7 +58,7 @@ def define(rooms: Rooms, instance: Instance, image: Image, plugged: Sequence[Plu
     domain = assemble(
         instance,
         image,
-        disks=layout.attached(rooms, instance),
+        disks=opening.ready(rooms, instance),
         vifs=plugged,
         host=rooms.capabilities,
         guest=rooms.config.guest,
@@ -96,6 +96,7 @@ def relaunch(rooms: Rooms, instance: Instance, vifs: Sequence[Vif]) -> None:
     connect.check(rooms, vifs)
     with Undo() as undo:
         plugged = connect.plug(rooms, vifs, undo)
+        undo.push("let go of the disks", opening.let_go, rooms, instance.uuid)
         guest = define(rooms, instance, image, plugged)
         undo.push("stop the guest", guest.destroy)
         start(rooms, guest)
