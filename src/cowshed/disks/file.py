@@ -31,7 +31,7 @@ RESERVING: Final = (Preallocation.FALLOC, Preallocation.FULL)
 
 
 class FileDisk(RecordedSnapshots, Importing):
-    """``<instances>/<uuid>/<name>``."""
+    """``<instances>/<uuid>/<name>``; one that was moved here from another backend has the name in the manifest."""
 
     def __init__(
         self, instances: Path, section: DisksSection, instance: str, name: str, keys: KeySource | None = None
@@ -39,7 +39,11 @@ class FileDisk(RecordedSnapshots, Importing):
         super().__init__(instances, instance, name)
         self.section = section
         self.keys = keys
-        self.path = self.directory / name
+
+    @property
+    def path(self) -> Path:
+        """Where it is, or will be when it is made."""
+        return self.directory / self.location()
 
     def _new_location(self) -> str:
         return self.name
@@ -71,7 +75,7 @@ class FileDisk(RecordedSnapshots, Importing):
         self._refuse_existing()
         unsynced = filesystem.make_directory_unsynced(self.directory)
         try:
-            with filesystem.publish(self.path, unnamed=True) as new:
+            with filesystem.publish(self.directory / self._new_location(), unnamed=True) as new:
                 fill(new)
                 # Begun now, the blocks of the disk go into the same journal commit as the manifest's.
                 filesystem.start_writing(new.fd, 0, 0)
