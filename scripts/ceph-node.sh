@@ -47,7 +47,7 @@ daemons=(osd.0 mgr.x mon.a)  # in the order of ending
 alive() {
     local pid
     pid=$(cat "$dir/$1.pid" 2>/dev/null) || return 1
-    [ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF -- "$dir/ceph.conf"
+    [ -n "$pid" ] && { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -qF -- "$dir/ceph.conf"
 }
 
 stop() {

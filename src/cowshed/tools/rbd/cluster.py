@@ -48,6 +48,7 @@ class Cluster:
         self._lock = threading.Lock()
         self._rados: Any = None
         self._fsid = ""
+        self.prepared: set[tuple[str, str]] = set()  # pools and namespaces, by Pool
 
     # --- the connection -------------------------------------------------------------------------
 
@@ -175,7 +176,7 @@ class Cluster:
         command = json.dumps({"prefix": prefix, "format": "json", **arguments})
         with self.errors_of("ask", prefix, kind="cluster"):
             number, answer, words = handle.mon_command(command, b"")
-        _check(f"ceph {prefix}", number, words)
+        _check("cluster", f"ceph {prefix}", number, words, self.access.operation_timeout)
         return json.loads(answer or b"null")
 
     def ask_manager(self, prefix: str, **arguments: object) -> Any:
@@ -203,7 +204,7 @@ class Cluster:
         if isinstance(answers[0], Exception):
             raise errors.translated(answers[0], "ask", "manager", prefix, self.access.operation_timeout)
         number, answer, words = answers[0]
-        _check(f"ceph {prefix}", number, words)
+        _check("manager", f"ceph {prefix}", number, words, self.access.operation_timeout)
         return json.loads(answer or b"null")
 
     @property
@@ -239,11 +240,11 @@ class Cluster:
         )
 
 
-def _check(what: str, number: int, words: str) -> None:
+def _check(kind: str, what: str, number: int, words: str, seconds: float) -> None:
+    """An answer with an error number is an error like any other."""
     if number:
-        if abs(number) in (1, 13):
-            raise PermissionDenied(action="ask", path=f"{what}: {words}")
-        raise ToolFailed(command=what, status=abs(number), output=words)
+        error = errors.bindings()[0].OSError(words, errno=abs(number))
+        raise errors.translated(error, "ask", kind, what, seconds) from error
 
 
 def _key_in(keyring: Path, entity: str) -> str:

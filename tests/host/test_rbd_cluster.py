@@ -1,0 +1,212 @@
+"""The connection to Ceph: shared, made anew when broken, and never waited for without end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cowshed.errors import ConfigError, CowshedError, DeadlineExceeded, NotFound, PermissionDenied
+from cowshed.model.disk import NetworkHost
+from cowshed.tools.rbd import Access, Cluster, Pool, cluster
+from tests.ceph_node import Ceph
+
+pytestmark = pytest.mark.timeout(180)
+
+MiB = 1 << 20
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < seconds
+
+
+@pytest.fixture
+def access(ceph: Ceph) -> Access:
+    return Access(ceph_conf=str(ceph.conf))
+
+
+# --- one connection -------------------------------------------------------------------------------
+
+
+def test_threads_share_one_connection(access: Access, rbd_pool: str) -> None:
+    found: list[Any] = []
+
+    def work() -> None:
+        Pool(cluster(access), rbd_pool).images("nothing")
+        found.append(cluster(access).rados())
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(set(map(id, found))) == 1
+    assert cluster(access) is cluster(Access(ceph_conf=access.ceph_conf))
+
+
+def test_a_child_process_makes_its_own(access: Access, rbd_pool: str) -> None:
+    pool = Pool(cluster(access), rbd_pool)
+    pool.images()
+    mine = pool.cluster.rados()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            pool.create("from-the-child", MiB)
+            os._exit(0 if pool.cluster.rados() is not mine else 2)
+        except BaseException:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert pool.exists("from-the-child")
+    assert pool.cluster.rados() is mine
+
+
+def test_a_client_that_was_shut_out_connects_anew(ceph: Ceph, rbd_pool: str) -> None:
+    found = Cluster(Access(ceph_conf=str(ceph.conf)))
+    pool = Pool(found, rbd_pool)
+    pool.create("before", MiB)
+    address = found.rados().get_addrs()
+    ceph.command("osd", "blocklist", "add", address, 60)
+    deadline = time.monotonic() + 60
+    with pytest.raises(CowshedError, match="shut this client out"):
+        while time.monotonic() < deadline:
+            pool.exists("before")
+    assert pool.exists("before")
+    assert found.rados().get_addrs() != address
+
+
+def test_what_a_cluster_says_of_itself(ceph: Ceph, access: Access, rbd_pool: str) -> None:
+    found = cluster(access)
+    assert found.fsid == ceph.fsid
+    assert found.uses_cephx()
+    assert f"key = {found.key()}\n" in ceph.keyring.read_text()
+    port = int(ceph.conf.read_text().partition("v2:127.0.0.1:")[2].partition(",")[0])
+    assert found.monitors() == (NetworkHost("127.0.0.1", port), NetworkHost("127.0.0.1", port + 1))
+    capacity = Pool(found, rbd_pool).capacity()
+    assert 0 < capacity.free <= capacity.total
+
+
+def test_monitors_on_ipv6(other_ceph: Callable[..., Ceph]) -> None:
+    found = cluster(Access(ceph_conf=str(other_ceph("--ipv6").conf)))
+    assert {host.name for host in found.monitors()} == {"::1"}
+
+
+# --- no connection ----------------------------------------------------------------------------------
+
+
+def test_monitors_that_do_not_answer(ceph: Ceph, tmp_path: Path) -> None:
+    """They accept, and say nothing: librados by itself would wait five minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        conf = tmp_path / "ceph.conf"
+        conf.write_text(f"[global]\nmon host = 127.0.0.1:{listener.getsockname()[1]}\nkeyring = {ceph.keyring}\n")
+        silent = Cluster(Access(ceph_conf=str(conf), connect_timeout=2))
+        with within(10), pytest.raises(DeadlineExceeded, match=r"connecting to the Ceph cluster of .*ceph\.conf"):
+            silent.rados()
+
+
+def test_no_monitors_there(ceph: Ceph, tmp_path: Path) -> None:
+    conf = tmp_path / "ceph.conf"
+    conf.write_text(f"[global]\nmon host = 127.0.0.1:9\nkeyring = {ceph.keyring}\n")
+    with within(10), pytest.raises(DeadlineExceeded):
+        Cluster(Access(ceph_conf=str(conf), connect_timeout=2)).rados()
+
+
+def test_a_configuration_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        Cluster(Access(ceph_conf=str(tmp_path / "nowhere"))).rados()
+
+
+def test_a_key_the_cluster_does_not_know(ceph: Ceph, tmp_path: Path) -> None:
+    keyring = tmp_path / "keyring"
+    keyring.write_text("[client.admin]\nkey = AQCvCbtToC6MDhAATtuT70Sl+DymPCfDSsyV4w==\n")
+    with within(10), pytest.raises(PermissionDenied, match=r"connect as client\.admin"):
+        Cluster(Access(ceph_conf=str(ceph.conf), keyring=str(keyring))).rados()
+
+
+def test_no_key_at_all(ceph: Ceph) -> None:
+    with within(10), pytest.raises(PermissionDenied, match=r"connect as client\.nobody.*") as caught:
+        Cluster(Access(ceph_conf=str(ceph.conf), user="nobody")).rados()
+    assert caught.value.hint
+    with pytest.raises(PermissionDenied):
+        Cluster(Access(ceph_conf=str(ceph.conf), keyring="/nowhere")).rados()
+
+
+def test_a_user_who_may_not_write(ceph: Ceph, rbd_pool: str) -> None:
+    ceph.make_user("reader", mon="profile rbd", osd=f"profile rbd-read-only pool={rbd_pool}")
+    pool = Pool(Cluster(Access(ceph_conf=str(ceph.conf), user="reader")), rbd_pool)
+    pool.images()
+    with pytest.raises(PermissionDenied):
+        pool.create("forbidden", MiB)
+
+
+def test_a_user_with_the_documented_rights(ceph: Ceph, rbd_pool: str) -> None:
+    """What docs/rooms/disks.md says is enough for disks, bases and flattening in the background."""
+    rights = {"mon": "profile rbd", "mgr": f"profile rbd pool={rbd_pool}", "osd": f"profile rbd pool={rbd_pool}"}
+    ceph.make_user("cowshed", **rights)
+    pool = Pool(Cluster(Access(ceph_conf=str(ceph.conf), user="cowshed")), rbd_pool)
+    pool.create("parent", MiB)
+    pool.take("parent", "s")
+    pool.clone(pool, "parent", "s", "child")
+    pool.flatten_later("child")
+    pool.capacity()
+    assert pool.cluster.monitors()
+    pool.remove("child")
+    pool.remove("parent")
+
+
+def test_a_pool_that_is_missing(access: Access) -> None:
+    pool = Pool(cluster(access), "nowhere")
+    for call in (lambda: pool.exists("x"), pool.images, pool.capacity, lambda: pool.create("x", MiB)):
+        with within(10), pytest.raises(NotFound, match="pool nowhere does not exist"):
+            call()
+
+
+# --- a cluster that breaks --------------------------------------------------------------------------
+
+
+def test_an_osd_and_a_manager_that_are_down(other_ceph: Callable[..., Ceph]) -> None:
+    ceph = other_ceph("--size", "2G")
+    pool = Pool(Cluster(Access(ceph_conf=str(ceph.conf), operation_timeout=3)), ceph.make_pool())
+    pool.create("image", MiB)
+    ceph.kill("osd.0", signal.SIGSTOP)
+    for call in (lambda: pool.exists("image"), lambda: pool.create("other", MiB), lambda: pool.size("image")):
+        with within(20), pytest.raises(DeadlineExceeded, match="an answer of the Ceph cluster"):
+            call()
+    ceph.kill("osd.0", signal.SIGCONT)
+    deadline = time.monotonic() + 60
+    while True:  # it must learn first that it was taken for dead
+        try:
+            assert pool.exists("image")
+            break
+        except DeadlineExceeded:
+            assert time.monotonic() < deadline
+    ceph.kill("mgr.x")
+    with within(20), pytest.raises(DeadlineExceeded, match="manager"):
+        pool.flatten_later("image")
+    ceph.kill("mon.a", signal.SIGSTOP)
+    with within(20), pytest.raises(DeadlineExceeded):
+        pool.cluster.monitors()
+
+
+def test_a_process_with_a_connection_ends_at_once(ceph: Ceph, rbd_pool: str) -> None:
+    """Nothing of librados holds the interpreter back, and nothing is printed."""
+    program = (
+        "from cowshed.tools.rbd import Access, Pool, cluster\n"
+        f"pool = Pool(cluster(Access(ceph_conf={str(ceph.conf)!r})), {rbd_pool!r})\n"
+        "pool.images()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
