@@ -43,6 +43,7 @@ test=(
     qemu-block-extra            # rbd, iscsi and curl for qemu-img
     dnsmasq-base iptables       # networks of the system's libvirt
     strace
+    cryptsetup-bin              # a second reader of our LUKS heads
     swtpm swtpm-tools           # TPM devices
     genisoimage                 # isoinfo: a second reader of our config drives
     tgt                         # tgtd: iSCSI volumes

@@ -113,8 +113,8 @@ class DisksSection:
         "where the keys of encrypted disks are: files in the state directory, or persistent secrets of libvirt",
         choices=("file", "libvirt"),
     )
-    luks_iter_time: float = _option(
-        0.01, "how long the key of a LUKS disk is stretched; it is 384 random bits, so more makes it no safer", unit="s"
+    luks_iterations: int = _option(
+        10000, "how often the key of a LUKS disk is stretched; it is 384 random bits: more makes it no safer"
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -13,6 +13,7 @@ from cowshed.config import DisksSection
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.storage import Backend, Importing, KeySource
 from cowshed.disks import manifest
+from cowshed.disks.encryption import Sealed, extract, key_of, new_encryption, new_key, require_source
 from cowshed.disks.recorded import recorded
 from cowshed.disks.snapshots import RecordedSnapshots
 from cowshed.model.disk import (
@@ -21,10 +22,11 @@ from cowshed.model.disk import (
     DiskFormat,
     DiskSource,
     DiskType,
+    EncryptionFormat,
     ManifestDisk,
     Preallocation,
 )
-from cowshed.tools import filesystem
+from cowshed.tools import filesystem, luks_header
 from cowshed.tools.filesystem import Publication
 
 RESERVING: Final = (Preallocation.FALLOC, Preallocation.FULL)
@@ -57,29 +59,33 @@ class FileDisk(RecordedSnapshots, Importing):
     def create(
         self, size: int = 0, base: Base | None = None, *, encrypt: bool = False, progress: Progress = SILENT
     ) -> None:
-        self._refuse_encryption(encrypt)
         size = self._wanted(size, base)
         if base:
             self._check_base(base)
-        self._make(size, base, lambda new: self._fill(new, size, base, progress))
+        self._make(size, base, lambda new, sealed: self._fill(new, size, base, sealed, progress), encrypt=encrypt)
 
-    def create_filled(self, size: int, write: Callable[[Path], object]) -> None:
+    def create_filled(self, size: int, write: Callable[[Path], object], *, encrypt: bool = False) -> None:
         """Make the disk with what ``write`` puts into a raw file of ``size`` zero bytes.
 
         :raises NameTaken: :raises NoSpace: as :meth:`create`
         """
         size = self._wanted(size, None)
-        self._make(size, None, lambda new: self._fill_with(new, size, write))
+        self._make(size, None, lambda new, sealed: self._fill_with(new, size, write, sealed), encrypt=encrypt)
 
-    def _make(self, size: int, base: Base | None, fill: Callable[[Publication], None]) -> None:
+    def _make(
+        self, size: int, base: Base | None, fill: Callable[[Publication, Sealed | None], None], *, encrypt: bool
+    ) -> None:
+        keys = require_source(self.keys, self.backend) if encrypt else None
         self._refuse_existing()
         unsynced = filesystem.make_directory_unsynced(self.directory)
         try:
-            with filesystem.publish(self.directory / self._new_location(), unnamed=True) as new:
-                fill(new)
+            place = self.directory / self._new_location()
+            with self._sealed(size, base, keys) as sealed, filesystem.publish(place, unnamed=True) as new:
+                fill(new, sealed)
                 # Begun now, the blocks of the disk go into the same journal commit as the manifest's.
                 filesystem.start_writing(new.fd, 0, 0)
-                with manifest.recording(self.directory, self._described(size, base)):
+                described = self._described(size, base, sealed.encryption if sealed else None)
+                with manifest.recording(self.directory, described):
                     new.commit()
                     self._sync(unsynced)
         except BaseException:
@@ -87,6 +93,17 @@ class FileDisk(RecordedSnapshots, Importing):
                 with suppress(OSError):
                     self.directory.rmdir()
             raise
+
+    @contextmanager
+    def _sealed(self, size: int, base: Base | None, keys: KeySource | None) -> Iterator[Sealed | None]:
+        """The key of the disk that the block makes, if it is to have one."""
+        if keys is None:
+            yield None
+            return
+        encryption = new_encryption(EncryptionFormat.LUKS, luks_header.parameters(self.section.luks_iterations))
+        described = self._described(size, base, encryption)
+        with manifest.announcing(self.directory, described, taken=self.exists), new_key(keys, encryption) as sealed:
+            yield sealed
 
     def _sync(self, places: Sequence[Path]) -> None:
         """The last step; the disk that was given its name just now goes again if it fails."""
@@ -102,11 +119,11 @@ class FileDisk(RecordedSnapshots, Importing):
         """Before anything is made. :raises InvalidRequest: this kind of disk cannot have this base"""
 
     @abstractmethod
-    def _fill(self, new: Publication, size: int, base: Base | None, progress: Progress) -> None:
-        """Write the disk into the empty file ``new``."""
+    def _fill(self, new: Publication, size: int, base: Base | None, sealed: Sealed | None, progress: Progress) -> None:
+        """Write the disk into the empty file ``new``, encrypted if it is ``sealed``."""
 
     @abstractmethod
-    def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object]) -> None:
+    def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object], sealed: Sealed | None) -> None:
         """Write a disk with what ``write`` makes of a raw file into the empty file ``new``."""
 
     def import_file(self, path: Path) -> None:
@@ -131,17 +148,32 @@ class FileDisk(RecordedSnapshots, Importing):
         with manifest.editing(self.directory) as disks:
             filesystem.remove_file(self.path)
             self._remove_kept()
+            entry = disks.get(self.name)
+            if entry and entry.encryption and self.keys:
+                # Killed before the line goes, we are called again; the other way round the key would stay for ever.
+                filesystem.sync_directory(self.directory)
+                self.keys.delete(entry.encryption.key_id)
             disks.pop(self.name, None)
 
     def _allocated(self, entry: ManifestDisk) -> int:
         return filesystem.allocated(self.path)
 
     def source(self) -> DiskSource:
-        entry = self._entry()
+        return self._source(self._entry())
+
+    def _source(self, entry: ManifestDisk) -> DiskSource:
         backing = None
         if entry.base_path and entry.base_format:
             backing = DiskSource(DiskType.FILE, entry.base_format, Path(entry.base_path))
-        return DiskSource(DiskType.FILE, entry.format, self.path, backing=backing)
+        return DiskSource(DiskType.FILE, entry.format, self.path, backing=backing, encryption=entry.encryption)
+
+    def activate(self) -> None:
+        entry = self._entry()
+        if entry.encryption:
+            self._key(entry.encryption.key_id)
+
+    def _key(self, key_id: str) -> bytes:
+        return key_of(self.keys, key_id)
 
     def extract(
         self,
@@ -152,9 +184,14 @@ class FileDisk(RecordedSnapshots, Importing):
         plaintext: bool = False,
         progress: Progress = SILENT,
     ) -> None:
+        source = self.source()
+        if source.encryption:
+            size = self.info().virtual_size
+            extract(source, size, target, format, self._key, compress=compress, plaintext=plaintext, progress=progress)
+            return
         from cowshed.tools import transfer
 
-        transfer.export(self.source(), target, format, compress=compress, progress=progress)
+        transfer.export(source, target, format, compress=compress, progress=progress)
 
     def _preallocate(self, fd: int, start: int, end: int) -> None:
         """falloc: blocks are reserved; full: they are written, so that nothing is left to do later."""

@@ -88,6 +88,40 @@ def require(directory: Path, name: str) -> ManifestDisk:
 
 
 @contextmanager
+def announcing(directory: Path, disk: ManifestDisk, *, taken: Callable[[], bool]) -> Iterator[None]:
+    """``disk`` is written down while the block makes it; an error takes that back.
+
+    So whoever clears up after a killed process learns which key it had. A line without a disk means
+    nothing else, and :func:`recording` decides in the end who has the name.
+
+    :raises NameTaken: there is such a disk
+    """
+    with locked(directory):
+        if taken():
+            raise NameTaken(kind="disk", name=f"{disk.name} of instance {directory.name}")
+        _save(directory, {**load(directory).disks, disk.name: disk})
+    try:
+        yield
+    except BaseException:
+        with suppress(CowshedError):
+            _withdraw(directory, disk)
+        raise
+
+
+def _withdraw(directory: Path, disk: ManifestDisk) -> None:
+    """Unless somebody else has written what the disk is meanwhile."""
+    with locked(directory):
+        disks = dict(load(directory).disks)
+        if disks.get(disk.name) != disk:
+            return
+        del disks[disk.name]
+        if disks:
+            _save(directory, disks)
+        else:
+            filesystem.remove_file(directory / FILE)
+
+
+@contextmanager
 def recording(directory: Path, disk: ManifestDisk, *, taken: Callable[[], bool] | None = None) -> Iterator[None]:
     """``disk`` is written down before the block gives it its name; an error takes that back.
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from cowshed.contract.callbacks import Progress
 from cowshed.contract.storage import Traits
+from cowshed.disks import manifest
+from cowshed.disks.encryption import Sealed
 from cowshed.disks.file import RESERVING, FileBackend, FileDisk
 from cowshed.disks.snapshots import Step
 from cowshed.errors import DataCorrupt, InvalidRequest
 from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType, ManifestDisk, Preallocation
-from cowshed.tools import filesystem, qcow2, qemu_img, qemu_lock
+from cowshed.tools import filesystem, luks, luks_header, qcow2, qemu_img, qemu_lock
 from cowshed.tools.filesystem import Publication
 from cowshed.tools.qcow2 import overlay
 
@@ -28,10 +30,12 @@ class Qcow2Disk(FileDisk):
         with filesystem.errors_of(base.path, "read"):
             os.close(filesystem.open_regular(base.path))
 
-    def _fill(self, new: Publication, size: int, base: Base | None, progress: Progress) -> None:
+    def _fill(self, new: Publication, size: int, base: Base | None, sealed: Sealed | None, progress: Progress) -> None:
         cluster_size = self.section.cluster_size
         preallocation = Preallocation(self.section.preallocation)
         self._check_room(size)
+        progress.check()
+        head = _head(sealed)
         if base:
             qcow2.create_overlay(
                 new.fd,
@@ -39,10 +43,12 @@ class Qcow2Disk(FileDisk):
                 backing_path=base.path.absolute(),
                 backing_format=base.format,
                 cluster_size=cluster_size,
+                luks=head,
             )
             self._reserve(new.fd, size)
-        elif preallocation == Preallocation.OFF:
-            qcow2.create_blank(new.fd, size=size, cluster_size=cluster_size)
+        elif preallocation == Preallocation.OFF or sealed:
+            qcow2.create_blank(new.fd, size=size, cluster_size=cluster_size, luks=head)
+            self._reserve(new.fd, size)
         else:
             qemu_img.create(new.path, self.format, size, preallocation=preallocation, cluster_size=str(cluster_size))
 
@@ -55,12 +61,19 @@ class Qcow2Disk(FileDisk):
         if self.reserves:
             filesystem.reserve(fd, size)
 
-    def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object]) -> None:
+    def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object], sealed: Sealed | None) -> None:
         from cowshed.tools import transfer
 
         self._check_room(size)
         with filesystem.scratch(self.directory, size) as scratch:
             write(scratch.path)
+            if sealed:
+                qcow2.create_blank(new.fd, size=size, cluster_size=self.section.cluster_size, luks=_head(sealed))
+                self._reserve(new.fd, size)
+                source = DiskSource(DiskType.FILE, DiskFormat.RAW, scratch.path)
+                target = DiskSource(DiskType.FILE, self.format, new.path, encryption=sealed.encryption)
+                luks.copy(source, target, sealed.find, zero=True, size=size)
+                return
             transfer.to_qcow2(scratch.fd, new.fd)
         self._reserve(new.fd, size)
 
@@ -79,7 +92,9 @@ class Qcow2Disk(FileDisk):
         preallocation = Preallocation.OFF if entry.base_path else Preallocation(self.section.preallocation)
         fd = filesystem.open_regular(self.path, os.O_RDWR)
         try:
-            if qcow2.read_header(fd).size < size:
+            if qcow2.read_header(fd).size < size and entry.encryption:
+                luks.resize(self._source(entry), size, self._key, preallocation=preallocation)
+            elif qcow2.read_header(fd).size < size:
                 qemu_img.resize(self.path, self.format, size, preallocation=preallocation)
             self._reserve(fd, size)
             os.fsync(fd)
@@ -93,17 +108,23 @@ class Qcow2Disk(FileDisk):
     @contextmanager
     def _keeping(self, entry: ManifestDisk, name: str, progress: Progress) -> Iterator[Step]:
         qemu_lock.refuse_held(self.path, self.label)
-        yield lambda: qemu_img.snapshot(self.path, qemu_img.TAKE, _tag(name))
+        yield lambda: self._snapshot(entry, qemu_img.TAKE, name)
 
     def _prepare(self, entry: ManifestDisk, name: str, progress: Progress) -> None:
         qemu_lock.refuse_held(self.path, self.label)
 
     def _restore(self, entry: ManifestDisk, name: str) -> None:
-        qemu_img.snapshot(self.path, qemu_img.APPLY, _tag(name))
+        self._snapshot(entry, qemu_img.APPLY, name)
 
     def _drop(self, name: str) -> None:
         while _tag(name) in self._tags():  # of one name there may be several inside
-            qemu_img.snapshot(self.path, qemu_img.REMOVE, _tag(name))
+            self._snapshot(manifest.require(self.directory, self.name), qemu_img.REMOVE, name)
+
+    def _snapshot(self, entry: ManifestDisk, action: str, name: str) -> None:
+        if entry.encryption:
+            luks.snapshot(self._source(entry), action, _tag(name), self._key)
+        else:
+            qemu_img.snapshot(self.path, action, _tag(name))
 
     def _strays(self, entry: ManifestDisk) -> Sequence[str]:
         known = {_tag(snapshot.name) for snapshot in entry.snapshots}
@@ -124,6 +145,10 @@ def _tag(name: str) -> str:
     return f"={name}" if name.isdigit() else name
 
 
+def _head(sealed: Sealed | None) -> bytes:
+    return luks_header.build(sealed.key, sealed.encryption.parameters) if sealed else b""
+
+
 class Qcow2Backend(FileBackend):
     name = "qcow2"
     disk_class = Qcow2Disk
@@ -139,5 +164,6 @@ class Qcow2Backend(FileBackend):
             snapshots=True,
             instant_snapshot=True,
             preallocates=True,
+            encrypts=self.keys is not None,
             importing=True,
         )

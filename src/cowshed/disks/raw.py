@@ -1,4 +1,8 @@
-"""raw: a sparse file that holds everything. From a base: a reflink where the file system can."""
+"""raw: a sparse file that holds everything. From a base: a reflink where the file system can.
+
+Encrypted, it is a LUKS container of QEMU: the content of a base is written whole, holes and all, and
+what has never been written reads as noise.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from cowshed.contract.callbacks import Progress
+from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.storage import Traits
 from cowshed.disks.copies import CopiedSnapshots
+from cowshed.disks.encryption import Sealed
 from cowshed.disks.file import FileBackend
 from cowshed.errors import InvalidRequest
-from cowshed.model.disk import Base, DiskFormat, ManifestDisk
-from cowshed.tools import filesystem
+from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType, ManifestDisk
+from cowshed.tools import filesystem, luks, luks_header
 from cowshed.tools.filesystem import Publication
 
 
@@ -24,15 +29,37 @@ class RawDisk(CopiedSnapshots):
         if base.format != DiskFormat.RAW:
             raise InvalidRequest(reason=f"a raw disk needs a raw base, not {base.format}")
 
-    def _fill(self, new: Publication, size: int, base: Base | None, progress: Progress) -> None:
+    def _fill(self, new: Publication, size: int, base: Base | None, sealed: Sealed | None, progress: Progress) -> None:
         self._check_room(size)
+        if sealed:
+            if base:  # with its holes: every sector up to its end is written
+                filesystem.check_space(self.directory, base.virtual_size)
+            self._seal(new, size, sealed, base.path if base else None, progress)
+            return
         if base:
             self._copy(base.path, new.fd, progress)
         os.ftruncate(new.fd, size)
         self._preallocate(new.fd, 0, size)
 
-    def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object]) -> None:
+    def _seal(
+        self, new: Publication, size: int, sealed: Sealed, content: Path | None, progress: Progress = SILENT
+    ) -> None:
+        """A LUKS container of ``size`` bytes in ``new``, with what the raw file ``content`` holds."""
+        luks.create_raw(new.fd, size, sealed.key, sealed.encryption.parameters)
+        if content:
+            source = DiskSource(DiskType.FILE, DiskFormat.RAW, content)
+            target = DiskSource(DiskType.FILE, self.format, new.path, encryption=sealed.encryption)
+            luks.copy(source, target, sealed.find, progress=progress, size=size)
+        self._preallocate(new.fd, 0, os.fstat(new.fd).st_size)
+
+    def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object], sealed: Sealed | None) -> None:
         self._check_room(size)
+        if sealed:
+            with filesystem.scratch(self.directory, size) as scratch:
+                write(scratch.path)
+                filesystem.check_space(self.directory, size)
+                self._seal(new, size, sealed, scratch.path)
+            return
         os.ftruncate(new.fd, size)
         write(new.path)
         self._preallocate(new.fd, 0, size)
@@ -60,13 +87,14 @@ class RawDisk(CopiedSnapshots):
         fd = filesystem.open_regular(self.path, os.O_RDWR)
         try:
             there = os.fstat(fd).st_size
+            start = luks_header.payload_offset(fd, self.path) if entry.encryption else 0
             try:
-                if there < size:
-                    os.ftruncate(fd, size)
-                self._preallocate(fd, entry.virtual_size, size)
+                if there < start + size:
+                    os.ftruncate(fd, start + size)
+                self._preallocate(fd, start + entry.virtual_size, start + size)
                 os.fsync(fd)
             except BaseException:
-                if there < size:
+                if there < start + size:
                     os.ftruncate(fd, there)
                 raise
         finally:
@@ -87,5 +115,6 @@ class RawBackend(FileBackend):
             snapshots=True,
             instant_snapshot=self.shares,
             preallocates=True,
+            encrypts=self.keys is not None,
             importing=True,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,14 +24,15 @@ DRIVER: Final = {
 }
 
 
-def _run(path: Path, *words: str, timeout: float, limits: Limits = CONVERT) -> Result:
-    """qemu-img with these words and ``path``, absolute, so that no name is taken for an option or a protocol.
+def command(path: Path, *words: str, timeout: float, limits: Limits = CONVERT, fds: Sequence[int] = ()) -> Result:
+    """qemu-img with these words, which name ``path`` absolutely: no name is taken for an option or a protocol.
 
+    :param fds: descriptors it inherits (keys)
     :raises Busy: another process, such as a guest, holds the image
     :raises NoSpace: :raises ToolFailed: :raises ToolMissing:
     """
     try:
-        return run(["qemu-img", *words], timeout=timeout, limits=limits)
+        return run(["qemu-img", *words], timeout=timeout, limits=limits, pass_fds=fds)
     except ToolFailed as error:
         if "Failed to get" in error.output and "lock" in error.output:
             raise Busy(what=path, holder="a guest or a tool", hint="stop the instance first") from error
@@ -42,7 +44,7 @@ def _run(path: Path, *words: str, timeout: float, limits: Limits = CONVERT) -> R
 
 def info(path: Path, format: DiskFormat) -> dict[str, Any]:
     """What qemu-img says of a file whose format is known. Shared: it may be in use."""
-    found = _run(
+    found = command(
         path,
         *("info", "--output=json", "--force-share", "-f", DRIVER[format], "--", str(path.absolute())),
         timeout=30,
@@ -55,19 +57,19 @@ def info(path: Path, format: DiskFormat) -> dict[str, Any]:
 def resize(path: Path, format: DiskFormat, size: int, *, preallocation: str = "off") -> None:
     """Grow to ``size`` bytes. :raises Busy: a guest uses it"""
     words = ("-q", "-f", DRIVER[format], f"--preallocation={preallocation}")
-    _run(path, "resize", *words, "--", str(path.absolute()), str(size), timeout=600)
+    command(path, "resize", *words, "--", str(path.absolute()), str(size), timeout=600)
 
 
 def create(path: Path, format: DiskFormat, size: int, **options: str) -> None:
     """A blank image; ``options`` are those of the format, such as ``preallocation``."""
     words = ",".join(f"{name}={value}" for name, value in options.items())
     chosen = ("-o", words) if words else ()
-    _run(path, "create", "-q", "-f", DRIVER[format], *chosen, "--", str(path.absolute()), str(size), timeout=600)
+    command(path, "create", "-q", "-f", DRIVER[format], *chosen, "--", str(path.absolute()), str(size), timeout=600)
 
 
 def check(path: Path, format: DiskFormat) -> None:
     """:raises ToolFailed: the image has errors"""
-    _run(path, "check", "-q", "-f", DRIVER[format], "--", str(path.absolute()), timeout=600)
+    command(path, "check", "-q", "-f", DRIVER[format], "--", str(path.absolute()), timeout=600)
 
 
 TAKE, APPLY, REMOVE = "-c", "-a", "-d"
@@ -82,4 +84,4 @@ def snapshot(path: Path, action: str, name: str) -> None:
     """
     file = str(path.absolute()).replace(",", ",,")
     options = f"driver={DRIVER[DiskFormat.QCOW2]},file.driver=file,file.filename={file}"
-    _run(path, "snapshot", "-q", action, name, "--image-opts", options, timeout=600)
+    command(path, "snapshot", "-q", action, name, "--image-opts", options, timeout=600)

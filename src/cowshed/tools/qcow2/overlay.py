@@ -12,32 +12,41 @@ from pathlib import Path
 
 from cowshed.errors import InvalidRequest
 from cowshed.model.disk import DiskFormat
-from cowshed.tools.qcow2.header import EXT_BACKING_FORMAT, EXT_END, MAGIC, MAX_L1
+from cowshed.tools import filesystem
+from cowshed.tools.qcow2.header import EXT_BACKING_FORMAT, EXT_ENCRYPTION, EXT_END, MAGIC, MAX_L1
 
 _REFCOUNT_ORDER = 4  # 16-bit counts, QEMU's default
 _HEADER_LENGTH = 112
+_LUKS = 2  # crypt_method
 
 
 def create_overlay(
-    fd: int, *, size: int, backing_path: Path, backing_format: DiskFormat, cluster_size: int = 65536
+    fd: int,
+    *,
+    size: int,
+    backing_path: Path,
+    backing_format: DiskFormat,
+    cluster_size: int = 65536,
+    luks: bytes = b"",
 ) -> int:
     """Write an empty overlay of ``backing_path`` to the empty file ``fd``; returns the bytes written.
 
     :param size: bytes the guest will see
+    :param luks: the head of a LUKS container: what is written to the overlay is encrypted with its key
     :raises InvalidRequest: the size, cluster size or path cannot be expressed
     """
-    return _create(fd, size, cluster_size, os.fsencode(backing_path), QEMU_NAME[backing_format].encode())
+    return _create(fd, size, cluster_size, os.fsencode(backing_path), QEMU_NAME[backing_format].encode(), luks)
 
 
-def create_blank(fd: int, *, size: int, cluster_size: int = 65536) -> int:
+def create_blank(fd: int, *, size: int, cluster_size: int = 65536, luks: bytes = b"") -> int:
     """Write an image of ``size`` zero bytes to the empty file ``fd``."""
-    return _create(fd, size, cluster_size, b"", b"")
+    return _create(fd, size, cluster_size, b"", b"", luks)
 
 
 QEMU_NAME = {DiskFormat.RAW: "raw", DiskFormat.QCOW2: "qcow2", DiskFormat.ISO: "raw"}
 
 
-def _create(fd: int, size: int, cluster_size: int, backing: bytes, backing_format: bytes) -> int:
+def _create(fd: int, size: int, cluster_size: int, backing: bytes, backing_format: bytes, luks: bytes) -> int:
     bits = cluster_size.bit_length() - 1
     if cluster_size != 1 << bits or not 9 <= bits <= 21:
         raise InvalidRequest(reason=f"{cluster_size} is not a cluster size", hint="a power of two from 512 B to 2 MiB")
@@ -45,18 +54,23 @@ def _create(fd: int, size: int, cluster_size: int, backing: bytes, backing_forma
     if l1_entries * 8 > MAX_L1:
         raise InvalidRequest(reason=f"a disk of {size} bytes needs larger clusters than {cluster_size}")
     l1_clusters = -(-l1_entries * 8 // cluster_size)
-    table_clusters, blocks = _refcount_layout(cluster_size, 1 + l1_clusters)
+    luks_clusters = -(-len(luks) // cluster_size)
+    table_clusters, blocks = _refcount_layout(cluster_size, 1 + l1_clusters + luks_clusters)
     l1_offset = (1 + table_clusters + blocks) * cluster_size
-    used = 1 + table_clusters + blocks + l1_clusters
-    header = _header(size, bits, l1_entries, l1_offset, cluster_size, table_clusters, backing, backing_format)
+    luks_offset = l1_offset + l1_clusters * cluster_size
+    used = 1 + table_clusters + blocks + l1_clusters + luks_clusters
+    sealed = (luks_offset, len(luks)) if luks else None
+    header = _header(size, bits, l1_entries, l1_offset, cluster_size, table_clusters, backing, backing_format, sealed)
     if len(header) > cluster_size:
         raise InvalidRequest(reason="the path of the base is too long for this cluster size")
     table = b"".join(struct.pack(">Q", (1 + table_clusters + block) * cluster_size) for block in range(blocks))
     counts = struct.pack(">H", 1) * used
     written = os.pwrite(fd, header, 0) + os.pwrite(fd, table, cluster_size)
     written += os.pwrite(fd, counts, (1 + table_clusters) * cluster_size)
-    os.ftruncate(fd, l1_offset + l1_clusters * cluster_size)  # the L1 table is all zeros
-    return written
+    os.ftruncate(fd, luks_offset + luks_clusters * cluster_size)  # the L1 table is all zeros
+    if luks:
+        filesystem.write_all(fd, luks, luks_offset)
+    return written + len(luks)
 
 
 def _refcount_layout(cluster_size: int, others: int) -> tuple[int, int]:
@@ -81,18 +95,21 @@ def _header(
     table_clusters: int,
     backing: bytes,
     backing_format: bytes,
+    sealed: tuple[int, int] | None,
 ) -> bytes:
     extensions = b""
     if backing_format:
         padded = backing_format + b"\0" * (-len(backing_format) % 8)
         extensions = struct.pack(">II", EXT_BACKING_FORMAT, len(backing_format)) + padded
+    if sealed:
+        extensions += struct.pack(">IIQQ", EXT_ENCRYPTION, 16, *sealed)
     extensions += struct.pack(">II", EXT_END, 0)
     backing_offset = _HEADER_LENGTH + len(extensions) if backing else 0
     if len(backing) > 1023:
         raise InvalidRequest(reason="the path of the base is longer than the 1023 bytes qcow2 can hold")
     fixed = struct.pack(
         ">4sIQIIQIIQQIIQ",
-        MAGIC, 3, backing_offset, len(backing), bits, size, 0,
+        MAGIC, 3, backing_offset, len(backing), bits, size, _LUKS if sealed else 0,
         l1_entries, l1_offset, table_offset, table_clusters, 0, 0,
     )  # fmt: skip
     version3 = struct.pack(">QQQII", 0, 0, 0, _REFCOUNT_ORDER, _HEADER_LENGTH) + b"\0" * 8
