@@ -40,6 +40,11 @@ class HostSection:
     reserved_memory: int = _option(512 * MiB, "memory kept for the host", unit="B")
     reserved_disk: int = _option(0, "disk space kept for the host", unit="B")
     power_actions: bool = _option(False, "allow host_power_action to shut down or reboot this host")
+    shutdown_command: tuple[str, ...] = _option(("systemctl", "poweroff"), "how this host is shut down")
+    reboot_command: tuple[str, ...] = _option(("systemctl", "reboot"), "how this host is rebooted")
+    startup_command: tuple[str, ...] = _option(
+        (), "how a host that is down is woken (by another one); empty: not at all"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,13 @@ class Element:
         ET.indent(node)
         return ET.tostring(node, encoding="unicode") + "\n"
 
+    def to_unqualified_xml(self) -> str:
+        """Without namespaces: libvirt's setMetadata adds the namespace itself, and refuses one that is there."""
+        node = self.to_node()
+        for one in node.iter():
+            one.tag = one.tag.rpartition("}")[2]
+        return ET.tostring(node, encoding="unicode")
+
     @classmethod
     def parse(cls, xml: str) -> Self:
         """:raises DataCorrupt: it is not XML, has a document type, or is another element"""

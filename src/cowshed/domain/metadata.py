@@ -6,13 +6,13 @@ No secrets: user data, passwords and keys are not here, because every user of li
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from cowshed.domain import namespace
 from cowshed.domain.element import Element, size, value
-from cowshed.errors import DataCorrupt
+from cowshed.errors import DataCorrupt, InvalidRequest
 from cowshed.model.flavor import Flavor
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
@@ -110,6 +110,24 @@ def metadata(instance: Instance, image: Image, vifs: Sequence[PluggedVif]) -> Me
         tags=_text(dict(instance.metadata)),
         network=_text([_plain(one.vif) for one in vifs]),
     )
+
+
+def changed(found: Metadata, diff: Mapping[str, Sequence[str]]) -> tuple[Metadata, dict[str, str]]:
+    """The element with the user's metadata changed, and that metadata as it is then.
+
+    :param diff: key to ``["+", value]`` or ``["-"]``
+    :raises InvalidRequest: :raises DataCorrupt: the JSON in it is damaged
+    """
+    tags = _mapping(found.tags)
+    for key, change in diff.items():
+        match list(change):
+            case ["+", item]:
+                tags[key] = str(item)
+            case ["-"]:
+                tags.pop(key, None)
+            case _:
+                raise InvalidRequest(reason=f"{change!r} is no change of {key}", hint='["+", value] or ["-"]')
+    return replace(found, tags=_text(tags)), tags
 
 
 def _text(item: Any) -> str | None:

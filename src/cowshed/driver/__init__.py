@@ -13,6 +13,7 @@ from typing import ClassVar
 from cowshed.config import Config
 from cowshed.contract.callbacks import NoNetworkWaiter, Progress
 from cowshed.contract.compute import ComputeDriver
+from cowshed.driver.aggregates import Aggregates
 from cowshed.driver.consoles import Consoles
 from cowshed.driver.disks import Disks
 from cowshed.driver.events import Events
@@ -45,6 +46,7 @@ class LibvirtDriver(
     Host,
     Resources,
     Statistics,
+    Aggregates,
     ComputeDriver,
 ):
     """Runs instances on this host.

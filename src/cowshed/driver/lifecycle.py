@@ -8,10 +8,21 @@ from typing import Any
 from cowshed import log
 from cowshed.contract.lifecycle import Lifecycle as LifecycleContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import connect, launch, layout, locate, opening, provision, serial, teardown
+from cowshed.driver.steps import (
+    connect,
+    host_state,
+    launch,
+    layout,
+    locate,
+    marks,
+    opening,
+    provision,
+    serial,
+    teardown,
+)
 from cowshed.errors import CowshedError, NameTaken
 from cowshed.model.image import Image
-from cowshed.model.instance import Instance
+from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import Vif
 from cowshed.model.volume import BlockDeviceInfo
 from cowshed.undo import Undo
@@ -34,6 +45,7 @@ class Lifecycle(LifecycleContract):
     ) -> None:
         rooms, vifs = self.rooms, tuple(network_info or ())
         with log.about(instance.name), Undo() as undo:
+            host_state.refuse_disabled(rooms)
             plan = layout.plan(rooms, instance, image_meta, block_device_info)
             self._refuse_existing(instance)
             connect.check(rooms, vifs)
@@ -94,6 +106,36 @@ class Lifecycle(LifecycleContract):
             teardown.delete_disks(self.rooms, instance)
             self.rooms.directory(instance.uuid).delete()
             serial.give_back(self.rooms, instance.uuid)
+
+    def soft_delete(self, instance: Instance) -> None:
+        """Off, with the host side of its interfaces gone and autostart forbidden; disks and definition stay."""
+        with log.about(instance.name):
+            guest = self.rooms.hypervisor.find(instance.uuid)
+            if guest is None:
+                _log.warning("there is no domain to be deleted softly")
+                return
+            marks.mark(self.rooms, instance.uuid, marks.Mark.SOFT_DELETED)
+            section = self.rooms.config.power
+            if not teardown.shut_down(self.rooms, guest, section.shutdown_timeout, 10):
+                teardown.power_off(self.rooms, guest)
+            guest.set_autostart(False)
+            connect.unplug(self.rooms, locate.remembered_vifs(self.rooms, guest))
+
+    def restore(self, instance: Instance) -> None:
+        with log.about(instance.name):
+            guest = self.rooms.hypervisor.guest(instance.uuid)
+            marks.unmark(self.rooms, instance.uuid, marks.Mark.SOFT_DELETED)
+            if guest.state() != PowerState.RUNNING:
+                launch.relaunch(self.rooms, instance, locate.remembered_vifs(self.rooms, guest))
+
+    def set_bootable(self, instance: Instance, is_bootable: bool) -> None:
+        """Kept over restarts of everything; libvirt itself does not start it either."""
+        guest = self.rooms.hypervisor.guest(instance.uuid)
+        if is_bootable:
+            marks.unmark(self.rooms, instance.uuid, marks.Mark.NOT_BOOTABLE)
+            return
+        marks.mark(self.rooms, instance.uuid, marks.Mark.NOT_BOOTABLE)
+        guest.set_autostart(False)
 
     def delete_instance_files(self, instance: Instance) -> bool:
         try:

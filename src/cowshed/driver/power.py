@@ -8,7 +8,7 @@ from typing import Any
 from cowshed import log
 from cowshed.contract.power import Power as PowerContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import connect, launch, opening, teardown
+from cowshed.driver.steps import connect, launch, marks, opening, teardown
 from cowshed.errors import InstanceNotFound, InvalidState
 from cowshed.model.instance import Instance, PowerState, RebootType
 from cowshed.model.vif import Vif
@@ -67,6 +67,7 @@ class Power(PowerContract):
         vifs = tuple(network_info or ())
         with log.about(instance.name):
             guest = self.rooms.hypervisor.guest(instance.uuid)
+            marks.refuse_marked(self.rooms, instance, "restarted")
             if reboot_type == RebootType.SOFT and guest.state() == PowerState.RUNNING:
                 if teardown.shut_down(self.rooms, guest, self.rooms.config.power.soft_reboot_timeout, 0):
                     return launch.relaunch(self.rooms, instance, vifs)
@@ -128,6 +129,7 @@ class Power(PowerContract):
         """From the saved memory; when that fails the memory is kept, so that a retry is possible."""
         from cowshed.undo import Undo
 
+        marks.refuse_marked(self.rooms, instance, "resumed")
         connect.check(self.rooms, vifs)
         guest = self.rooms.hypervisor.guest(instance.uuid)
         with Undo() as undo:

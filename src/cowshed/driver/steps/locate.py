@@ -10,12 +10,14 @@ from cowshed.errors import DataCorrupt
 from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image, ImageStatus
 from cowshed.model.instance import Instance
+from cowshed.model.vif import Vif
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cowshed.contract.storage import Disk
     from cowshed.driver.rooms import Rooms
+    from cowshed.hypervisor.guest import Guest
 
 LAUNCH = "launch.json"
 
@@ -35,6 +37,17 @@ def disks(rooms: Rooms, uuid: str) -> list[tuple[str, Disk]]:
     entries = manifest.load(rooms.directory(uuid).path).disks.values()
     found = [(entry.backend, rooms.backend(entry.backend).disk(uuid, entry.name)) for entry in entries]
     return [(backend, disk) for backend, disk in found if disk.exists()]
+
+
+def remembered_vifs(rooms: Rooms, guest: Guest) -> tuple[Vif, ...]:
+    """The interfaces the instance was defined with, for calls that do not carry them.
+
+    :raises DataCorrupt: the domain's metadata is damaged
+    """
+    from cowshed.domain import read
+
+    recovered = read.recover(guest.xml(inactive=True))
+    return recovered.vifs if recovered else ()
 
 
 def remember_image(rooms: Rooms, instance: Instance, image: Image) -> None:

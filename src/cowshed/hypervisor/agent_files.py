@@ -1,0 +1,137 @@
+"""Files and programs in the guest through its agent: bounded pieces, a deadline for each, nothing trusted."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from cowshed.clock import Deadline, current
+from cowshed.errors import CowshedError, DataCorrupt, DeadlineExceeded, HypervisorError, NotFound
+from cowshed.hypervisor.agent import Agent
+
+PIECE: Final = 48 << 10  # bytes a message: 64 KiB as base64; an agent under TCG needs 30 s for one of 1 MiB
+OUTPUT: Final = 16 << 20  # the agent keeps at most this much of a program's output (QEMU's GUEST_EXEC_MAX_OUTPUT)
+TRANSFER: Final = 30  # seconds for one piece
+_LOOK: Final = 0.1  # seconds between looks at a program: the agent has no event for its end
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """``status`` is the exit status, or the negative number of the signal that ended it."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+    truncated: bool
+
+
+def write(agent: Agent, path: str, source: BinaryIO) -> int:
+    """The file ``path`` of the guest has the content of ``source``; returns its bytes.
+
+    :raises UnsupportedOperation: there is no agent
+    :raises HypervisorError: the guest refuses (no such folder, no space)
+    """
+    done = 0
+    with _opened(agent, path, "w") as handle:
+        while data := source.read(PIECE):
+            done += _write_all(agent, path, handle, data)
+        agent.command("guest-file-flush", {"handle": handle}, timeout=TRANSFER)
+    return done
+
+
+def _write_all(agent: Agent, path: str, handle: int, data: bytes) -> int:
+    rest = memoryview(data)
+    while rest:
+        request = {"handle": handle, "buf-b64": base64.b64encode(rest).decode()}
+        count = _number(agent.command("guest-file-write", request, timeout=TRANSFER), "count", path)
+        if not 0 < count <= len(rest):
+            raise DataCorrupt(path=path, reason=f"the agent says it wrote {count} of {len(rest)} bytes")
+        rest = rest[count:]
+    return len(data)
+
+
+def read(agent: Agent, path: str, target: BinaryIO, *, limit: int) -> int:
+    """Write the guest's file ``path`` to ``target``; returns its bytes.
+
+    :param limit: bytes; a guest could send without end
+    :raises NotFound: the guest has no such file
+    :raises DataCorrupt: it is larger than ``limit``
+    """
+    done = 0
+    with _opened(agent, path, "r") as handle:
+        while True:
+            answer = agent.command("guest-file-read", {"handle": handle, "count": PIECE}, timeout=TRANSFER)
+            data = _bytes(answer, "buf-b64", path)
+            done += len(data)
+            if done > limit:
+                raise DataCorrupt(path=path, reason=f"it is larger than {limit} bytes")
+            target.write(data)
+            if answer.get("eof") or not data:
+                return done
+
+
+@contextmanager
+def _opened(agent: Agent, path: str, mode: str) -> Iterator[int]:
+    try:
+        handle = agent.command("guest-file-open", {"path": path, "mode": mode})
+    except HypervisorError as error:
+        if mode == "r" and "No such file" in error.reason:
+            raise NotFound(kind="file in the guest", name=path) from error
+        raise
+    if not isinstance(handle, int):
+        raise DataCorrupt(path=path, reason=f"the agent's handle is {handle!r}")
+    try:
+        yield handle
+    except BaseException:
+        with suppress(CowshedError):
+            agent.command("guest-file-close", {"handle": handle})
+        raise
+    agent.command("guest-file-close", {"handle": handle}, timeout=TRANSFER)
+
+
+def execute(agent: Agent, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Executed:
+    """Run a program in the guest to its end.
+
+    :raises DeadlineExceeded: it still runs (and goes on: the agent cannot end it)
+    """
+    arguments = {"path": command[0], "arg": list(command[1:]), "capture-output": True}
+    if input:
+        arguments["input-data"] = base64.b64encode(input).decode()
+    pid = _number(agent.command("guest-exec", arguments), "pid", command[0])
+    deadline = Deadline(timeout, f"the end of {command[0]} in the guest")
+    while True:
+        answer = agent.command("guest-exec-status", {"pid": pid})
+        if answer.get("exited"):
+            return _executed(answer, command[0])
+        if deadline.passed:
+            raise DeadlineExceeded(what=deadline.what, seconds=timeout, hint="it goes on running in the guest")
+        current().sleep(_LOOK)
+
+
+def _executed(answer: dict[str, object], what: str) -> Executed:
+    status = -_number(answer, "signal", what) if "signal" in answer else _number(answer, "exitcode", what)
+    return Executed(
+        status=status,
+        stdout=_bytes(answer, "out-data", what),
+        stderr=_bytes(answer, "err-data", what),
+        truncated=bool(answer.get("out-truncated") or answer.get("err-truncated")),
+    )
+
+
+def _number(answer: object, key: str, what: str) -> int:
+    value = answer.get(key) if isinstance(answer, dict) else None
+    if not isinstance(value, int):
+        raise DataCorrupt(path=what, reason=f"the agent's answer has no {key}")
+    return value
+
+
+def _bytes(answer: object, key: str, what: str) -> bytes:
+    text = answer.get(key, "") if isinstance(answer, dict) else None
+    try:
+        return base64.b64decode(str(text), validate=True) if text is not None else b""
+    except binascii.Error as error:
+        raise DataCorrupt(path=what, reason=f"the agent's answer is not base64: {error}") from error
