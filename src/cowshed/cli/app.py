@@ -30,6 +30,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "console": ("consoles", "Join the serial console; ^] leaves it."),
     "vnc": ("consoles", "Say where the VNC console is."),
     "ssh": ("consoles", "Open a shell in an instance, or run a command there."),
+    "exec": ("guest", "Run a command in an instance through its guest agent."),
+    "cp": ("guest", "Copy a file into or out of an instance through its guest agent."),
+    "password": ("guest", "Set the administrator's password in an instance."),
+    "stats": ("stats", "Show what running instances use."),
+    "host": ("host_admin", "This host: show, enable, disable."),
     "image": ("images", "Images: pull, ls, show, rm, prune, verify."),
     "backends": ("host", "Say what each disk backend can do here."),
     "doctor": ("host", "Say what is missing or broken on this host, and how to mend it."),
@@ -59,7 +64,7 @@ class Verbs(click.Group):
         if name not in VERBS:
             return None
         module = import_module(f"cowshed.cli.{VERBS[name][0]}")
-        command: click.Command = getattr(module, f"{name}_" if name == "help" else name)
+        command: click.Command = getattr(module, f"{name}_" if name in ("help", "exec") else name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -60,9 +60,17 @@ class Statistics(StatisticsContract):
             ]
         return found
 
+    def usage(self) -> dict[str, dict[str, int]]:
+        """Of every running guest: ``cpu_time`` (ns), ``memory`` (bytes QEMU holds), disk and network bytes."""
+        return {uuid: counters.summed(stats) for uuid, stats in self.rooms.hypervisor.stats().items() if _runs(stats)}
+
     def get_per_instance_usage(self) -> dict[str, dict[str, Any]]:
         return {
             uuid: {"memory_mb": stats["balloon.maximum"] // 1024, "uuid": uuid}
             for uuid, stats in self.rooms.hypervisor.stats().items()
-            if stats.get("state.state") == 1 and "balloon.maximum" in stats
+            if _runs(stats) and "balloon.maximum" in stats
         }
+
+
+def _runs(stats: dict[str, Any]) -> bool:
+    return bool(stats.get("state.state") == 1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cowshed import config as configuration
 from cowshed import log
-from cowshed.errors import CowshedError, InstanceNotFound, InvalidRequest, PermissionDenied
+from cowshed.errors import CowshedError, InstanceNotFound, InvalidRequest, InvalidState, PermissionDenied
 from cowshed.manager import names
 from cowshed.manager.images import Images
 from cowshed.manager.instances import Instances
@@ -212,6 +212,37 @@ class Host:
 
     def backends(self) -> Mapping[str, Backend]:
         return self.driver.backends
+
+    def facts(self) -> dict[str, Any]:
+        """What this host has and has left, with the contract's names, and whether it takes new instances."""
+        driver = self.driver
+        name = driver.get_available_nodes()[0]
+        found = driver.get_available_resource(name)
+        kept = ("vcpus", "vcpus_used", "memory_mb", "memory_mb_used", "local_gb", "local_gb_used")
+        return {
+            "name": name,
+            "address": driver.get_host_ip_addr(),
+            "uptime": driver.get_host_uptime(),
+            "instances": driver.get_num_instances(),
+            "disabled": driver.host_disabled(),
+            "aggregates": driver.aggregates(),
+            **{key: found[key] for key in kept},
+        }
+
+    def usage(self, refs: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """What running instances use, by name; bytes, and ``cpu_time`` in ns. Asks libvirt once.
+
+        :param refs: names or UUIDs; empty: all
+        :raises InstanceNotFound: :raises InvalidState: one that was named does not run
+        """
+        named = {self.instances.records.find(ref).uuid for ref in refs}
+        records = {record.uuid: record for record in self.instances.records.all()}
+        used = self.driver.usage()
+        for uuid in named - used.keys():
+            raise InvalidState(name=records[uuid].name, state="not running", action="measured")
+        wanted = named or used.keys() & records.keys()
+        rows = [{"name": records[uuid].name, "uuid": uuid, **used[uuid], "cpu_percent": None} for uuid in wanted]
+        return sorted(rows, key=lambda row: str(row["name"]))
 
     def doctor(self) -> list[Finding]:
         return self.driver.doctor()

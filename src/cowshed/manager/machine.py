@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from cowshed import clock
 from cowshed.clock import Deadline
@@ -16,6 +17,7 @@ from cowshed.model.instance import InstanceState
 from cowshed.model.vif import PortForward, Protocol, VifType
 
 if TYPE_CHECKING:
+    from cowshed.hypervisor.agent_files import Executed
     from cowshed.manager.host import Host
 
 _PAUSE = 0.2  # seconds between looks where no event tells
@@ -127,6 +129,29 @@ class Machine:
                 return connection.recv(64).decode(errors="replace").strip()
         except (OSError, InvalidState):
             return ""
+
+    # --- inside, through the agent --------------------------------------------------------------
+
+    def set_password(self, password: str) -> None:
+        """Of the administrator. :raises InvalidState: :raises UnsupportedOperation: no agent"""
+        self._host.driver.set_admin_password(self.record.instance, password)
+
+    def write_file(self, path: str, source: BinaryIO) -> int:
+        """The guest's file ``path`` has the content of ``source``; returns its bytes."""
+        return self._host.driver.write_file(self.record.instance, path, source)
+
+    def read_file(self, path: str, target: Path | BinaryIO) -> int:
+        """Copy the guest's file ``path`` to ``target``; a file appears whole or not at all. Returns its bytes."""
+        if not isinstance(target, Path):
+            return self._host.driver.read_file(self.record.instance, path, target)
+        from cowshed.tools import filesystem
+
+        with filesystem.publish(target, mode=0o644, replace=True) as new, open(new.fd, "wb", closefd=False) as file:
+            return self._host.driver.read_file(self.record.instance, path, file)
+
+    def execute(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Executed:
+        """Run a program in the guest to its end. :raises DeadlineExceeded: it still runs, and goes on"""
+        return self._host.driver.execute(self.record.instance, command, input=input, timeout=timeout)
 
     # --- reach --------------------------------------------------------------------------------
 

@@ -35,6 +35,19 @@ def cpus(stats: Stats) -> list[dict[str, Any]]:
     return [cpu for cpu in _group({"vcpu.count": stats.get("vcpu.maximum", 0), **stats}, "vcpu") if "time" in cpu]
 
 
+def summed(stats: Stats) -> dict[str, int]:
+    """Over all devices, in bytes; ``cpu_time`` in ns."""
+    drives, cards = disks(stats), interfaces(stats)
+    return {
+        "cpu_time": stats.get("cpu.time", 0),
+        "memory": stats.get("balloon.rss", stats.get("balloon.current", 0)) * 1024,
+        "disk_read": sum(drive.get("rd.bytes", 0) for drive in drives),
+        "disk_written": sum(drive.get("wr.bytes", 0) for drive in drives),
+        "received": sum(card.get("rx.bytes", 0) for card in cards),
+        "sent": sum(card.get("tx.bytes", 0) for card in cards),
+    }
+
+
 def flat(stats: Stats) -> dict[str, Any]:
     """``cpu0_time`` (ns), ``memory`` (KiB), ``vda_read`` (bytes), ``vnet0_rx``, ..."""
     found: dict[str, Any] = {f"cpu{number}_time": cpu["time"] for number, cpu in enumerate(cpus(stats))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -84,6 +84,10 @@ class FakeHost(FakeDevices):
             for vif in guest.vifs
         ]
 
+    def usage(self) -> dict[str, dict[str, int]]:
+        keys = ("cpu_time", "memory", "disk_read", "disk_written", "received", "sent")
+        return {guest.uuid: dict.fromkeys(keys, 0) for guest in self.guests.values() if guest.running}
+
     def get_per_instance_usage(self) -> dict[str, dict[str, Any]]:
         return {
             guest.uuid: {"memory_mb": guest.instance.flavor.memory_mb, "uuid": guest.uuid}
@@ -105,6 +109,23 @@ class FakeHost(FakeDevices):
     def set_host_enabled(self, enabled: bool) -> str:
         self.enabled = enabled
         return "enabled" if enabled else "disabled"
+
+    def add_to_aggregate(self, context: Any, aggregate: Any, host: str, **kwargs: Any) -> None:
+        self.pools[str(aggregate["id"])] = {"name": aggregate.get("name", ""), "metadata": {}}
+
+    def remove_from_aggregate(self, context: Any, aggregate: Any, host: str, **kwargs: Any) -> None:
+        self.pools.pop(str(aggregate["id"]), None)
+
+    def undo_aggregate_operation(
+        self, context: Any, op: Callable[..., None], aggregate: Any, host: str, set_error: bool = True
+    ) -> None:
+        op(host)
+
+    def aggregates(self) -> dict[str, dict[str, Any]]:
+        return dict(self.pools)
+
+    def host_disabled(self) -> list[str]:
+        return [] if self.enabled else ["somebody disabled it"]
 
     def host_maintenance_mode(self, host: str, mode: bool) -> str:
         if mode and any(guest.running for guest in self.guests.values()):

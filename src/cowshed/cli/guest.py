@@ -1,0 +1,114 @@
+"""cowshed password, cp, exec: inside a guest through its agent"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from cowshed.cli.consoles import SshCommand
+from cowshed.cli.context import Session, instance_argument, instance_names, verb
+from cowshed.errors import InvalidRequest
+
+
+@click.command()
+@instance_argument()
+@click.option("--stdin", "from_stdin", is_flag=True, help="Read it from standard input, one line, instead of asking.")
+@verb
+def password(session: Session, instance: str, from_stdin: bool) -> None:
+    """Set the password of the administrator of INSTANCE (root, unless its image says who).
+
+    It is never an argument: everybody on this host could read it.
+    """
+    machine = session.host.machine(instance)
+    word = sys.stdin.readline().rstrip("\n") if from_stdin else _asked(machine.name)
+    if not word:
+        raise InvalidRequest(reason="an empty password is none")
+    machine.set_password(word)
+    session.emit("password", {"name": machine.name, "password": "set"})
+
+
+def _asked(name: str) -> str:
+    if not sys.stdin.isatty():
+        raise InvalidRequest(reason="there is no terminal to ask for the password on", hint="give --stdin")
+    word: str = click.prompt(f"New password in {name}", hide_input=True, confirmation_prompt=True, err=True)
+    return word
+
+
+@click.command()
+@click.argument("source", shell_complete=instance_names)
+@click.argument("target", shell_complete=instance_names)
+@verb
+def cp(session: Session, source: str, target: str) -> None:
+    """Copy one file into or out of a guest: SOURCE and TARGET are paths, in a guest INSTANCE:/PATH.
+
+    ``-`` is standard input or output. The guest's own mode and owner are not copied.
+    """
+    (from_name, from_path), (to_name, to_path) = _place(source), _place(target)
+    if bool(from_name) == bool(to_name):
+        raise InvalidRequest(reason="one side must be in a guest, the other on this host", hint="write INSTANCE:/PATH")
+    with session.working() as host:
+        if to_name:
+            machine = host.machine(to_name)
+            path = f"{to_path}{Path(from_path).name}" if to_path.endswith("/") else to_path
+            with ExitStack() as stack:
+                done = machine.write_file(path, _reading(from_path, stack))
+        else:
+            machine = host.machine(from_name)
+            done = machine.read_file(from_path, _target(from_path, to_path))
+    if to_path != "-":
+        session.emit("copied", {"name": machine.name, "bytes": done})
+
+
+def _place(word: str) -> tuple[str, str]:
+    """(instance, path); a path on this host has no instance."""
+    name, colon, path = word.partition(":")
+    return (name, path) if colon and name and "/" not in name else ("", word)
+
+
+def _reading(path: str, stack: ExitStack) -> BinaryIO:
+    if path == "-":
+        return sys.stdin.buffer
+    try:
+        return stack.enter_context(Path(path).open("rb"))
+    except OSError as error:
+        raise InvalidRequest(reason=f"{path} cannot be read: {error.strerror}") from error
+
+
+def _target(source: str, path: str) -> Path | BinaryIO:
+    if path == "-":
+        return sys.stdout.buffer
+    place = Path(path)
+    return place / source.rpartition("/")[2] if place.is_dir() else place
+
+
+@click.command("exec", cls=SshCommand)
+@instance_argument()
+@click.option("--timeout", default="60s", show_default=True, help="How long it may run.")
+@click.option("-i", "--stdin", "with_input", is_flag=True, help="Give it standard input (read to its end first).")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@verb
+def exec_(session: Session, instance: str, timeout: str, with_input: bool, command: tuple[str, ...]) -> int:
+    """Run COMMAND in INSTANCE through its agent (no network needed); its exit code is passed on."""
+    from cowshed.units import parse_duration
+
+    data = sys.stdin.buffer.read() if with_input else b""
+    done = session.host.machine(instance).execute(command, input=data, timeout=parse_duration(timeout))
+    if session.format != "table":
+        session.emit(
+            "executed",
+            {
+                "status": done.status,
+                "stdout": done.stdout.decode(errors="replace"),
+                "stderr": done.stderr.decode(errors="replace"),
+                "truncated": done.truncated,
+            },
+        )
+    else:
+        for stream, text in ((sys.stdout, done.stdout), (sys.stderr, done.stderr)):
+            stream.buffer.write(text)
+            stream.flush()
+    return done.status if done.status >= 0 else 128 - done.status

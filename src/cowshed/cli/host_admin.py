@@ -1,0 +1,52 @@
+"""cowshed host: show, enable, disable"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cowshed.cli import output
+from cowshed.cli.context import Session, verb
+
+
+@click.group()
+def host() -> None:
+    """This host: what it has, and whether it takes new instances."""
+
+
+@host.command("show")
+@verb
+def show(session: Session) -> None:
+    """Show what this host has, what is used, and whether it takes new instances."""
+    from cowshed.units import MiB, format_size
+
+    facts = session.host.facts()
+    if session.format != "table":
+        session.emit("host", facts)
+        return
+    shown: dict[str, Any] = {
+        "name": facts["name"],
+        "state": "enabled" if not facts["disabled"] else f"disabled: {'; '.join(facts['disabled'])}",
+        "address": facts["address"],
+        "uptime": facts["uptime"].strip(),
+        "cpus": f"{facts['vcpus_used']} of {facts['vcpus']} used",
+        "memory": f"{format_size(facts['memory_mb_used'] * MiB)} of {format_size(facts['memory_mb'] * MiB)} used",
+        "disk": f"{facts['local_gb_used']} of {facts['local_gb']} GiB used",
+        "instances": facts["instances"],
+        "pools": ", ".join(sorted(facts["aggregates"])) or None,
+    }
+    session.emit("host", {key: value for key, value in shown.items() if value is not None})
+
+
+def _switch(name: str, enabled: bool, text: str) -> None:
+    @host.command(name, help=text)
+    @verb
+    def command(session: Session) -> None:
+        state = session.host.driver.set_host_enabled(enabled)
+        session.emit("host", [{"state": state}], _STATE)
+
+
+_STATE: output.Columns = {"state": lambda row: row["state"]}
+_switch("enable", True, "Take new instances again.")
+_switch("disable", False, "Take no new instances; running ones go on.")
