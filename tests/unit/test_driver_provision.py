@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from cowshed.config import Config, DisksSection, GuestSection, HostSection, RbdSection
+from cowshed.config import Config, DisksSection, GuestSection, HostSection
 from cowshed.contract.callbacks import NoProgress
 from cowshed.disks import manifest
 from cowshed.driver import LibvirtDriver
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import bases, kept, layout, locate, provision, sweep, teardown
+from cowshed.driver.steps import bases, layout, locate, provision, sweep, teardown
 from cowshed.errors import (
     ConfigError,
     DigestMismatch,
