@@ -45,7 +45,7 @@ def follow(
 ) -> Iterator[bytes]:
     """The log from byte ``start`` and what is added, in pieces, until ``until`` has appeared.
 
-    The file need not exist yet; when it is rotated or begun again, reading goes on in the new one.
+    The line with ``until`` is the last that is given, whole where it is there already. The file need not exist yet; when it is rotated or begun again, reading goes on in the new one.
     Without ``until`` it ends only with the deadline, or when the caller stops asking.
 
     :raises DeadlineExceeded: ``until`` did not appear within ``timeout`` seconds
@@ -56,15 +56,22 @@ def follow(
     deadline = Deadline(timeout, f"{until!r} on the console" if until else "the end of the console")
     seen = b""
     for data in _grow(path, start, deadline):
-        if data:
-            yield data
         if wanted is not None:
-            seen += data
-            if wanted in seen:
+            before, seen = len(seen), seen + data
+            if (at := seen.find(wanted)) >= 0:
+                yield data[: _line_end(seen, at + len(wanted)) - before]
                 return
             seen = seen[-(len(wanted) - 1) :] if len(wanted) > 1 else b""
-        if not data:
+        if data:
+            yield data
+        else:
             deadline.check()
+
+
+def _line_end(text: bytes, position: int) -> int:
+    """Behind the line break that follows ``position``; the end of what there is without one."""
+    newline = text.find(b"\n", position)
+    return len(text) if newline < 0 else newline + 1
 
 
 def _grow(path: Path, position: int, deadline: Deadline) -> Iterator[bytes]:
