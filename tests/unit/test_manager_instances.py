@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from cowshed.errors import (
 )
 from cowshed.manager import Host, names
 from cowshed.model.instance import InstanceState, PowerState
+from cowshed.model.vif import PortForward
 from cowshed.testing.clock import FakeClock
 from tests.manager_fakes import PretendDriver, raw_image, settings
 
@@ -406,6 +408,17 @@ def test_power_walk(host: Host, driver: PretendDriver):
     ]  # fmt: skip
 
 
+def test_what_changes_nothing_is_no_event(host: Host, driver: PretendDriver):
+    machine = host.run("tiny", name="web")
+    machine.start()
+    machine.pause()
+    machine.pause()
+    machine.resume()
+    machine.stop(timeout=5)
+    machine.stop(timeout=5)
+    assert [entry.event for entry in host.events()] == ["created", "paused", "resumed", "stopped"]
+
+
 def test_stop_gives_the_guest_the_configured_time(host: Host, driver: PretendDriver):
     host.run("tiny", name="web").stop()
     assert driver.calls[-1] == ("power_off", "web", "60.0")
@@ -642,6 +655,24 @@ def test_wait_ends_when_the_guest_does(host: Host, driver: PretendDriver):
     driver.power[machine.uuid] = PowerState.SHUTDOWN
     with pytest.raises(InvalidState, match="is stopped"):
         machine.wait("ssh", timeout=5)
+
+
+def test_the_ssh_server_s_greeting_is_one_line(host: Host):
+    """Key exchange comes right behind it, in bytes that nobody wants on a terminal."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def greet() -> None:
+            with server.accept()[0] as connection:
+                connection.sendall(b"SSH-2.0-dropbear_2022.83\r\n\x00\x00\x01\xa4\x1b[6n\xff")
+
+        machine = host.run("tiny", name="web")
+        vif = dataclasses.replace(machine.record.vifs[0], forwards=(PortForward(port, 22),))
+        host.instances.records.update(dataclasses.replace(machine.record, vifs=(vif,)))
+        greeter = threading.Thread(target=greet)
+        greeter.start()
+        assert host.machine("web").wait("ssh", timeout=5) == "SSH-2.0-dropbear_2022.83"
+        greeter.join()
 
 
 def test_ssh_goes_through_the_forward(host: Host):

@@ -262,7 +262,8 @@ class Instances:
                 raise InvalidState(name=name, state=record.state, action=event)
             boot_log = self._log_end(record) if self._boots(record, event) else record.boot_log
             yield record
-            self.records.update(dataclasses.replace(record, state=state, error="", boot_log=boot_log), event)
+            happened = event if record.state != state or event == "restarted" else ""
+            self.records.update(dataclasses.replace(record, state=state, error="", boot_log=boot_log), happened)
 
     def _boots(self, record: Record, event: str) -> bool:
         return event == "restarted" or (event == "started" and record.state in _OFF)

@@ -126,7 +126,8 @@ class Machine:
         try:
             with socket.create_connection(self.ssh_endpoint(), timeout=2) as connection:
                 connection.settimeout(2)
-                return connection.recv(64).decode(errors="replace").strip()
+                greeting = connection.recv(255).partition(b"\n")[0]  # RFC 4253, 4.2: a line of 255 bytes at most
+                return "".join(filter(str.isprintable, greeting.decode(errors="replace")))
         except (OSError, InvalidState):
             return ""
 
