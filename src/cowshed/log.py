@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+_FULL = "%(asctime)s %(levelname)s %(name)s: %(subject)s%(message)s"
+_PLAIN = "cowshed: %(subject)s%(message)s"  # as the command says everything else to its user
 _subject: ContextVar[str] = ContextVar("cowshed_subject", default="")
 
 
@@ -38,7 +40,7 @@ def configure(level: int = logging.WARNING) -> None:
     """Send cowshed's log to standard error; what the command does at its start."""
     handler = logging.StreamHandler()
     handler.addFilter(SubjectFilter())
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(subject)s%(message)s"))
+    handler.setFormatter(logging.Formatter(_PLAIN if level >= logging.WARNING else _FULL))
     root = logging.getLogger("cowshed")
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -185,6 +185,9 @@ def test_bug_says_how_to_see_the_trace(cowshed: Command, tiny: Path, monkeypatch
         (["ls", "-o", "xml"], "'xml' is not one of"),
         (["ls", "--nonsense"], "--nonsense"),
         (["run", "tiny", "--property", "x"], "'x' is not KEY=VALUE"),
+        (["run", "tiny", "--limit", "disk_read_iops=5"], "did you mean disk_read_iops_sec?"),
+        (["run", "tiny", "--limit", "iops=5"], "unknown limit iops"),
+        (["run", "tiny", "--limit", "cpu_share=5"], "did you mean cpu_shares?"),
         (["image", "pull", "x", "--sha256", "a", "--sha512", "b"], "not both"),
         (["image", "pull", "x", "--format", "vmdk"], "'vmdk' is not one of"),
         (["log", "web", "--timeout", "5s"], "--timeout limits waiting"),
@@ -198,6 +201,19 @@ def test_bug_says_how_to_see_the_trace(cowshed: Command, tiny: Path, monkeypatch
 def test_usage(cowshed: Command, web: str, words: list[str], said: str):
     refused(cowshed(*words), 2, said)
     assert cowshed("ls", "-q").out == "web\n"
+
+
+def test_warnings_are_sentences_and_details_are_for_who_asks(cowshed: Command, web: str):
+    from cowshed import log
+
+    assert cowshed("ls").code == 0
+    with log.about("web"):
+        log.logger("cowshed.driver.power").warning("the guest did not shut down")
+    assert cowshed._capfd.readouterr().err == "cowshed: [web] the guest did not shut down\n"
+    assert cowshed("ls", "-v").code == 0
+    with log.about("web"):
+        log.logger("cowshed.driver.power").warning("the guest did not shut down")
+    assert " WARNING cowshed.driver.power: [web] the guest" in cowshed._capfd.readouterr().err
 
 
 def test_no_words_show_the_help(cowshed: Command):

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 )
 @click.option("--property", "properties", multiple=True, metavar="KEY=VALUE", help="Image property for this instance.")
 @click.option(
-    "--limit", "limits", multiple=True, metavar="KEY=VALUE", help="Disk limit, such as disk_read_iops_sec=500."
+    "--limit", "limits", multiple=True, metavar="KEY=VALUE", help="Such as disk_read_iops_sec=500 or cpu_shares=512."
 )
 @click.option("--wait", "condition", metavar="FOR", help="Also wait for log:TEXT, ssh or address.")
 @click.option("--timeout", default="5m", show_default=True, help="For --wait.")
@@ -81,7 +81,7 @@ def run(session: Session, image: str, **options: Any) -> None:
             initrd=options["initrd"],
             cmdline=options["cmdline"] or "",
             properties=_properties(options),
-            extra_specs={f"quota:{key}": value for key, value in pairs(options["limits"]).items()},
+            extra_specs=_limits(options),
             datasource=options["datasource"] or "",
         )
         try:
@@ -108,6 +108,7 @@ def _tell(host: Host, machine: Machine) -> None:
 def _check(options: dict[str, Any]) -> None:
     """What can be refused before anything is made."""
     parse_duration(options["timeout"])
+    _limits(options)
     if condition := options["condition"]:
         from cowshed.manager.machine import check_condition
 
@@ -120,6 +121,32 @@ def _properties(options: dict[str, Any]) -> dict[str, str]:
         if options[option]:
             found[key] = options[option]
     return found
+
+
+def _limits(options: dict[str, Any]) -> dict[str, str]:
+    """As extra specs of a flavor, where an unknown one would be passed over.
+
+    :raises InvalidRequest: an unknown one
+    """
+    import difflib
+
+    found = pairs(options["limits"])
+    for key in found:
+        if key not in (known := _known_limits()):
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise InvalidRequest(reason=f"unknown limit {key}", hint=hint)
+    return {f"quota:{key}": value for key, value in found.items()}
+
+
+def _known_limits() -> list[str]:
+    import dataclasses
+
+    from cowshed.model.disk import IoTune
+
+    disk = [f"disk_{field.name}" for field in dataclasses.fields(IoTune) if field.name != "group_name"]
+    vif = [f"vif_{way}_{kind}" for way in ("inbound", "outbound") for kind in ("average", "peak", "burst")]
+    return [*disk, "cpu_shares", "cpu_period", "cpu_quota", *vif]
 
 
 def pairs(words: tuple[str, ...]) -> dict[str, str]:
