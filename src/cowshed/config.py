@@ -258,7 +258,11 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     except PermissionError as error:
         raise PermissionDenied(action="read", path=path) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(source=path, reason="it is not text in UTF-8") from error
+    except OSError as error:
+        raise ConfigError(source=path, reason=f"it cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(source=path, reason=str(error)) from error
 
 

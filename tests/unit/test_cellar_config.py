@@ -22,6 +22,14 @@ def test_defaults_need_no_file() -> None:
     assert loaded.sources == {}
 
 
+def test_what_cannot_be_read_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"binary\.toml: it is not text in UTF-8"):
+        config.load(files=[tmp_path / "binary.toml"], environ={})
+    with pytest.raises(ConfigError, match="it cannot be read: Is a directory"):
+        config.load(files=[tmp_path], environ={})
+
+
 def test_later_file_wins_and_sources_are_known(tmp_path: Path) -> None:
     first = write(tmp_path / "a.toml", '[disks]\nbackend = "raw"\ncache = "none"\n')
     second = write(tmp_path / "b.toml", '[disks]\nbackend = "qcow2"\n')

@@ -125,6 +125,16 @@ def test_no_permission_is_told_apart() -> None:
     assert "group libvirt" in (told.hint or "")
 
 
+@pytest.mark.parametrize("said", ["Connection refused", "Permission denied"])
+def test_a_libvirt_elsewhere_is_told_apart(said: str) -> None:
+    import libvirt
+
+    error = libvirt.libvirtError("x")
+    error.err = (38, 7, f"unable to connect to server at 'far:16509': {said}", 2, None, None, None, 111, -1)
+    told = dial.explain(error, "qemu+tcp://me@far:16509/system")
+    assert getattr(told, "hint", "") == "does libvirt run on far, and does it let you in?"
+
+
 # --- the session daemon ----------------------------------------------------------------------------------------------
 
 

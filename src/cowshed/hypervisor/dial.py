@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from cowshed import log
 from cowshed.errors import CowshedError, HypervisorUnavailable, PermissionDenied
@@ -62,10 +63,12 @@ def explain(error: BaseException, uri: str) -> BaseException:
         return error
     told: Any = error
     text = (told.get_error_message() or str(error)).strip().rstrip(".")
+    server = urlsplit(uri).hostname
+    elsewhere = f"does libvirt run on {server}, and does it let you in?" if server else ""
     if "Permission denied" in text:
-        hint = "add yourself to the group libvirt and log in again, or use qemu:///session"
+        hint = elsewhere or "add yourself to the group libvirt and log in again, or use qemu:///session"
         return PermissionDenied(action="use libvirt at", path=f"{uri} ({text})", hint=hint)
-    hint = next((what for words, what in _HINTS if words in text), "cowshed doctor tells what is missing")
+    hint = elsewhere or next((what for words, what in _HINTS if words in text), "cowshed doctor tells what is missing")
     return HypervisorUnavailable(uri=uri, reason=text, hint=hint)
 
 
