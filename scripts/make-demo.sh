@@ -6,8 +6,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
-show() { printf '\033[2m$ %s\033[0m\n' "$*"; "$@"; }
+bold= dim= plain=
+[ ! -t 1 ] || { bold=$'\033[1m' dim=$'\033[2m' plain=$'\033[0m'; }
+say() { printf '\n%s\n' "$bold$*$plain"; }
+show() { printf '%s\n' "$dim\$ $*$plain"; "$@"; }
 
 say "1. What the host needs"
 scripts/packages.sh run guest
