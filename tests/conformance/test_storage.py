@@ -9,15 +9,18 @@ from pathlib import Path
 import pytest
 
 from cowshed.config import DisksSection
-from cowshed.contract.storage import Backend
+from cowshed.contract.storage import Backend, Disk
 from cowshed.disks import BACKENDS
 from cowshed.errors import NoSpace
-from cowshed.testing import MemoryBackend
+from cowshed.testing import MemoryBackend, MemoryCluster
 from cowshed.testing.conformance import BackendConformance
+from cowshed.testing.conformance.storage import promises
+from cowshed.testing.disks import MemoryDisk
 from cowshed.units import MiB
 from tests.conftest import LoopFs
+from tests.extents import exclusive
 
-PROMISES = sorted(name for name in vars(BackendConformance) if name.startswith("test_"))
+PROMISES = promises()
 
 
 class Files(BackendConformance):
@@ -26,7 +29,15 @@ class Files(BackendConformance):
     def __init__(self, name: str, root: Path, section: DisksSection | None = None) -> None:
         self.place = root / "place"
         self.place.mkdir(parents=True)
-        self.backend: Backend = BACKENDS[name](root / "instances", section or DisksSection())
+        self.instances = root / "instances"
+        self.backend: Backend = BACKENDS[name](self.instances, section or DisksSection())
+
+    def used(self) -> int:
+        """Of these disks alone: others write to the same file system, and a shared block is nobody's."""
+        return sum(exclusive(path) for path in self.instances.rglob("*") if path.is_file())
+
+    def preallocating(self) -> Backend | None:
+        return BACKENDS[self.backend.name](self.instances, DisksSection(preallocation="falloc"))
 
 
 class TestMemory(BackendConformance):
@@ -34,6 +45,19 @@ class TestMemory(BackendConformance):
     def made(self, tmp_path: Path) -> None:
         self.place = tmp_path
         self.backend: Backend = MemoryBackend()
+
+    def write(self, disk: Disk, offset: int, content: bytes) -> None:
+        assert isinstance(disk, MemoryDisk)
+        disk.write(offset, content)
+
+
+class TestCluster(TestMemory):
+    """Keeps bases and clones."""
+
+    @pytest.fixture(autouse=True)
+    def made(self, tmp_path: Path) -> None:
+        self.place = tmp_path
+        self.backend = MemoryCluster(instances=tmp_path / "instances")
 
 
 @pytest.mark.parametrize("promise", PROMISES)

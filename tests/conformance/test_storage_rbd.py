@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import uuid
 from pathlib import Path
 
 import pytest
 
 from cowshed.config import RbdSection
-from cowshed.contract.storage import Backend
+from cowshed.contract.storage import Backend, Disk
 from cowshed.disks.rbd import RbdBackend
 from cowshed.testing.conformance import BackendConformance
 from tests.ceph_node import Ceph
@@ -17,13 +18,33 @@ pytestmark = pytest.mark.timeout(180)  # the first test of a run starts the clus
 
 
 class TestRbd(BackendConformance):
+    ceph: Ceph
+    pool: str
+
     @pytest.fixture(autouse=True)
     def made(self, ceph: Ceph, rbd_pool: str, tmp_path: Path) -> None:
         self.place = tmp_path / "place"
         self.place.mkdir()
+        self.ceph, self.pool = ceph, rbd_pool
         self.backend: Backend = RbdBackend(
             tmp_path / "instances", RbdSection(pool=rbd_pool, ceph_conf=str(ceph.conf), user=ceph.user)
         )
+
+    def write(self, disk: Disk, offset: int, content: bytes) -> None:
+        disk.activate()
+        pattern = self.place / "pattern"
+        pattern.write_bytes(content)
+        name = f"rbd:{disk.source().name}:conf={self.ceph.conf}:id={self.ceph.user}"
+        command = f"write -s {pattern} {offset} {len(content)}"
+        subprocess.run(["qemu-io", "-f", "raw", "-c", command, name], check=True, capture_output=True, timeout=60)
+        disk.deactivate()
+
+    def used(self) -> int:
+        """The pool's own figure comes seconds late."""
+        pool, _, namespace = self.pool.partition("/")
+        where = ["--pool", pool, *(["--namespace", namespace] if namespace else [])]
+        images = self.ceph.rbd("du", "--format", "json", *where)["images"]
+        return sum(image["used_size"] for image in images)
 
 
 class TestRbdNamespace(TestRbd):
@@ -35,6 +56,7 @@ class TestRbdNamespace(TestRbd):
         ceph.rbd("namespace", "create", f"{rbd_pool}/{namespace}")
         self.place = tmp_path / "place"
         self.place.mkdir()
+        self.ceph, self.pool = ceph, f"{rbd_pool}/{namespace}"
         self.backend: Backend = RbdBackend(
             tmp_path / "instances", RbdSection(pool=rbd_pool, namespace=namespace, ceph_conf=str(ceph.conf))
         )

@@ -27,12 +27,13 @@ from cowshed.contract.storage import (
     Snapshotting,
     Traits,
 )
-from cowshed.disks import manifest
+from cowshed.disks import lineage, manifest
 from cowshed.disks.rbd_bases import BASE, PART, RbdBases, copied, filled, filling, key_of, new_part
 from cowshed.disks.recorded import RecordedDisk, recorded
 from cowshed.errors import (
     Busy,
     InvalidRequest,
+    NameTaken,
     NotFound,
     PermissionDenied,
     SnapshotNotFound,
@@ -199,12 +200,19 @@ class RbdDisk(RecordedDisk, Snapshotting, Importing, Clonable, DirectUpload):
                 reason=f"{name!r} cannot be the name of a snapshot", hint="letters, digits, ._- and 64 at most"
             )
         pool, image = self._present()
-        pool.take(image, name)
+        with manifest.editing(self.directory) as disks:  # of two at once, librbd tells both that they took it
+            entry = self._entry()
+            if name in [found.name for found in pool.snapshots(image)]:
+                raise NameTaken(kind="snapshot", name=f"{name} of {self.label}")
+            pool.take(image, name)
+            disks[self.name] = lineage.taken(entry, name)
 
     def snapshots(self) -> Sequence[DiskSnapshot]:
+        """Which there are, the cluster knows; what each came from, the manifest."""
         pool, image = self._present()
+        parents = {snapshot.name: snapshot.parent for snapshot in self._entry().snapshots}
         return [
-            DiskSnapshot(found.name, found.created, found.size)
+            DiskSnapshot(found.name, found.created, found.size, parents.get(found.name))
             for found in pool.snapshots(image)
             if not found.name.startswith(direct.TEMPORARY)
         ]
@@ -217,11 +225,13 @@ class RbdDisk(RecordedDisk, Snapshotting, Importing, Clonable, DirectUpload):
             raise Busy(what=f"disk {self.label}", holder="a guest", hint="stop the instance first")
         with manifest.editing(self.directory) as disks:
             pool.roll_back(image, name)
-            disks[self.name] = replace(self._entry(), virtual_size=pool.size(image))
+            disks[self.name] = replace(self._entry(), virtual_size=pool.size(image), snapshot=name)
 
     def remove(self, name: str) -> None:
         pool, image = self._present()
-        pool.remove_snapshot(image, name)
+        with manifest.editing(self.directory) as disks:
+            pool.remove_snapshot(image, name)
+            disks[self.name] = lineage.without(self._entry(), name)
 
     def _present(self) -> tuple[Pool, str]:
         self._entry()

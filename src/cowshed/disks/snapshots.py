@@ -24,10 +24,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
-from cowshed import clock
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.storage import Snapshotting
-from cowshed.disks import manifest
+from cowshed.disks import lineage, manifest
 from cowshed.disks.recorded import RecordedDisk
 from cowshed.errors import Busy, CowshedError, InvalidRequest, NameTaken, SnapshotNotFound
 from cowshed.model.disk import DiskSnapshot, ManifestDisk
@@ -83,17 +82,16 @@ class RecordedSnapshots(RecordedDisk, Snapshotting):
                 hint="letters, digits, ._-, not a dot first, 64 at most",
             )
         with self._alone() as entry:
-            if _find(entry, name):
+            if lineage.find(entry, name):
                 raise NameTaken(kind="snapshot", name=f"{name} of {self.label}")
             self._sweep(entry)
             with self._keeping(entry, name, progress) as finish:
                 self._publish(entry, name, finish)
 
     def _publish(self, entry: ManifestDisk, name: str, finish: Step) -> None:
-        taken = DiskSnapshot(name, clock.current().time(), entry.virtual_size, entry.snapshot)
         try:
             finish()
-            self._record(replace(entry, snapshots=(*entry.snapshots, taken), snapshot=name))
+            self._record(lineage.taken(entry, name))
         except BaseException:
             with suppress(CowshedError, OSError):
                 self._drop(name)
@@ -119,8 +117,8 @@ class RecordedSnapshots(RecordedDisk, Snapshotting):
 
     def remove(self, name: str) -> None:
         with self._alone() as entry:
-            gone = self._require(entry, name)
-            self._record(_without(entry, gone))
+            self._require(entry, name)
+            self._record(lineage.without(entry, name))
             try:
                 self._drop(name)
             except BaseException:
@@ -173,7 +171,7 @@ class RecordedSnapshots(RecordedDisk, Snapshotting):
             yield self._finish(entry) if entry.rolling_back else entry
 
     def _require(self, entry: ManifestDisk, name: str) -> DiskSnapshot:
-        if found := _find(entry, name):
+        if found := lineage.find(entry, name):
             return found
         raise SnapshotNotFound(name=f"{name} of {self.label}")
 
@@ -189,23 +187,6 @@ class RecordedSnapshots(RecordedDisk, Snapshotting):
                 disks[self.name] = entry
                 return
             raise Busy(what=self.label, holder="somebody who resized it", hint="try again")
-
-
-def _find(entry: ManifestDisk, name: str) -> DiskSnapshot | None:
-    return next((snapshot for snapshot in entry.snapshots if snapshot.name == name), None)
-
-
-def _without(entry: ManifestDisk, gone: DiskSnapshot) -> ManifestDisk:
-    """What stood on it stands on its parent now."""
-    return replace(
-        entry,
-        snapshots=tuple(
-            replace(snapshot, parent=gone.parent) if snapshot.parent == gone.name else snapshot
-            for snapshot in entry.snapshots
-            if snapshot.name != gone.name
-        ),
-        snapshot=gone.parent if entry.snapshot == gone.name else entry.snapshot,
-    )
 
 
 def names_in(place: Path) -> list[str]:

@@ -7,7 +7,6 @@ them there. Disks share the blocks of what they came from.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,20 +18,17 @@ from cowshed.contract.storage import (
     Cloning,
     ContentSink,
     FillBase,
-    Snapshotting,
     Traits,
 )
 from cowshed.disks import manifest
 from cowshed.errors import (
     Busy,
     InvalidRequest,
-    NameTaken,
     NoSpace,
     NotFound,
-    SnapshotNotFound,
     UnsupportedOperation,
 )
-from cowshed.model.disk import Base, DiskFormat, DiskInfo, DiskSnapshot, KeptBase, ManifestDisk
+from cowshed.model.disk import Base, DiskFormat, DiskInfo, KeptBase, ManifestDisk
 from cowshed.model.image import Location
 from cowshed.testing.disks import Content, MemoryBackend, MemoryDisk
 from cowshed.tools import filesystem
@@ -42,7 +38,7 @@ from cowshed.units import TiB
 SCHEME = "memory://"
 
 
-class ClusterDisk(MemoryDisk, Clonable, Snapshotting):
+class ClusterDisk(MemoryDisk, Clonable):
     """An entry of its cluster's table, and a line in the instance's manifest."""
 
     backend: MemoryCluster
@@ -73,6 +69,8 @@ class ClusterDisk(MemoryDisk, Clonable, Snapshotting):
             raise UnsupportedOperation(subject="a disk in memory", operation="be encrypted", reason="it has no way to")
         if base is None:
             return self._publish(Content(self._wanted(size, 0)))
+        if base.format != DiskFormat.RAW:
+            raise InvalidRequest(reason=f"a disk in memory needs a raw base, not {base.format}")
         if base.location not in self.backend.kept:
             raise NotFound(kind="base", name=base.location or base.path)
         content = self.backend.kept[base.location][1].copy()
@@ -121,7 +119,7 @@ class ClusterDisk(MemoryDisk, Clonable, Snapshotting):
 
     def delete(self) -> None:
         key = self._key
-        for table in (self.backend.table, self.backend.parents, self.backend.points):
+        for table in (self.backend.table, self.backend.parents):
             table.pop(key, None)
         manifest.forget(self.directory, self.name)
 
@@ -136,31 +134,9 @@ class ClusterDisk(MemoryDisk, Clonable, Snapshotting):
     def deactivate(self) -> None:
         self.backend.active.discard(self._key)
 
-    # --- points in time -----------------------------------------------------------------------
-
-    def take(self, name: str, *, progress: Progress = SILENT) -> None:
-        points = self._points()
-        if name in points:
-            raise NameTaken(kind="snapshot", name=name)
-        points[name] = (time.time(), self._content().copy())
-
-    def snapshots(self) -> Sequence[DiskSnapshot]:
-        return [DiskSnapshot(name, made, content.size) for name, (made, content) in self._points().items()]
-
     def roll_back(self, name: str, *, progress: Progress = SILENT) -> None:
-        if name not in self._points():
-            raise SnapshotNotFound(name=name)
-        content = self._points()[name][1].copy()
-        self.backend.table[self._key] = content
-        self._note(content.size)
-
-    def remove(self, name: str) -> None:
-        if self._points().pop(name, None) is None:
-            raise SnapshotNotFound(name=name)
-
-    def _points(self) -> dict[str, tuple[float, Content]]:
-        self._content()
-        return self.backend.points.setdefault(self._key, {})
+        super().roll_back(name, progress=progress)
+        self._note(self._content().size)
 
 
 class MemoryCluster(MemoryBackend, BaseKeeping, Cloning):
@@ -177,7 +153,6 @@ class MemoryCluster(MemoryBackend, BaseKeeping, Cloning):
         self.pool = pool
         self.images: dict[str, Content] = {}
         self.kept: dict[str, tuple[Base, Content]] = {}
-        self.points: dict[tuple[str, str], dict[str, tuple[float, Content]]] = {}
         self.parents: dict[tuple[str, str], str] = {}
         self.active: set[tuple[str, str]] = set()
         self.filled: list[str] = []  # names of the bases, as often as they were filled
@@ -207,6 +182,9 @@ class MemoryCluster(MemoryBackend, BaseKeeping, Cloning):
 
     def clean(self) -> None:
         self.cleaned += 1
+
+    def _contents(self) -> list[Content]:
+        return [*super()._contents(), *(content for _, content in list(self.kept.values()))]
 
     def check_room(self, needed: int) -> None:
         """:raises NoSpace:"""

@@ -5,19 +5,31 @@ from __future__ import annotations
 import re
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
+from cowshed import clock
 from cowshed.contract.callbacks import SILENT, Progress
-from cowshed.contract.storage import Backend, Disk, Importing, Traits
-from cowshed.errors import DiskNotFound, DiskTooSmall, InvalidRequest, NameTaken, UnsupportedOperation
-from cowshed.model.disk import Base, Capacity, DiskFormat, DiskInfo, DiskSource, DiskType
+from cowshed.contract.storage import Backend, Disk, Importing, Snapshotting, Traits
+from cowshed.errors import (
+    DiskNotFound,
+    DiskTooSmall,
+    InvalidRequest,
+    NameTaken,
+    SnapshotNotFound,
+    UnsupportedOperation,
+)
+from cowshed.model.disk import Base, Capacity, DiskFormat, DiskInfo, DiskSnapshot, DiskSource, DiskType
 from cowshed.tools import filesystem
 from cowshed.units import TiB
 
+Blocks: TypeAlias = dict[int, bytes]
 _BLOCK = 64 * 1024
 _SECTOR = 512
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SNAPSHOT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
 class Content:
@@ -26,6 +38,8 @@ class Content:
     def __init__(self, size: int, blocks: dict[int, bytes] | None = None) -> None:
         self.size = size
         self.blocks = dict(blocks or {})
+        self.snapshots: dict[str, tuple[DiskSnapshot, dict[int, bytes]]] = {}
+        self.snapshot: str | None = None  # what the present content began as
 
     def copy(self) -> Content:
         """The blocks are shared: they never change, they are replaced."""
@@ -48,6 +62,14 @@ class Content:
             if any(block):
                 self.blocks[position + start] = block
 
+    def change(self, position: int, data: bytes) -> None:
+        """Write anywhere, as a guest does."""
+        for start in range(position // _BLOCK * _BLOCK, position + len(data), _BLOCK):
+            block = bytearray(self.blocks.get(start, bytes(_BLOCK)))
+            first, last = max(start, position), min(start + _BLOCK, position + len(data))
+            block[first - start : last - start] = data[first - position : last - position]
+            self.blocks[start] = bytes(block)
+
     def write_file(self, path: Path) -> None:
         with path.open("wb") as file:
             for position, block in self.blocks.items():
@@ -65,8 +87,18 @@ class Content:
     def allocated(self) -> int:
         return sum(map(len, self.blocks.values()))
 
+    def tables(self) -> list[Blocks]:
+        """The present blocks, and those of the snapshots."""
+        return [self.blocks, *(blocks for _, blocks in self.snapshots.values())]
 
-class MemoryDisk(Disk, Importing):
+
+def held(contents: Iterable[Content]) -> int:
+    """Bytes of memory for all of them; blocks that are shared count once."""
+    tables = [table for content in contents for table in content.tables()]
+    return sum({id(block): len(block) for table in tables for block in table.values()}.values())
+
+
+class MemoryDisk(Disk, Snapshotting, Importing):
     """An entry of its backend's table."""
 
     format = DiskFormat.RAW
@@ -136,6 +168,10 @@ class MemoryDisk(Disk, Importing):
         """All of it. :raises DiskNotFound:"""
         return self._content().bytes()
 
+    def write(self, offset: int, data: bytes) -> None:
+        """What a guest would do. :raises DiskNotFound:"""
+        self._content().change(offset, data)
+
     def resize(self, size: int) -> None:
         content = self._content()
         size = -(-size // _SECTOR) * _SECTOR
@@ -181,6 +217,44 @@ class MemoryDisk(Disk, Importing):
         self._publish(content)
         path.unlink()
 
+    # --- snapshots ------------------------------------------------------------------------------
+
+    def take(self, name: str, *, progress: Progress = SILENT) -> None:
+        if not _SNAPSHOT.fullmatch(name):
+            raise InvalidRequest(reason=f"{name!r} cannot be the name of a snapshot")
+        with self.backend.lock:
+            content = self._content()
+            if name in content.snapshots:
+                raise NameTaken(kind="snapshot", name=f"{name} of {self._label}")
+            taken = DiskSnapshot(name, clock.current().time(), content.size, content.snapshot)
+            content.snapshots[name] = taken, dict(content.blocks)
+            content.snapshot = name
+
+    def snapshots(self) -> Sequence[DiskSnapshot]:
+        return [snapshot for snapshot, _ in self._content().snapshots.values()]
+
+    def roll_back(self, name: str, *, progress: Progress = SILENT) -> None:
+        with self.backend.lock:
+            content = self._content()
+            snapshot, blocks = self._kept(content, name)
+            content.size, content.blocks, content.snapshot = snapshot.virtual_size, dict(blocks), name
+
+    def remove(self, name: str) -> None:
+        with self.backend.lock:
+            content = self._content()
+            gone, _ = self._kept(content, name)
+            del content.snapshots[name]
+            for other, (snapshot, blocks) in content.snapshots.items():
+                if snapshot.parent == name:
+                    content.snapshots[other] = replace(snapshot, parent=gone.parent), blocks
+            content.snapshot = gone.parent if content.snapshot == name else content.snapshot
+
+    def _kept(self, content: Content, name: str) -> tuple[DiskSnapshot, dict[int, bytes]]:
+        try:
+            return content.snapshots[name]
+        except KeyError:
+            raise SnapshotNotFound(name=f"{name} of {self._label}") from None
+
 
 class MemoryBackend(Backend):
     """A place for disks that ends with the process.
@@ -199,7 +273,7 @@ class MemoryBackend(Backend):
 
     @property
     def traits(self) -> Traits:
-        return Traits(name=self._called, importing=True)
+        return Traits(name=self._called, snapshots=True, instant_snapshot=True, importing=True)
 
     def disk(self, instance: str, name: str) -> MemoryDisk:
         return MemoryDisk(self, instance, name)
@@ -207,6 +281,9 @@ class MemoryBackend(Backend):
     def disks(self, instance: str) -> Sequence[MemoryDisk]:
         return [self.disk(owner, name) for owner, name in list(self.table) if owner == instance]
 
+    def _contents(self) -> list[Content]:
+        return list(self.table.values())
+
     def capacity(self) -> Capacity:
-        used = sum(content.allocated for content in self.table.values())
+        used = held(self._contents())
         return Capacity(total=self._size, free=max(0, self._size - used), used=used)
