@@ -131,6 +131,8 @@ def image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
         return [CompletionItem(incomplete, type="file")]
     with suppress(CowshedError, OSError):
         settings = config.load()
+        if settings.images.service != "directory":
+            return []  # asking a server at every press of a key would be too slow
         images = DirectoryService(settings.state / "images", settings.images).list()
         return [image.name for image in images if image.name.startswith(incomplete)]
     return []

@@ -23,7 +23,7 @@ def describe(image: Image) -> dict[str, Any]:
         "format": str(image.disk_format),
         "size": image.size,
         "virtual_size": image.virtual_size,
-        "digest": f"{image.os_hash_algo}:{image.os_hash_value}",
+        "digest": f"{image.os_hash_algo}:{image.os_hash_value}" if image.os_hash_value else "",
         "source": image.source,
         "min_disk": image.min_disk,
         "properties": dict(image.properties),

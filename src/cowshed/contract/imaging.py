@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cowshed.contract.callbacks import SILENT, Progress
+from cowshed.errors import UnsupportedOperation
 from cowshed.model.image import Image, Location
 
 
@@ -45,6 +46,10 @@ class ImageService(ABC):
         """
 
     @abstractmethod
+    def verify(self, image: Image, *, progress: Progress = SILENT) -> None:
+        """Read the stored bytes again and check their digest. :raises DigestMismatch: :raises ImageNotFound:"""
+
+    @abstractmethod
     def upload(self, image: Image, source: BinaryIO, *, progress: Progress = SILENT) -> Image:
         """Store the bytes of ``source`` as ``image`` and return the active record (size, digest).
 
@@ -63,3 +68,29 @@ class ImageService(ABC):
     @abstractmethod
     def locations(self, image: Image) -> Sequence[Location]:
         """Where else the bytes can be had, best first; may be empty."""
+
+    def add_location(self, image_id: str, location: Location, *, progress: Progress = SILENT) -> Image:
+        """Let the bytes at ``location`` be those of the record ``image_id``, which has none yet.
+
+        :raises UnsupportedOperation: this service keeps all bytes itself
+        :raises ImageNotFound: the record is gone
+        """
+        raise UnsupportedOperation(
+            subject="this image service", operation="register a location", reason="it keeps the bytes itself"
+        )
+
+    def copy_to_store(self, image: Image, store: str, *, progress: Progress = SILENT) -> Image:
+        """Have the bytes in the service's store ``store`` as well; there already is success.
+
+        :raises UnsupportedOperation: this service has no stores
+        """
+        raise UnsupportedOperation(
+            subject="this image service", operation=f"copy an image to store {store}", reason="it has no stores"
+        )
+
+    def clean(self) -> int:
+        """Remove what killed processes left on this host; how many things went."""
+        return 0
+
+    def close(self) -> None:  # noqa: B027 - nothing to do for most
+        """Give connections back; the next call opens them again."""

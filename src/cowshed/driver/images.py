@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from cowshed.contract.imaging import ImageService
 from cowshed.driver.rooms import Rooms
 from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image
@@ -12,14 +13,13 @@ from cowshed.model.image import Image
 if TYPE_CHECKING:
     from cowshed.contract.storage import Backend
     from cowshed.images.cache import Cache
-    from cowshed.images.directory import DirectoryService
 
 
 class Images:
     rooms: Rooms
 
     @property
-    def images(self) -> DirectoryService:
+    def images(self) -> ImageService:
         """The image service of this host."""
         return self.rooms.images
 
@@ -46,9 +46,10 @@ class Images:
         :param digest: ``sha256:<hex>`` or ``sha512:<hex>`` over the bytes as they are downloaded
         """
         from cowshed.images import pull
+        from cowshed.images.staging import store_for
 
         return pull.pull(
-            self.rooms.images,
+            store_for(self.rooms.images, self.rooms.state / "images", self.rooms.config.images, self.rooms.progress),
             source,
             name=name,
             format=format,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from cowshed import config as configuration
 from cowshed import log
 from cowshed.contract.callbacks import SILENT, Progress
+from cowshed.contract.imaging import ImageService
 from cowshed.contract.plugging import Plugger
 from cowshed.contract.storage import Backend, KeySource
 from cowshed.errors import ConfigError, InvalidRequest
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from cowshed.host.kvm import KvmState
     from cowshed.hypervisor import Hypervisor
     from cowshed.images.cache import Cache
-    from cowshed.images.directory import DirectoryService
 
 _log = log.logger(__name__)
 
@@ -73,7 +73,12 @@ class Rooms:
     # --- images and disks ---------------------------------------------------------------------
 
     @cached_property
-    def images(self) -> DirectoryService:
+    def images(self) -> ImageService:
+        """Where the configuration says images are kept."""
+        if self.config.images.service == "glance":
+            from cowshed.images.glance import GlanceService
+
+            return GlanceService(self.config.glance, self.config.images)
         from cowshed.images.directory import DirectoryService
 
         return DirectoryService(self.state / "images", self.config.images)
@@ -186,6 +191,8 @@ class Rooms:
         )
 
     def close(self) -> None:
+        if "images" in self.__dict__:
+            self.images.close()
         if "hypervisor" in self.__dict__:
             self.hypervisor.close()
             del self.__dict__["hypervisor"]

@@ -110,7 +110,7 @@ class Client:
             return self.endpoints[self._turn % len(self.endpoints)]
         return self.section.cloud or self.section.auth_url or "(OS_* variables)"
 
-    def _next(self, endpoint: str) -> None:
+    def avoid(self, endpoint: str) -> None:
         """Ask another server from now on, unless somebody has turned already."""
         with self._lock:
             if self.url == endpoint:
@@ -147,6 +147,7 @@ class Client:
         subject: str,
         progress: Progress = SILENT,
         accept: Sequence[int] = (),
+        again: Sequence[int] = (),
         **arguments: Any,
     ) -> Any:
         """One request with all its attempts; an answer that is not a success is an error.
@@ -154,6 +155,8 @@ class Client:
         :param action: completes "the image service could not ..."
         :param subject: the image, for messages
         :param accept: other statuses that are answers
+        :param again: statuses that are answers from the second attempt on: the first may have done it, and only its
+            answer was lost
         :param arguments: of ``requests``
         :raises ImageNotFound: :raises PermissionDenied: :raises Conflict: :raises InvalidRequest:
         :raises ImageServiceFailed: it is down, or says nothing that makes sense
@@ -168,6 +171,7 @@ class Client:
                 return response
             except Transient as error:
                 attempts.again(error)
+                accept = (*accept, *again)
 
     def once(self, method: str, path: str, *, action: str, **arguments: Any) -> Any:
         """One request, whatever its answer is. :raises Transient: there was none"""
@@ -185,10 +189,10 @@ class Client:
             with self.explained(action):
                 response = self._connection.session.request(endpoint + path, method, **settings)
         except Transient:
-            self._next(endpoint)
+            self.avoid(endpoint)
             raise
         if response.status_code in _ELSEWHERE:
-            self._next(endpoint)
+            self.avoid(endpoint)
         return response
 
     def renew_token(self) -> None:
@@ -297,12 +301,14 @@ def _answers(status: int, words: str) -> str:
 
 def _words_of(error: BaseException) -> str:
     """The innermost reason: libraries wrap "connection refused" four times."""
-    cause: BaseException = error
-    while inner := (cause.__cause__ or cause.__context__):
-        cause = inner
-    if isinstance(cause, ConnectionRefusedError):
+    cause, reason = error.__cause__ or error.__context__, error
+    while cause:
+        if isinstance(cause, OSError) and str(cause):  # others are the libraries' own detours
+            reason = cause
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(reason, ConnectionRefusedError):
         return "nothing answers there (connection refused)"
-    text = " ".join(str(error if isinstance(cause, OSError) and not str(cause) else cause).split())
+    text = " ".join(str(reason).split())
     return text[:_LONGEST_WORDS] or type(error).__name__
 
 

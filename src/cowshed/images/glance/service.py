@@ -163,19 +163,15 @@ class GlanceService(ImageService):
         """A record without bytes; an empty id is filled in. :raises NameTaken: the id is in use"""
         image = replace(image, id=image.id or str(uuid.uuid4()))
         action = f"make a record of image {image.name or image.id}"
-        mine = bool(image.id)
-        # The id is ours, so a second attempt after a lost answer finds the first one's record.
-        response = self.client.call(
-            "POST",
-            "/images",
-            action=action,
-            subject="images",
-            accept=(409,) if mine else (),
-            json=record.of_image(image),
+        body = record.of_image(image)
+        try:
+            # The id is ours: when a second attempt finds it taken, the first one took it and its answer was lost.
+            response = self.client.call("POST", "/images", action=action, subject="images", again=(409,), json=body)
+        except Conflict as error:
+            raise NameTaken(kind="image", name=image.id) from error
+        return self._image(
+            self._record(image.id) if response.status_code == 409 else self.client.json(response, action)
         )
-        if response.status_code == 409:
-            raise NameTaken(kind="image", name=image.id)
-        return self._image(self.client.json(response, action))
 
     def upload(self, image: Image, source: BinaryIO, *, progress: Progress = SILENT) -> Image:
         """Fill the record ``image.id`` if there is one without bytes, else make one.
@@ -251,7 +247,7 @@ class GlanceService(ImageService):
     def delete(self, image_id: str) -> None:
         """:raises Conflict: something stands on it :raises PermissionDenied: it is protected, or not ours"""
         image_id = self._id(image_id)
-        self.client.call("DELETE", f"/images/{image_id}", action="delete", subject=f"image {image_id}")
+        self.client.call("DELETE", f"/images/{image_id}", action="delete", subject=f"image {image_id}", again=(404,))
 
     def _id(self, ref: str) -> str:
         return ref if _ID.fullmatch(ref) else self.show(ref).id
@@ -262,10 +258,9 @@ class GlanceService(ImageService):
         """As far as this Glance shows them."""
         return stores.locations(self._record(image.id))
 
-    def add_location(self, image_id: str, location: Location, *, size: int = 0, progress: Progress = SILENT) -> Image:
+    def add_location(self, image_id: str, location: Location, *, progress: Progress = SILENT) -> Image:
         """Let the bytes at ``location`` be those of the record ``image_id``, which becomes active.
 
-        :param size: of the bytes where the record does not know it
         :raises ImageNotFound: the record is gone :raises PermissionDenied: this Glance does not allow it
         :raises DeadlineExceeded: it takes longer than is configured
         """

@@ -51,6 +51,7 @@ class Stream(io.RawIOBase):
         self._attempts = client.attempts(f"send image {self._name}", progress)
         self._renewed = offset
         self._waited, self._came = 0.0, 0
+        self._endpoint = ""
         self._response: Any = None
         self._connect()
 
@@ -85,6 +86,7 @@ class Stream(io.RawIOBase):
                 data = self._receive(size)
             except Transient as error:
                 self._disconnect()
+                self._client.avoid(self._endpoint)
                 if self.position - self._renewed >= _MUCH:
                     self._attempts.renew()
                     self._renewed = self.position
@@ -107,9 +109,8 @@ class Stream(io.RawIOBase):
 
     def _receive(self, size: int) -> bytes:
         """:raises Transient: nothing more comes on this connection"""
-        limit = (
-            size if self._end is None else min(size, self._end - self.position + self._whole)
-        )  # one too many is seen
+        # Of a whole body one byte too many would be seen.
+        limit = size if self._end is None else min(size, self._end - self.position + self._whole)
         started = clock.current().monotonic()
         try:
             data: bytes = self._response.raw.read(limit, decode_content=False)
@@ -161,6 +162,7 @@ class Stream(io.RawIOBase):
             headers["Range"] = f"bytes={self.position}-{last}"
         if self.position and self._end == self.position:
             headers["Range"] = "bytes=0-0"  # nothing is left; whether the image is there is still asked
+        self._endpoint = self._client.url
         response = self._client.once(
             "GET", f"/images/{self._image.id}/file", action=action, headers=headers, stream=True, log=False
         )
