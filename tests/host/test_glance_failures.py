@@ -418,6 +418,16 @@ def names(service: GlanceService) -> set[str]:
     return {str(one.get("name")) for one in service._pages({})}
 
 
+@pytest.mark.parametrize("buffering", [-1, 0])
+def test_a_file_is_uploaded_whole(service: GlanceService, tmp_path: Path, buffering: int) -> None:
+    """The inspection before it moves the file's position."""
+    (tmp_path / "image").write_bytes(DATA)
+    with (tmp_path / "image").open("rb", buffering) as source:
+        stored = service.upload(Image(id="", name=f"whole{buffering}"), source)  # type: ignore[arg-type]
+    assert read(service, stored) == DATA
+    service.delete(stored.id)
+
+
 @pytest.mark.parametrize("source", [io.BytesIO, Pipe])
 def test_a_stream_is_uploaded(service: GlanceService, source: Any) -> None:
     stored = service.upload(Image(id="", name=f"stream-{source.__name__}"), source(DATA))

@@ -49,6 +49,8 @@ def inspect(image: Image, source: BinaryIO, section: ImagesSection) -> tuple[Ima
         found = formats.inspect(
             fd, image=name, declared=declared, allowed=formats_in, max_virtual_size=section.max_virtual_size
         )
+        source.seek(0, io.SEEK_END)  # the inspection has moved the descriptor's position, behind a buffer's back
+        source.seek(0)
         return replace(image, virtual_size=found.virtual_size), b""
     head = b""
     while len(head) < formats.HEAD and (more := source.read(formats.HEAD - len(head))):
