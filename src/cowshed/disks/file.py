@@ -16,6 +16,7 @@ from cowshed.disks import manifest
 from cowshed.disks.encryption import Sealed, extract, key_of, new_encryption, new_key, require_source
 from cowshed.disks.recorded import recorded
 from cowshed.disks.snapshots import RecordedSnapshots
+from cowshed.errors import CowshedError, NameTaken
 from cowshed.model.disk import (
     Base,
     Capacity,
@@ -136,7 +137,21 @@ class FileDisk(RecordedSnapshots, Importing):
         self._refuse_existing()
         filesystem.make_directory(self.directory)
         with manifest.recording(self.directory, self._described(size, None)):
-            self._take(path, size)
+            try:
+                self._take(path, size)
+            except NameTaken:
+                raise
+            except BaseException:
+                self._give_back(path)
+                raise
+
+    def _give_back(self, path: Path) -> None:
+        """What was taken over, or copied, is the caller's again, and no disk."""
+        with suppress(OSError, CowshedError):
+            if os.path.lexists(path):
+                filesystem.remove_file(self.path)
+            else:
+                filesystem.rename(self.path, path)
 
     @abstractmethod
     def _take(self, path: Path, size: int) -> None:

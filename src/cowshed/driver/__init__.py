@@ -15,6 +15,11 @@ from cowshed.contract.callbacks import NoNetworkWaiter, Progress
 from cowshed.contract.compute import ComputeDriver
 from cowshed.driver.aggregates import Aggregates
 from cowshed.driver.consoles import Consoles
+from cowshed.driver.disk_export import DiskExport
+from cowshed.driver.disk_listing import DiskListing
+from cowshed.driver.disk_move import DiskMove
+from cowshed.driver.disk_resize import DiskResize
+from cowshed.driver.disk_snapshots import DiskSnapshots
 from cowshed.driver.disks import Disks
 from cowshed.driver.events import Events
 from cowshed.driver.guest import Guest
@@ -40,6 +45,11 @@ class LibvirtDriver(
     Consoles,
     Events,
     Disks,
+    DiskListing,
+    DiskResize,
+    DiskMove,
+    DiskSnapshots,
+    DiskExport,
     Images,
     ImageCache,
     Guest,

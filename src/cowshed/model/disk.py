@@ -259,6 +259,29 @@ class ManifestDisk:
 
 
 @dataclass(frozen=True, slots=True)
+class LocalDisk:
+    """A disk of an instance as people want to see it. Sizes in bytes.
+
+    ``target``, ``bus`` and ``device`` are where the guest sees it; empty for a kernel or ramdisk.
+    """
+
+    name: str
+    backend: str
+    format: DiskFormat
+    location: str
+    virtual_size: int
+    allocated: int
+    target: str = ""
+    bus: str = ""
+    device: str = ""
+    readonly: bool = False
+    base: str = ""
+    image_id: str = ""
+    encryption: str = ""
+    snapshots: tuple[DiskSnapshot, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """One per instance: ``instances/<uuid>/manifest.json``."""
 

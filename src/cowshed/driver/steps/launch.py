@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cowshed.driver.steps import connect, layout, locate, marks, opening, serial
+from cowshed.driver.steps import connect, layout, locate, marks, moving, opening, serial
 from cowshed.errors import PortInUse
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
@@ -94,6 +94,7 @@ def relaunch(rooms: Rooms, instance: Instance, vifs: Sequence[Vif]) -> None:
     """
     marks.refuse_marked(rooms, instance)
     image = locate.remembered_image(rooms, instance)
+    moving.settle(rooms, instance)
     connect.check(rooms, vifs)
     with Undo() as undo:
         plugged = connect.plug(rooms, vifs, undo)

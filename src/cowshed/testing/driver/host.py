@@ -17,14 +17,14 @@ from cowshed.model.disk import DiskFormat
 from cowshed.model.host import Finding
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
-from cowshed.testing.driver.devices import FakeDevices
+from cowshed.testing.driver.disks import FakeDisks
 from cowshed.tools import checksum
 from cowshed.units import GiB
 
 _OUTPUT = 100 * 1024
 
 
-class FakeHost(FakeDevices):
+class FakeHost(FakeDisks):
     # --- consoles -----------------------------------------------------------------------------
 
     def get_console_output(self, context: Any, instance: Instance) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 from cowshed import clock
 from cowshed.contract import block_device
 from cowshed.contract.types import BlockDevices, NetworkInfo
+from cowshed.driver.steps.layout import disk_name
 from cowshed.errors import (
     DiskTooSmall,
     HostUnsuitable,
@@ -78,17 +79,22 @@ class FakeLifecycle(Table):
     # --- disks --------------------------------------------------------------------------------
 
     def _make_disks(self, instance: Instance, image: Image, block_devices: BlockDevices) -> None:
-        backend, flavor = self._backend(instance.backend), instance.flavor
-        self._fill(backend.disk(instance.uuid, "disk"), image, flavor.root)
+        flavor = instance.flavor
+        chosen = {disk_name(word): backend for word, backend in instance.disk_backends.items()}
+
+        def disk(name: str) -> MemoryDisk:
+            return self._backend(chosen.get(name) or instance.backend).disk(instance.uuid, name)
+
+        self._fill(disk("disk"), image, flavor.root)
         for number, one in enumerate(block_device.block_device_info_get_ephemerals(block_devices)):
             size = one["size"] if isinstance(one, dict) else one.size
-            backend.disk(instance.uuid, f"disk.eph{number}").create(size * GiB)
+            disk(f"disk.eph{number}").create(size * GiB)
         if flavor.ephemeral:
-            backend.disk(instance.uuid, "disk.local").create(flavor.ephemeral)
+            disk("disk.local").create(flavor.ephemeral)
         swap = block_device.block_device_info_get_swap(block_devices)
         size = swap["swap_size"] * MiB if block_device.swap_is_usable(swap) else flavor.swap
         if size:
-            backend.disk(instance.uuid, "disk.swap").create(size)
+            disk("disk.swap").create(size)
 
     def _fill(self, disk: MemoryDisk, image: Image, size: int) -> None:
         """What a guest sees of the image, not the bytes it is stored as."""

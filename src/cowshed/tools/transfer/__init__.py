@@ -1,7 +1,18 @@
 """Moving disk content: read a chain of layers, write raw or qcow2, on all cores, in one pass."""
 
+from cowshed.tools.transfer.compare import digest_of_source
 from cowshed.tools.transfer.convert import Copied, digest_of, fetch
 from cowshed.tools.transfer.export import check_export, export, export_layer, to_qcow2
 from cowshed.tools.transfer.sinks import into_file
 
-__all__ = ["Copied", "check_export", "digest_of", "export", "export_layer", "fetch", "into_file", "to_qcow2"]
+__all__ = [
+    "Copied",
+    "check_export",
+    "digest_of",
+    "digest_of_source",
+    "export",
+    "export_layer",
+    "fetch",
+    "into_file",
+    "to_qcow2",
+]

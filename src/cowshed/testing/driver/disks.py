@@ -1,0 +1,119 @@
+"""The fake's disks as the manager and the command ask for them: list, grow, move, snapshots, export."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from cowshed.driver.steps.layout import disk_name
+from cowshed.errors import DiskNotFound, DiskTooSmall, InvalidState, SnapshotNotFound
+from cowshed.model.disk import DiskFormat, DiskSnapshot, LocalDisk
+from cowshed.model.instance import Instance
+from cowshed.testing.disks import MemoryDisk
+from cowshed.testing.driver.devices import FakeDevices
+
+
+class FakeDisks(FakeDevices):
+    def list_disks(self, instance: Instance) -> Sequence[LocalDisk]:
+        return [_described(disk) for disk in self._disks(instance)]
+
+    def show_disk(self, instance: Instance, disk: str = "") -> LocalDisk:
+        return _described(self._disk(instance, disk))
+
+    def resize_disk(self, instance: Instance, size: int, disk: str = "") -> int:
+        found = self._disk(instance, disk)
+        if size < found.info().virtual_size:
+            raise DiskTooSmall(disk=found.name, size=size, needed=found.info().virtual_size)
+        found.resize(size)
+        return found.info().virtual_size
+
+    def move_disk(self, instance: Instance, backend: str, disk: str = "") -> bool:
+        old = self._disk(instance, disk)
+        target = self._backend(backend)
+        self._offline(instance, "moved to another backend")
+        if target is old.backend:
+            return False
+        with tempfile.TemporaryDirectory(prefix="cowshed-") as folder:
+            old.extract(Path(folder) / "content", DiskFormat.RAW)
+            target.disk(instance.uuid, old.name).import_file(Path(folder) / "content")
+        old.delete()
+        return True
+
+    def export_disk(
+        self,
+        instance: Instance,
+        target: Path,
+        disk: str = "",
+        *,
+        format: DiskFormat = DiskFormat.QCOW2,
+        compress: bool = False,
+        plaintext: bool = False,
+    ) -> None:
+        found = self._disk(instance, disk)
+        self._offline(instance, "exported")
+        found.extract(target, format, compress=compress, plaintext=plaintext)
+
+    # --- snapshots ----------------------------------------------------------------------------
+
+    def take_disk_snapshot(self, instance: Instance, name: str, disk: str = "") -> Sequence[str]:
+        self._offline(instance, "given a snapshot")
+        found = self._chosen(instance, disk)
+        for one in found:
+            one.take(name)
+        return [one.name for one in found]
+
+    def list_disk_snapshots(self, instance: Instance, disk: str = "") -> Sequence[tuple[str, DiskSnapshot]]:
+        return [(one.name, point) for one in self._chosen(instance, disk) for point in one.snapshots()]
+
+    def roll_back_disks(self, instance: Instance, name: str, disk: str = "") -> Sequence[str]:
+        self._offline(instance, "rolled back")
+        found = self._having(instance, name, disk)
+        for one in found:
+            one.roll_back(name)
+        return [one.name for one in found]
+
+    def remove_disk_snapshot(self, instance: Instance, name: str, disk: str = "") -> Sequence[str]:
+        self._offline(instance, "rid of a snapshot")
+        found = self._having(instance, name, disk)
+        for one in found:
+            one.remove(name)
+        return [one.name for one in found]
+
+    # --- which --------------------------------------------------------------------------------
+
+    def _disk(self, instance: Instance, word: str) -> MemoryDisk:
+        self._find(instance)
+        for disk in self._disks(instance):
+            if disk.name == disk_name(word or "root"):
+                return disk
+        raise DiskNotFound(name=f"{word or 'root'} of instance {instance.name}")
+
+    def _chosen(self, instance: Instance, word: str) -> list[MemoryDisk]:
+        return [self._disk(instance, word)] if word else self._disks(instance)
+
+    def _having(self, instance: Instance, name: str, word: str) -> list[MemoryDisk]:
+        found = self._chosen(instance, word)
+        having = [one for one in found if name in [point.name for point in one.snapshots()]]
+        if not having:
+            raise SnapshotNotFound(name=f"{name} of instance {instance.name}")
+        return having
+
+    def _offline(self, instance: Instance, action: str) -> None:
+        guest = self._find(instance)
+        if guest.running or guest.saved:
+            state = "suspended" if guest.saved else guest.state.name.lower()
+            raise InvalidState(name=guest.name, state=state, action=action)
+
+
+def _described(disk: MemoryDisk) -> LocalDisk:
+    info = disk.info()
+    return LocalDisk(
+        name=disk.name,
+        backend=disk.backend.traits.name,
+        format=info.format,
+        location=disk.source().name,
+        virtual_size=info.virtual_size,
+        allocated=info.allocated,
+        snapshots=tuple(disk.snapshots()),
+    )
