@@ -17,6 +17,8 @@ from cowshed.model.disk import (
     DiskFormat,
     DiskSource,
     DiskType,
+    Encryption,
+    EncryptionFormat,
     IoTune,
     NetworkHost,
 )
@@ -187,6 +189,26 @@ def volumes() -> Domain:
     return build([root(), iscsi, nbd])
 
 
+def encrypted() -> Domain:
+    """What QEMU decrypts: an overlay of a plain base, a container in a file, one in a cluster."""
+    keys = [f"0d1c9f0e-6a3b-4c57-8f57-2f6f5f0c1d{number:02x}" for number in range(4)]
+    overlay = replace(root().source, encryption=Encryption(EncryptionFormat.LUKS, keys[0]))
+    swap = DiskSource(
+        DiskType.FILE, DiskFormat.RAW, HERE / "disk.swap", encryption=Encryption(EncryptionFormat.LUKS, keys[1])
+    )
+    far = DiskSource(
+        DiskType.NETWORK,
+        DiskFormat.RAW,
+        protocol="rbd",
+        name="vms/web_disk.local",
+        hosts=(NetworkHost("192.0.2.1", 6789),),
+        auth_user="cowshed",
+        secret_uuid=keys[3],
+        encryption=Encryption(EncryptionFormat.LUKS, keys[2]),
+    )
+    return build([replace(root(), source=overlay), AttachedDisk(swap, "vdb"), AttachedDisk(far, "vdc")])
+
+
 def kernel() -> Domain:
     return build(
         [root()],
@@ -280,5 +302,18 @@ def everything() -> Domain:
 
 CASES: Final = {
     case.__name__.replace("_", "-"): case
-    for case in (virtio, ide, sata_uefi, secure_boot, scsi, volumes, kernel, networks, windows, limits, everything)
+    for case in (
+        virtio,
+        ide,
+        sata_uefi,
+        secure_boot,
+        scsi,
+        volumes,
+        encrypted,
+        kernel,
+        networks,
+        windows,
+        limits,
+        everything,
+    )
 }

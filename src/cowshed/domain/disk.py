@@ -18,6 +18,8 @@ from cowshed.model.disk import (
     DiskFormat,
     DiskSource,
     DiskType,
+    Encryption,
+    EncryptionFormat,
     IoTune,
     NetworkHost,
 )
@@ -56,6 +58,17 @@ class Auth(Element):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceEncryption(Element):
+    """QEMU decrypts it, with the key of a secret of libvirt."""
+
+    TAG: ClassVar[str] = "encryption"
+
+    format: EncryptionFormat | None = value("@format")
+    secret_type: str | None = value("secret/@type")
+    secret_uuid: str | None = value("secret/@uuid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source(Element):
     TAG: ClassVar[str] = "source"
 
@@ -66,6 +79,7 @@ class Source(Element):
     hosts: tuple[Host, ...] = children()
     initiator: str | None = value("initiator/iqn/@name")
     auth: Auth | None = child()
+    encryption: SourceEncryption | None = child()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,10 +190,27 @@ def source_of(source: DiskSource) -> Source:
             hosts=tuple(_host(host) for host in source.hosts),
             initiator=source.initiator or None,
             auth=_auth(source),
+            encryption=_encryption(source),
         )
     if source.path is None or not source.path.is_absolute():
         raise InvalidRequest(reason=f"a disk of type {source.type} needs an absolute path, not {source.path}")
-    return Source(file=source.path) if source.type == DiskType.FILE else Source(dev=source.path)
+    encryption = _encryption(source)
+    if source.type == DiskType.FILE:
+        return Source(file=source.path, encryption=encryption)
+    return Source(dev=source.path, encryption=encryption)
+
+
+def _encryption(source: DiskSource) -> SourceEncryption | None:
+    """Its secret has the UUID of the key. What dm-crypt decrypts under QEMU is plain to it."""
+    if source.encryption is None:
+        return None
+    if source.encryption.format != EncryptionFormat.LUKS:
+        raise InvalidRequest(
+            reason=f"QEMU does not decrypt {source.encryption.format}; a volume has to be opened first"
+        )
+    return SourceEncryption(
+        format=source.encryption.format, secret_type="passphrase", secret_uuid=source.encryption.key_id
+    )
 
 
 def _host(host: NetworkHost) -> Host:
@@ -255,7 +286,15 @@ def _source(type: DiskType, format: str | None, source: Source, backing: Backing
         auth_user=auth.username or "",
         secret_uuid=auth.secret_uuid or "",
         initiator=source.initiator or "",
+        encryption=_encryption_of(source.encryption),
     )
     if backing is None or backing.type is None or backing.source is None:
         return found
     return replace(found, backing=_source(backing.type, backing.format, backing.source, backing.backing))
+
+
+def _encryption_of(element: SourceEncryption | None) -> Encryption | None:
+    """How the disk was made is not in the XML."""
+    if element is None or element.format is None or element.secret_uuid is None:
+        return None
+    return Encryption(element.format, element.secret_uuid)
