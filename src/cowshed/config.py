@@ -113,6 +113,7 @@ class DisksSection:
     )
     bus: str = _option("virtio", "unless the image says otherwise", choices=("virtio", "scsi", "sata", "ide"))
     ephemeral_filesystem: str = _option("ext4", "of ephemeral disks", choices=("ext2", "ext3", "ext4", "xfs", "vfat"))
+    encrypt: bool = _option(False, "encrypt the disks of every new instance, not only of those that ask for it")
     keys: str = _option(
         "file",
         "where the keys of encrypted disks are: files in the state directory, or persistent secrets of libvirt",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     "-p", "--publish", multiple=True, metavar="HOST:GUEST", help="Port forward, such as 2222:22 or 5353:53/udp."
 )
 @click.option("--backend", default="", metavar="NAME", help="Where its disks live: qcow2 or raw.")
+@click.option("--encrypt", is_flag=True, help="Encrypt its disks, each with a key of its own.")
 @click.option("--ephemeral", "ephemeral_disk", default="0", metavar="SIZE", help="An empty disk with a file system.")
 @click.option("--swap", default="0", metavar="SIZE", help="A swap disk.")
 @click.option("--firmware", type=click.Choice(["bios", "uefi"]), help="Default: the image's, else bios.")
@@ -77,6 +78,7 @@ def run(session: Session, image: str, **options: Any) -> None:
             networks=options["networks"],
             publish=options["publish"],
             backend=options["backend"],
+            encrypt=options["encrypt"],
             kernel=options["kernel"],
             initrd=options["initrd"],
             cmdline=options["cmdline"] or "",

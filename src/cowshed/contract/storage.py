@@ -213,10 +213,12 @@ class Importing(ABC):
     """A disk that can take over a finished local raw file."""
 
     @abstractmethod
-    def import_file(self, path: Path) -> None:
+    def import_file(self, path: Path, *, encrypt: bool = False) -> None:
         """The disk exists with the content of ``path``, which is gone afterwards.
 
+        :param encrypt: as in :meth:`Disk.create`
         :raises NameTaken: the disk exists already; ``path`` is left as it is
+        :raises UnsupportedOperation: it cannot be encrypted; ``path`` is left as it is
         """
 
 

@@ -20,18 +20,15 @@ def create(disk: Disk, size: int, *, filesystem_type: str, label: str = "", plac
 
     :param place: an existing folder for what is made before the disk can take it over
     :raises InvalidRequest: the file system, the label or the size is impossible; nothing was made
-    :raises UnsupportedOperation: the disk can take over no file, or would have to be encrypted on the way
+    :raises UnsupportedOperation: the disk can take over no file, or cannot be encrypted
     :raises NameTaken: :raises NoSpace: as the disk's own ``create``
     """
     mkfs.check(filesystem_type, label, size)
-    if encrypt:
-        reason = "what is on it is made by this host, and would have to be encrypted on the way"
-        raise UnsupportedOperation(subject=f"disk {disk.name}", operation="be encrypted", reason=reason)
     try:
         if isinstance(disk, FileDisk):
-            disk.create_filled(size, lambda path: mkfs.make(path, filesystem_type, label=label))
+            disk.create_filled(size, lambda path: mkfs.make(path, filesystem_type, label=label), encrypt=encrypt)
         else:
-            _import(disk, size, filesystem_type, label, place)
+            _import(disk, size, filesystem_type, label, place, encrypt=encrypt)
     except ToolFailed as error:
         free = filesystem.free_space(place)
         if free < MiB:
@@ -39,7 +36,7 @@ def create(disk: Disk, size: int, *, filesystem_type: str, label: str = "", plac
         raise
 
 
-def _import(disk: Disk, size: int, filesystem_type: str, label: str, place: Path) -> None:
+def _import(disk: Disk, size: int, filesystem_type: str, label: str, place: Path, *, encrypt: bool) -> None:
     """Through a sparse file, which holds little more than the tables of an empty file system."""
     if not isinstance(disk, Importing):
         raise UnsupportedOperation(subject=f"disk {disk.name}", operation="take over a file", reason="it has no way to")
@@ -50,6 +47,6 @@ def _import(disk: Disk, size: int, filesystem_type: str, label: str, place: Path
             os.fchmod(file.fileno(), 0o600)
             file.truncate(whole_sectors(size))
         mkfs.make(path, filesystem_type, label=label)
-        disk.import_file(path)
+        disk.import_file(path, encrypt=encrypt)
     finally:
         filesystem.remove_file(path)

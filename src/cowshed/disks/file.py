@@ -127,14 +127,14 @@ class FileDisk(RecordedSnapshots, Importing):
     def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object], sealed: Sealed | None) -> None:
         """Write a disk with what ``write`` makes of a raw file into the empty file ``new``."""
 
-    def import_file(self, path: Path) -> None:
-        """Take over a finished raw file as this disk's content; ``path`` is gone afterwards.
-
-        :raises NameTaken: the disk exists already; ``path`` is left as it is
-        """
+    def import_file(self, path: Path, *, encrypt: bool = False) -> None:
         with filesystem.errors_of(path, "take over"):
             size = self._wanted(path.stat().st_size, None)
         self._refuse_existing()
+        if encrypt:
+            self._make(size, None, lambda new, sealed: self._fill_from(new, size, path, sealed), encrypt=True)
+            filesystem.remove_file(path)
+            return
         filesystem.make_directory(self.directory)
         with manifest.recording(self.directory, self._described(size, None)):
             try:
@@ -152,6 +152,10 @@ class FileDisk(RecordedSnapshots, Importing):
                 filesystem.remove_file(self.path)
             else:
                 filesystem.rename(self.path, path)
+
+    @abstractmethod
+    def _fill_from(self, new: Publication, size: int, path: Path, sealed: Sealed | None) -> None:
+        """Write the content of the raw file ``path`` into the empty file ``new``, encrypted."""
 
     @abstractmethod
     def _take(self, path: Path, size: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cowshed.contract.callbacks import Progress
+from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.storage import Traits
 from cowshed.disks import manifest
 from cowshed.disks.encryption import Sealed
@@ -68,14 +68,17 @@ class Qcow2Disk(FileDisk):
         with filesystem.scratch(self.directory, size) as scratch:
             write(scratch.path)
             if sealed:
-                qcow2.create_blank(new.fd, size=size, cluster_size=self.section.cluster_size, luks=_head(sealed))
-                self._reserve(new.fd, size)
-                source = DiskSource(DiskType.FILE, DiskFormat.RAW, scratch.path)
-                target = DiskSource(DiskType.FILE, self.format, new.path, encryption=sealed.encryption)
-                luks.copy(source, target, sealed.find, zero=True, size=size)
+                self._fill_from(new, size, scratch.path, sealed)
                 return
             transfer.to_qcow2(scratch.fd, new.fd)
         self._reserve(new.fd, size)
+
+    def _fill_from(self, new: Publication, size: int, path: Path, sealed: Sealed | None) -> None:
+        assert sealed is not None
+        self._fill(new, size, None, sealed, SILENT)
+        source = DiskSource(DiskType.FILE, DiskFormat.RAW, path)
+        target = DiskSource(DiskType.FILE, self.format, new.path, encryption=sealed.encryption)
+        luks.copy(source, target, sealed.find, zero=True, size=size)
 
     def _parent(self, base: Base | None) -> Base | None:
         return base

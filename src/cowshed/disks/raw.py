@@ -57,12 +57,16 @@ class RawDisk(CopiedSnapshots):
         if sealed:
             with filesystem.scratch(self.directory, size) as scratch:
                 write(scratch.path)
-                filesystem.check_space(self.directory, size)
-                self._seal(new, size, sealed, scratch.path)
+                self._fill_from(new, size, scratch.path, sealed)
             return
         os.ftruncate(new.fd, size)
         write(new.path)
         self._preallocate(new.fd, 0, size)
+
+    def _fill_from(self, new: Publication, size: int, path: Path, sealed: Sealed | None) -> None:
+        assert sealed is not None
+        filesystem.check_space(self.directory, size)  # holes are written too
+        self._seal(new, size, sealed, path)
 
     def _take(self, path: Path, size: int) -> None:
         with filesystem.errors_of(path, "take over"):

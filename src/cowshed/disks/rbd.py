@@ -96,7 +96,8 @@ class RbdDisk(RecordedDisk, Snapshotting, Importing, Clonable, DirectUpload):
             lambda pool, image: _clone(parent, url.spec.image, url.snapshot, pool, image, there, size),
         )
 
-    def import_file(self, path: Path) -> None:
+    def import_file(self, path: Path, *, encrypt: bool = False) -> None:
+        self._refuse_encryption(encrypt)
         with filesystem.errors_of(path, "take over"):
             there = path.stat().st_size
         self._import(path, there, self._wanted(there, None), None, SILENT)

@@ -35,6 +35,7 @@ DRIVER: Final = {
     DiskFormat.PLOOP: "ploop",
 }
 _SECRET: Final = {"rbd": "ceph", "iscsi": "iscsi"}
+_PASSPHRASE: Final = "passphrase"  # noqa: S105 - the kind of a secret
 _UNCACHED: Final = (CacheMode.NONE, CacheMode.DIRECTSYNC)
 
 
@@ -208,9 +209,8 @@ def _encryption(source: DiskSource) -> SourceEncryption | None:
         raise InvalidRequest(
             reason=f"QEMU does not decrypt {source.encryption.format}; a volume has to be opened first"
         )
-    return SourceEncryption(
-        format=source.encryption.format, secret_type="passphrase", secret_uuid=source.encryption.key_id
-    )
+    encryption = source.encryption
+    return SourceEncryption(format=encryption.format, secret_type=_PASSPHRASE, secret_uuid=encryption.key_id)
 
 
 def _host(host: NetworkHost) -> Host:

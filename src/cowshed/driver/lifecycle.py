@@ -55,8 +55,9 @@ class Lifecycle(LifecycleContract):
             locate.remember_image(rooms, instance, image_meta)
             layout.remember(rooms, instance, plan)
             provision.disks(rooms, instance, image_meta, plan, undo)
-            provision.config_drive(rooms, instance, metadata)
+            provision.config_drive(rooms, instance, metadata, encrypt=layout.encrypts(rooms, instance, image_meta))
             plugged = connect.plug(rooms, vifs, undo)
+            undo.push("let libvirt forget its keys", opening.forget_keys, rooms, instance.uuid)
             undo.push("give the serial port back", serial.give_back, rooms, instance.uuid)
             # Before it is there: an interruption may come between any two lines.
             undo.push("undefine the domain", teardown.undefine, rooms, instance.uuid)
@@ -103,6 +104,7 @@ class Lifecycle(LifecycleContract):
         if not destroy_disks:
             opening.let_go(self.rooms, instance.uuid)
         else:
+            opening.forget_keys(self.rooms, instance.uuid)
             teardown.delete_disks(self.rooms, instance)
             self.rooms.directory(instance.uuid).delete()
             serial.give_back(self.rooms, instance.uuid)

@@ -104,6 +104,7 @@ class Host:
         extra_specs: Mapping[str, str] | None = None,
         datasource: str = "",
         password: str | None = None,
+        encrypt: bool = False,
         ephemeral: bool = False,
     ) -> Machine:
         """A new instance, running.
@@ -117,6 +118,7 @@ class Host:
         :param publish: port forwards such as ``2222:22``
         :param kernel: boot this image (a kernel) directly, with ``initrd`` and ``cmdline``
         :param properties: of the image, for this instance: ``hw_disk_bus``, ``hw_firmware_type``, ...
+        :param encrypt: each disk with a key of its own, on this host
         :param ephemeral: removed at the end of the ``with`` block
         :raises ImageNotFound: :raises NameTaken: :raises InvalidRequest: and what the driver's spawn raises
         """
@@ -150,6 +152,7 @@ class Host:
                     vendor_data=vendor,
                     hostname=hostname,
                     backend=backend,
+                    encrypt=encrypt,
                     password=password,
                     datasource=datasource,
                 )

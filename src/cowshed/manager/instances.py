@@ -110,6 +110,7 @@ class Instances:
         vendor_data: str | None = None,
         hostname: str = "",
         backend: str = "",
+        encrypt: bool = False,
         password: str | None = None,
         datasource: str = "",
         metadata: Mapping[str, str] | None = None,
@@ -129,6 +130,7 @@ class Instances:
             user_data=user_data,
             vendor_data=vendor_data,
             backend=backend,
+            encrypt=encrypt,
             metadata=dict(metadata or {}),
             system_metadata={"datasource": datasource} if datasource else {},
         )

@@ -45,6 +45,7 @@ class Instance:
     ``uuid`` is the identity; ``name`` is for people and names the domain. ``user_data`` is the
     plain text of cloud-init's user data (not base64). ``backend`` chooses where its disks live
     ("" = the host's default), ``disk_backends`` where single ones do (``swap``, ``disk.eph0``, ...).
+    ``encrypt``: every disk that is its own gets a key of its own, whatever the host's default.
     ``metadata`` is the user's, ``system_metadata`` ours.
     """
 
@@ -69,6 +70,7 @@ class Instance:
     root_device_name: str = ""
     backend: str = ""
     disk_backends: Mapping[str, str] = field(default_factory=dict)
+    encrypt: bool = False
     launched_at: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     system_metadata: Mapping[str, str] = field(default_factory=dict)

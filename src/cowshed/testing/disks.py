@@ -125,8 +125,7 @@ class MemoryDisk(Disk, Snapshotting, Importing):
     def create(
         self, size: int = 0, base: Base | None = None, *, encrypt: bool = False, progress: Progress = SILENT
     ) -> None:
-        if encrypt:
-            raise UnsupportedOperation(subject="a disk in memory", operation="be encrypted", reason="it has no way to")
+        _refuse_encryption(encrypt)
         if base and base.format != DiskFormat.RAW:
             raise InvalidRequest(reason=f"a disk in memory needs a raw base, not {base.format}")
         content = Content(self._wanted(size, base.virtual_size if base else 0))
@@ -209,7 +208,8 @@ class MemoryDisk(Disk, Snapshotting, Importing):
             source = DiskSource(DiskType.FILE, DiskFormat.RAW, path)
             transfer.export(source, target, format, compress=compress, progress=progress)
 
-    def import_file(self, path: Path) -> None:
+    def import_file(self, path: Path, *, encrypt: bool = False) -> None:
+        _refuse_encryption(encrypt)
         with filesystem.errors_of(path, "take over"):
             content = Content(self._wanted(path.stat().st_size, 0))
         self._refuse_existing()
@@ -254,6 +254,11 @@ class MemoryDisk(Disk, Snapshotting, Importing):
             return content.snapshots[name]
         except KeyError:
             raise SnapshotNotFound(name=f"{name} of {self._label}") from None
+
+
+def _refuse_encryption(encrypt: bool) -> None:
+    if encrypt:
+        raise UnsupportedOperation(subject="a disk in memory", operation="be encrypted", reason="it has no way to")
 
 
 class MemoryBackend(Backend):

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from cowshed.contract import block_device
 from cowshed.domain import naming
+from cowshed.domain.properties import Properties
 from cowshed.domain.qos import iotune
-from cowshed.errors import DataCorrupt, InvalidRequest
+from cowshed.errors import DataCorrupt, InvalidRequest, UnsupportedOperation
 from cowshed.model.disk import AttachedDisk, Bus, CacheMode, Device, DiskFormat, DiskSpec
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
@@ -70,8 +71,9 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
     buses = naming.buses(image, disks=rooms.config.disks, guest=rooms.config.guest)
     names = naming.Names()
     planned = []
+    encrypt = encrypts(rooms, instance, image)
     for wanted, device in _specs(rooms, instance, image, block_devices):
-        spec = backends.chosen(wanted)
+        spec = _secured(rooms, backends.chosen(wanted), encrypt=encrypt)
         if spec.name in (KERNEL, RAMDISK):
             planned.append(Planned(spec))
             continue
@@ -81,6 +83,35 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
         )
     backends.check_all_used()
     return Plan(tuple(planned))
+
+
+def encrypts(rooms: Rooms, instance: Instance, image: Image) -> bool:
+    """Shall its disks be encrypted: does the instance, its flavor, its image or this host want it?
+
+    :raises InvalidRequest: in a way that no backend has
+    """
+    properties = Properties.of(image, instance)
+    properties.word("hw_ephemeral_encryption_format", "luks", ("luks",))
+    asked = properties.flag("hw_ephemeral_encryption")
+    return instance.encrypt or (rooms.config.disks.encrypt if asked is None else asked)
+
+
+def _secured(rooms: Rooms, spec: DiskSpec, *, encrypt: bool) -> DiskSpec:
+    """What holds nothing but an image's bytes, which the cache has in plaintext, is left as it is.
+
+    :raises UnsupportedOperation: its backend cannot encrypt
+    """
+    if not encrypt or spec.name in (CDROM, KERNEL, RAMDISK):
+        return spec
+    traits = rooms.backend(spec.backend).traits
+    if not traits.encrypts:
+        raise UnsupportedOperation(
+            subject=f"backend {traits.name}",
+            operation="encrypt disks",
+            reason="it has no way to",
+            hint="put the instance on another backend; cowshed backends says which encrypt",
+        )
+    return dataclasses.replace(spec, encrypt=True)
 
 
 def disk_name(word: str) -> str:

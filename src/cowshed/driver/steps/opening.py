@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from cowshed import log
 from cowshed.driver.steps import layout, locate
 from cowshed.errors import CowshedError
-from cowshed.model.disk import AttachedDisk, DiskSource, EncryptionFormat
+from cowshed.model.disk import AttachedDisk, DiskSource, Encryption, EncryptionFormat
 from cowshed.model.instance import Instance
 
 if TYPE_CHECKING:
+    from cowshed.contract.storage import Disk
     from cowshed.driver.rooms import Rooms
 
 _log = log.logger(__name__)
@@ -40,8 +41,35 @@ def let_go(rooms: Rooms, uuid: str) -> None:
     for _, disk in disks:
         try:
             disk.deactivate()
+            _forget(rooms, disk)
         except CowshedError as error:
             _log.warning("could not let go of %s of instance %s: %s", disk.name, uuid, error)
+
+
+def forget_keys(rooms: Rooms, uuid: str) -> None:
+    """Let libvirt forget the keys of an instance whose disks go; what fails is logged."""
+    try:
+        disks = locate.disks(rooms, uuid)
+    except CowshedError as error:
+        _log.warning("libvirt may still know keys of instance %s: %s", uuid, error)
+        return
+    for _, disk in disks:
+        try:
+            _forget(rooms, disk)
+        except CowshedError as error:
+            _log.warning("libvirt may still know the key of %s of instance %s: %s", disk.name, uuid, error)
+
+
+def _forget(rooms: Rooms, disk: Disk) -> None:
+    """Persistent secrets are the key source's own, and stay."""
+    encryption = disk.info().encryption
+    if encryption and _told(rooms, encryption):
+        rooms.hypervisor.secrets.undefine(encryption.key_id)
+
+
+def _told(rooms: Rooms, encryption: Encryption | None) -> bool:
+    """Is its key given to libvirt for the time a guest runs?"""
+    return encryption is not None and encryption.format == EncryptionFormat.LUKS and rooms.config.disks.keys == "file"
 
 
 def _sources(disks: Sequence[AttachedDisk]) -> Iterator[DiskSource]:
@@ -54,7 +82,7 @@ def _sources(disks: Sequence[AttachedDisk]) -> Iterator[DiskSource]:
 
 def _tell(rooms: Rooms, source: DiskSource) -> None:
     """Give libvirt the keys that the domain's XML names, in its memory only."""
-    if source.encryption and source.encryption.format == EncryptionFormat.LUKS and rooms.config.disks.keys == "file":
+    if source.encryption and _told(rooms, source.encryption):
         from cowshed.disks import keys
 
         key_id = source.encryption.key_id

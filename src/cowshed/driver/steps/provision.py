@@ -115,13 +115,14 @@ def metadata(
     )
 
 
-def config_drive(rooms: Rooms, instance: Instance, data: Metadata | None) -> None:
-    """Local, read-only, readable by nobody else."""
+def config_drive(rooms: Rooms, instance: Instance, data: Metadata | None, *, encrypt: bool = False) -> None:
+    """Local, read-only, readable by nobody else; encrypted like the disks, for it carries passwords."""
     if data is None:
         return
     from cowshed.disks import config_drive as drive
 
-    drive.create(_file(rooms.backend(LOCAL_BACKEND).disk(instance.uuid, CONFIG_DRIVE)), *data)
+    files, label = data
+    drive.create(_file(rooms.backend(LOCAL_BACKEND).disk(instance.uuid, CONFIG_DRIVE)), files, label, encrypt=encrypt)
 
 
 def _file(disk: Disk) -> FileDisk:
