@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -55,6 +57,21 @@ def libvirt_uri() -> Iterator[str]:
     pid = start_daemon()
     yield f"qemu+unix:///session?socket={session.runtime_directory()}/libvirt-sock"
     end(pid)
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """XDG directories of this test alone, with a path short enough for sockets. Their daemon ends with the test."""
+    place = Path(tempfile.mkdtemp(prefix="cowshed-", dir="/tmp"))
+    for variable in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
+        folder = place / variable[4:7].lower()
+        folder.mkdir(mode=0o700)
+        monkeypatch.setenv(variable, str(folder))
+    yield place
+    for pidfile in place.rglob("*.pid"):
+        if pidfile.read_text().strip().isdigit():
+            end(int(pidfile.read_text()))
+    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture

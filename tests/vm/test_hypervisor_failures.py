@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import stat
 import subprocess
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,21 +19,6 @@ from cowshed.model.host import VirtType
 from cowshed.model.instance import PowerState
 from cowshed.tools import run
 from tests.vm.conftest import MakeXml, end, start_daemon
-
-
-@pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """XDG directories of this test alone, with a path short enough for sockets. Their daemon ends with the test."""
-    place = Path(tempfile.mkdtemp(prefix="cowshed-", dir="/tmp"))
-    for variable in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
-        folder = place / variable[4:7].lower()
-        folder.mkdir(mode=0o700)
-        monkeypatch.setenv(variable, str(folder))
-    yield place
-    for pidfile in place.rglob("*.pid"):
-        if pidfile.read_text().strip().isdigit():
-            end(int(pidfile.read_text()))
-    shutil.rmtree(place, ignore_errors=True)
 
 
 def pid_of(home: Path) -> int:

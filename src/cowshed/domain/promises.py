@@ -21,7 +21,6 @@ _TABLE: Final[tuple[tuple[str, tuple[str, ...], str], ...]] = (
     ("hw_locked_memory", ("false", "no", "0"), "lock the memory of a guest"),
     ("hw_viommu_model", ("auto",), "give a guest an IOMMU"),
     ("hw_pmem", (), "give a guest persistent memory"),
-    ("hw_ephemeral_encryption", ("false", "no", "0"), "encrypt local disks"),
     ("pci_passthrough:alias", (), "give a guest a PCI device of the host"),
 )
 
