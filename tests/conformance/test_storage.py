@@ -12,7 +12,7 @@ from cowshed.config import DisksSection
 from cowshed.contract.storage import Backend, Disk
 from cowshed.disks import BACKENDS
 from cowshed.errors import NoSpace
-from cowshed.testing import MemoryBackend, MemoryCluster
+from cowshed.testing import MemoryBackend, MemoryCluster, MemoryKeys
 from cowshed.testing.conformance import BackendConformance
 from cowshed.testing.conformance.storage import promises
 from cowshed.testing.disks import MemoryDisk
@@ -30,7 +30,7 @@ class Files(BackendConformance):
         self.place = root / "place"
         self.place.mkdir(parents=True)
         self.instances = root / "instances"
-        self.backend: Backend = BACKENDS[name](self.instances, section or DisksSection())
+        self.backend: Backend = BACKENDS[name](self.instances, section or DisksSection(), MemoryKeys())
 
     def used(self) -> int:
         """Of these disks alone: others write to the same file system, and a shared block is nobody's."""

@@ -13,8 +13,7 @@ Inherit from a suite and set what it asks for before each test; the tests are me
 from __future__ import annotations
 
 from cowshed.testing.conformance.driver import DriverConformance
-from cowshed.testing.conformance.encryption import EncryptionConformance
 from cowshed.testing.conformance.imaging import ImageServiceConformance
-from cowshed.testing.conformance.storage import BackendConformance
+from cowshed.testing.conformance.storage import BackendConformance, EncryptionConformance
 
 __all__ = ["BackendConformance", "DriverConformance", "EncryptionConformance", "ImageServiceConformance"]

@@ -73,7 +73,8 @@ class TraitPromises(StorageSuite):
         assert disk.info().virtual_size == SIZE + MiB
         target = self.target()
         disk.extract(target, DiskFormat.RAW, plaintext=True)
-        assert self.read(target, DiskFormat.RAW) == self.expected() + bytes(MiB)
+        content = self.read(target, DiskFormat.RAW)  # behind the base there may be noise
+        assert (content[:SIZE], len(content)) == (self.expected(), SIZE + MiB)
         disk.extract(target, DiskFormat.QCOW2)
         assert data(4096) not in target.read_bytes(), "what was in the disk can be read in the file"
         target.unlink()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,21 +10,20 @@ from cowshed.contract.storage import Disk, Snapshotting
 from cowshed.errors import CowshedError, DiskTooSmall, Interrupted, InvalidRequest, NameTaken, NotFound
 from cowshed.model.disk import DiskFormat, DiskSource, DiskType, Encryption
 from cowshed.testing.conformance.expect import refuses
-from cowshed.testing.conformance.storage import SIZE, BackendConformance
+from cowshed.testing.conformance.storage.suite import SIZE, StorageSuite
 from cowshed.testing.keys import MemoryKeys
 from cowshed.units import MiB
 
 MARK = b"nobody but the guest may read this line. "
 
 
-class EncryptionConformance(BackendConformance):
-    """Set, beside what BackendConformance wants:
+class EncryptionPromises(StorageSuite):
+    """Set, beside what StorageSuite wants:
 
     * ``keys``: the source of the backend's keys, which holds none;
     * ``blank_is_zero``: what was never written reads as zeros, not as noise.
 
-    A disk is written through QEMU, as a guest would; override :meth:`write` and :meth:`stored` for
-    disks that are neither files nor devices of this host.
+    Override :meth:`write` and :meth:`stored` for disks that are neither files nor devices of this host.
     """
 
     keys: MemoryKeys
@@ -34,20 +31,23 @@ class EncryptionConformance(BackendConformance):
 
     # --- what a suite for a special place may replace -------------------------------------------
 
-    def write(self, disk: Disk, offset: int, data: bytes) -> None:
-        """Put ``data`` into the disk at ``offset``, both multiples of 512."""
+    def write(self, disk: Disk, offset: int, content: bytes) -> None:
         from cowshed.tools import luks
         from cowshed.tools.run import run
 
+        if disk.source().encryption is None:
+            return super().write(disk, offset, content)
         disk.activate()
         chain = luks.Chain(disk.source(), self.keys.get)
-        payload = self._new_path("payload")
-        payload.write_bytes(data)
-        with luks.handed(chain.keys) as (secret, fds):
-            words = ["-c", f"write -s {payload} {offset} {len(data)}", *secret, "--image-opts", chain.options]
-            run(["qemu-io", *words], timeout=60, pass_fds=fds)
-        payload.unlink()
-        disk.deactivate()
+        payload = self.target()
+        payload.write_bytes(content)
+        try:
+            with luks.handed(chain.keys) as (secret, fds):
+                words = ["-c", f"write -s {payload} {offset} {len(content)}", *secret, "--image-opts", chain.options]
+                run(["qemu-io", *words], timeout=60, pass_fds=fds)
+        finally:
+            payload.unlink()
+            disk.deactivate()
 
     def stored(self, disk: Disk) -> bytes:
         """Every byte the storage holds for ``disk``, as somebody who steals it would see them."""
@@ -61,7 +61,7 @@ class EncryptionConformance(BackendConformance):
         assert self.backend.traits.encrypts
 
     def test_a_plain_disk_has_no_key(self) -> None:
-        disk = self._disk()
+        disk = self.disk()
         disk.create(MiB)
         assert disk.info().encryption is None
         assert disk.source().encryption is None
@@ -78,7 +78,7 @@ class EncryptionConformance(BackendConformance):
         self._same(self.plain(disk), self.expected(), 3 * MiB)
 
     def test_a_blank_encrypted_disk_has_its_size(self) -> None:
-        disk = self._disk()
+        disk = self.disk()
         disk.create(4 * MiB, encrypt=True)
         assert disk.info().virtual_size == 4 * MiB
         self._same(self.plain(disk), b"", 4 * MiB)
@@ -111,20 +111,20 @@ class EncryptionConformance(BackendConformance):
     # --- a disk is refused ----------------------------------------------------------------------
 
     def test_what_is_refused_leaves_no_key(self) -> None:
-        disk = self._disk()
+        disk = self.disk()
         with refuses(DiskTooSmall):
             disk.create(SIZE - MiB, self.base(), encrypt=True)
         with refuses(InvalidRequest):
             disk.create(0, encrypt=True)
-        self._nothing_of(disk)
+        self.nothing_of(disk)
         assert self.keys.held == {}
 
     def test_an_interrupted_create_leaves_no_key(self) -> None:
-        disk = self._disk()
+        disk = self.disk()
         try:
             disk.create(0, self.base(), encrypt=True, progress=_Stopped())
         except Interrupted:
-            self._nothing_of(disk)
+            self.nothing_of(disk)
             assert self.keys.held == {}
             disk.create(0, self.base(), encrypt=True)
         assert self.plain(disk) == self.expected()
@@ -139,7 +139,7 @@ class EncryptionConformance(BackendConformance):
         assert self.plain(disk) == self.expected()
 
     def test_one_of_many_makes_an_encrypted_disk_and_one_key_is_left(self) -> None:
-        disk, base = self._disk(), self.base()
+        disk, base = self.disk(), self.base()
         errors: list[BaseException] = []
         barrier = threading.Barrier(3)
 
@@ -177,7 +177,7 @@ class EncryptionConformance(BackendConformance):
         first.delete()
         assert list(self.keys.held) == [self._encryption(second).key_id]
         assert self.plain(second) == self.expected()
-        self._nothing_of(first)
+        self.nothing_of(first)
 
     def test_a_deleted_disk_can_be_made_anew_with_another_key(self) -> None:
         disk = self._encrypted(0)
@@ -190,7 +190,7 @@ class EncryptionConformance(BackendConformance):
     def test_a_lost_key_is_named_and_the_disk_can_still_be_deleted(self) -> None:
         disk = self._encrypted(0)
         self.keys.held.clear()
-        target = self._new_path("target")
+        target = self.target()
         calls: list[Callable[[], object]] = [
             disk.activate,
             lambda: disk.extract(target, DiskFormat.RAW, plaintext=True),
@@ -201,7 +201,7 @@ class EncryptionConformance(BackendConformance):
             assert "key" in str(caught.error)
         assert not target.exists()
         disk.delete()
-        self._nothing_of(disk)
+        self.nothing_of(disk)
 
     def test_snapshots_of_an_encrypted_disk_are_encrypted_too(self) -> None:
         disk = self._encrypted(SIZE)
@@ -231,7 +231,7 @@ class EncryptionConformance(BackendConformance):
         self.write(disk, MiB, _marked(64 * 1024))
         content = self.plain(disk)
         for kind in (DiskFormat.RAW, DiskFormat.QCOW2):
-            target = self._new_path("sealed")
+            target = self.target()
             disk.extract(target, kind)
             data = target.read_bytes()
             assert MARK not in data, f"{kind}: the plaintext left the host"
@@ -241,12 +241,12 @@ class EncryptionConformance(BackendConformance):
         disk = self._encrypted(SIZE)
         expected = self.expected()
         for kind, compress in ((DiskFormat.RAW, False), (DiskFormat.QCOW2, False), (DiskFormat.QCOW2, True)):
-            target = self._new_path("plain")
+            target = self.target()
             disk.extract(target, kind, compress=compress, plaintext=True)
-            assert self._read(target, kind) == expected
+            assert self.read(target, kind) == expected
 
     def test_ciphertext_is_not_compressed(self) -> None:
-        disk, target = self._encrypted(0), self._new_path("target")
+        disk, target = self._encrypted(0), self.target()
         for kind in (DiskFormat.QCOW2, DiskFormat.RAW):
             with refuses(InvalidRequest):
                 disk.extract(target, kind, compress=True)
@@ -263,12 +263,12 @@ class EncryptionConformance(BackendConformance):
 
     def plain(self, disk: Disk) -> bytes:
         """All bytes of an encrypted disk, as its guest reads them."""
-        target = self._new_path("plaintext")
+        target = self.target()
         disk.extract(target, DiskFormat.RAW, plaintext=True)
-        return self._read(target, DiskFormat.RAW)
+        return self.read(target, DiskFormat.RAW)
 
     def _encrypted(self, size: int) -> Disk:
-        disk = self._disk()
+        disk = self.disk()
         disk.create(size, self.base(), encrypt=True)
         return disk
 
@@ -284,23 +284,18 @@ class EncryptionConformance(BackendConformance):
         if self.blank_is_zero:
             assert found[len(expected) :] == bytes(blank)
 
-    def _new_path(self, name: str) -> Path:
-        numbered = (self.place / f"{name}-{number}" for number in itertools.count())
-        return next(path for path in numbered if not os.path.lexists(path))
-
     def _unsealed(self, path: Path, format: DiskFormat, encryption: Encryption) -> bytes:
         """The plaintext of an extracted file, read by QEMU with the disk's key."""
         from cowshed.tools import luks
-
-        source = DiskSource(DiskType.FILE, format, path, encryption=encryption)
-        target = self._new_path("unsealed")
-        chain = luks.Chain(source, self.keys.get)
         from cowshed.tools.run import run
 
+        source = DiskSource(DiskType.FILE, format, path, encryption=encryption)
+        target = self.target()
+        chain = luks.Chain(source, self.keys.get)
         with luks.handed(chain.keys) as (secret, fds):
             words = ["convert", *secret, "--image-opts", "-O", "raw", chain.options, str(target)]
             run(["qemu-img", *words], timeout=60, pass_fds=fds)
-        return self._read(target, DiskFormat.RAW)
+        return self.read(target, DiskFormat.RAW)
 
 
 class _Stopped:
