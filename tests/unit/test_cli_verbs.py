@@ -536,7 +536,7 @@ def test_rm_asks_on_a_terminal(
         patch.setattr("click.termui.visible_prompt_func", lambda prompt: answer.strip())
         result = cowshed("rm", "web")
     assert result.code == code
-    assert "Remove web and all their disks?" in result.err
+    assert "Remove web and all its disks?" in result.err
     assert result.out == ("REMOVED\nweb\n" if code == 0 else "")
     assert ("nothing was removed" in result.err) == bool(code)
     assert cowshed("ls", "-q").out == left

@@ -115,7 +115,9 @@ def _for_people(item: dict[str, Any]) -> dict[str, Any]:
 def rm(session: Session, instances: tuple[str, ...]) -> None:
     """Remove INSTANCES: they are stopped, and their disks are deleted."""
     records = [session.host.instances.records.find(ref) for ref in dict.fromkeys(instances)]
-    session.confirm(f"Remove {', '.join(record.name for record in records)} and all their disks?")
+    session.confirm(
+        f"Remove {', '.join(record.name for record in records)} and all {'its' if len(records) == 1 else 'their'} disks?"
+    )
     gone = []
     with session.working() as host, output.collecting() as attempt:
         for record in records:
