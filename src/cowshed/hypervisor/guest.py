@@ -23,7 +23,9 @@ from cowshed.hypervisor.stream import ConsoleStream
 from cowshed.model.instance import InstanceInfo, PowerState
 
 if TYPE_CHECKING:
+    from cowshed.hypervisor.blockjob import BlockJobs
     from cowshed.hypervisor.connection import Hypervisor
+    from cowshed.hypervisor.devices import Devices
 
 _log = log.logger(__name__)
 T = TypeVar("T")
@@ -58,6 +60,20 @@ class Guest:
     def agent(self) -> Agent:
         """The QEMU guest agent in it, whether it answers or not."""
         return Agent(self)
+
+    @property
+    def devices(self) -> Devices:
+        """What can be plugged while it runs."""
+        from cowshed.hypervisor.devices import Devices
+
+        return Devices(self)
+
+    @property
+    def block_jobs(self) -> BlockJobs:
+        """Work on its disks while it runs."""
+        from cowshed.hypervisor.blockjob import BlockJobs
+
+        return BlockJobs(self)
 
     def call(self, action: str, function: Callable[[Any], T], *, repeat: bool = False) -> T:
         """``function(virDomain)`` with errors translated; see ``Hypervisor.call``."""
@@ -259,6 +275,10 @@ class Guest:
 
     def _settled(self) -> PowerState:
         return self.call("tell the state of", lambda d: power.settled(d.state()[0]), repeat=True)
+
+    def patiently(self, read: Callable[[], T], deadline: Deadline) -> T:
+        """``read()``, again while libvirt is away, until ``deadline``."""
+        return self._hypervisor.patiently(read, deadline)
 
     def watch(self) -> Watch:
         """Remember its events from now on: open it before the call that causes them."""

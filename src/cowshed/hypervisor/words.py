@@ -21,6 +21,7 @@ from cowshed.errors import (
     PermissionDenied,
     PortInUse,
     ToolMissing,
+    UnsupportedOperation,
 )
 
 Make = Callable[[re.Match[str], str, str], CowshedError]
@@ -86,6 +87,19 @@ _TABLE: Final[tuple[tuple[str, Make], ...]] = (
         lambda m, subject, text: ToolMissing(
             tool=m["path"] or "qemu-system", hint="install QEMU's system emulator (Debian: qemu-system-x86)"
         ),
+    ),
+    (
+        r"[Nn]o more available PCI (slots|addresses)|No more free ports|unable to find any free address",
+        lambda m, subject, text: UnsupportedOperation(
+            subject=subject,
+            operation="take another device while it runs",
+            reason="its slots for devices that come later are all in use",
+            hint="stop it first, or put the disk on bus scsi",
+        ),
+    ),
+    (
+        r"target '?(?P<name>\w+)'? (?:already exists|duplicated)",
+        lambda m, subject, text: NameTaken(kind="disk", name=m["name"]),
     ),
     (
         r"Active console session exists",

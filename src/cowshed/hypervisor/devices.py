@@ -1,0 +1,153 @@
+"""Devices that come and go while a guest runs. A guest may take its time to let go, or refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from cowshed import log
+from cowshed.clock import Deadline
+from cowshed.errors import CowshedError, DeadlineExceeded, InstanceNotFound, InvalidState
+from cowshed.hypervisor.events import EventKind, Watch
+
+if TYPE_CHECKING:
+    from cowshed.hypervisor.guest import Guest
+
+_log = log.logger(__name__)
+
+LIVE: Final = 1  # VIR_DOMAIN_AFFECT_LIVE
+CONFIG: Final = 2  # VIR_DOMAIN_AFFECT_CONFIG
+SAFETY_NET: Final = 2.0  # seconds after which the domain is read again although no event has come
+_GOING: Final = "in the process of unplug"  # QEMU's words for a second request while it waits for the guest
+_REST: Final = 0.5  # seconds between a refusal and the next request
+T = TypeVar("T")
+
+
+class Device(Protocol):
+    """An element of the domain that can be attached and detached."""
+
+    @property
+    def alias(self) -> str | None: ...
+
+    def to_xml(self) -> str: ...
+
+
+Find = Callable[[str], Device | None]
+"""The device in the XML of a domain, None when it is not there."""
+
+
+class _Outcome(Enum):
+    GONE = "gone"
+    REFUSED = "refused"
+    SILENT = "silent"
+
+
+class Devices:
+    """The devices of one guest."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+
+    def attach(self, xml: str) -> None:
+        """A device to the running guest and to its definition: to both, or what there is of them.
+
+        :raises NameTaken: something is there already :raises UnsupportedOperation: there is no room
+        """
+        self._guest.call("attach a device to", lambda domain: domain.attachDeviceFlags(xml, _affected(domain)))
+
+    def detach(self, find: Find, *, timeout: float, attempts: int, what: str) -> bool:
+        """Take a device from the running guest, then from its definition; was it in either?
+
+        :param timeout: seconds the guest has for each of ``attempts`` requests
+        :param what: names the device, for people
+        :raises DeadlineExceeded: the guest did not let go of it; it stays in both
+        """
+        live = self._detach_live(find, timeout, attempts, what)
+        defined = self._detach_defined(find)
+        return live or defined
+
+    def _detach_defined(self, find: Find) -> bool:
+        if not self._patiently(self._guest.persistent):
+            return False
+        device = find(self._patiently(lambda: self._guest.xml(inactive=True)))
+        if device is None:
+            return False
+        xml = device.to_xml()
+        self._guest.call("detach a device from", lambda domain: domain.detachDeviceFlags(xml, CONFIG))
+        return True
+
+    def _detach_live(self, find: Find, timeout: float, attempts: int, what: str) -> bool:
+        device = self._live(find)
+        if device is None:
+            return False
+        with self._guest.watch() as watch:
+            for number in range(1, attempts + 1):
+                device = self._live(find)
+                if device is None:
+                    return True
+                self._request(device)
+                outcome = self._wait(watch, device.alias or "", find, timeout)
+                if outcome == _Outcome.GONE:
+                    return True
+                _log.warning("%s: the guest has not let go of %s (%s, request %d)", self._guest, what, outcome, number)
+        raise DeadlineExceeded(
+            what=f"{self._guest.name} letting go of {what}",
+            seconds=timeout * attempts,
+            hint="is it in use in the guest (mounted, in a volume group)? is the guest paused or still booting?",
+        )
+
+    def _live(self, find: Find) -> Device | None:
+        """None when it is not there, or when nothing runs."""
+        return self._patiently(lambda: find(self._guest.xml()) if self._active() else None)
+
+    def _active(self) -> bool:
+        return self._guest.call("describe", lambda domain: bool(domain.isActive()), repeat=True)
+
+    def _request(self, device: Device) -> None:
+        """Returns at once: the guest is asked, and answers by an event."""
+        try:
+            self._guest.call(
+                "detach a device from", lambda domain: domain.detachDeviceAlias(device.alias, LIVE), repeat=True
+            )
+        except InvalidState as error:
+            _log.debug("it stopped meanwhile: %s", error)
+        except InstanceNotFound:
+            raise
+        except CowshedError as error:
+            # Asked already, or gone between two looks: the wait that follows finds out.
+            if _GOING not in str(error) and "not found" not in str(error).lower():
+                raise
+
+    def _wait(self, watch: Watch, alias: str, find: Find, timeout: float) -> _Outcome:
+        """An event tells at once; reading the domain is for when libvirt was away."""
+        deadline = Deadline(timeout, "")
+        ours = (EventKind.DEVICE_REMOVED, EventKind.DEVICE_REMOVAL_FAILED)
+        while True:
+            left = deadline.remaining() or 0.0
+            try:
+                event = watch.wait(
+                    lambda event: (
+                        (event.kind in ours and event.data["alias"] == alias) or event.kind == EventKind.LIFECYCLE
+                    ),
+                    timeout=min(SAFETY_NET, left),
+                    what="",
+                )
+            except DeadlineExceeded:
+                event = None
+            if event is not None and event.kind == EventKind.DEVICE_REMOVAL_FAILED:
+                from cowshed import clock
+
+                clock.current().sleep(min(_REST, left))
+                return _Outcome.REFUSED
+            if self._live(find) is None:
+                return _Outcome.GONE
+            if deadline.passed:
+                return _Outcome.SILENT
+
+    def _patiently(self, read: Callable[[], T]) -> T:
+        return self._guest.patiently(read, Deadline(30, "libvirt answering"))
+
+
+def _affected(domain: Any) -> int:
+    return (LIVE if domain.isActive() else 0) | (CONFIG if domain.isPersistent() else 0)
