@@ -152,6 +152,18 @@ BACKEND_KEYS = {"lvm": ("lvm", "volume_group"), "rbd": ("rbd", "pool")}
 
 
 @dataclass(frozen=True, slots=True)
+class VolumesSection:
+    iscsi: str = _option(
+        "qemu", "who logs in to iSCSI targets: QEMU itself, or the host through os-brick", choices=("qemu", "os-brick")
+    )
+    initiator: str = _option("", "this host's iSCSI name; empty: open-iscsi's, else one made of the machine's id")
+    address: str = _option("", "this host's address towards storage; empty: that of the default route")
+    root_helper: str = _option("", "words before os-brick's commands that need root, such as sudo; empty: we are root")
+    detach_timeout: float = _option(20.0, "how long a guest may take to let go of a device, each time", unit="s")
+    detach_attempts: int = _option(8, "how often a guest is asked to let go of a device")
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkSection:
     default: str = _option("user", "network of an instance that names none: user, none, network:NAME or bridge:NAME")
     model: str = _option("virtio", "network card unless the image says otherwise")
@@ -203,6 +215,7 @@ class Config:
     disks: DisksSection = field(default_factory=DisksSection)
     lvm: LvmSection = field(default_factory=LvmSection)
     rbd: RbdSection = field(default_factory=RbdSection)
+    volumes: VolumesSection = field(default_factory=VolumesSection)
     network: NetworkSection = field(default_factory=NetworkSection)
     console: ConsoleSection = field(default_factory=ConsoleSection)
     guest: GuestSection = field(default_factory=GuestSection)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
+
+from cowshed.model.disk import Bus, Device, Encryption
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +38,33 @@ class BlockDeviceInfo:
     swap: Swap | None = None
     ephemerals: tuple[Ephemeral, ...] = ()
     block_device_mapping: tuple[Mapping[str, Any], ...] = field(default=())
+
+
+class VolumeState(StrEnum):
+    """How far a volume's way to the guest has come."""
+
+    CONNECTING = "connecting"
+    ATTACHED = "attached"
+    DETACHING = "detaching"
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedVolume:
+    """A volume of an instance, as it is written beside the instance's disks.
+
+    ``connection_info`` has the volume service's shape (``driver_volume_type`` and ``data``) without
+    passwords. ``target`` is the device name without ``/dev/``, ``serial`` what the guest reads,
+    ``alias`` what libvirt's events carry. ``key_id`` of ``encryption`` names libvirt's secret.
+    """
+
+    id: str
+    connection_info: Mapping[str, Any]
+    target: str
+    bus: Bus = Bus.VIRTIO
+    device: Device = Device.DISK
+    serial: str = ""
+    alias: str = ""
+    boot_order: int | None = None
+    encryption: Encryption | None = None
+    tag: str = ""
+    state: VolumeState = VolumeState.ATTACHED
