@@ -84,7 +84,7 @@ def test_what_is_not_fulfilled_says_so_before_it_does_anything(config: Config, n
 
 def test_there_are_calls_of_both_kinds() -> None:
     assert "spawn" not in UNFULFILLED
-    assert "attach_volume" in UNFULFILLED
+    assert "get_rdp_console" in UNFULFILLED
 
 
 def test_making_a_driver_opens_nothing(config: Config) -> None:

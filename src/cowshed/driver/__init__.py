@@ -33,6 +33,7 @@ from cowshed.driver.resources import Resources
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.startup import Startup
 from cowshed.driver.statistics import Statistics
+from cowshed.driver.volumes import Volumes
 
 __all__ = ["LibvirtDriver"]
 
@@ -57,6 +58,7 @@ class LibvirtDriver(
     Resources,
     Statistics,
     Aggregates,
+    Volumes,
     ComputeDriver,
 ):
     """Runs instances on this host.

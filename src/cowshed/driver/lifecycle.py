@@ -19,6 +19,7 @@ from cowshed.driver.steps import (
     provision,
     serial,
     teardown,
+    volumes,
 )
 from cowshed.errors import CowshedError, NameTaken
 from cowshed.model.image import Image
@@ -58,11 +59,12 @@ class Lifecycle(LifecycleContract):
             provision.config_drive(rooms, instance, metadata, encrypt=layout.encrypts(rooms, instance, image_meta))
             plugged = connect.plug(rooms, vifs, undo)
             undo.push("let libvirt forget its keys", opening.forget_keys, rooms, instance.uuid)
+            connected = volumes.connect_all(rooms, instance, plan.volumes, undo)
             undo.push("give the serial port back", serial.give_back, rooms, instance.uuid)
             # Before it is there: an interruption may come between any two lines.
             undo.push("undefine the domain", teardown.undefine, rooms, instance.uuid)
             undo.push("stop the guest", teardown.stop, rooms, instance.uuid)
-            launch.start(rooms, launch.define(rooms, instance, image_meta, plugged))
+            launch.start(rooms, launch.define(rooms, instance, image_meta, plugged, connected))
 
     def _refuse_existing(self, instance: Instance) -> None:
         """Before anything is touched: nobody's domain and nobody's disks are taken over."""
@@ -101,6 +103,7 @@ class Lifecycle(LifecycleContract):
         if destroy_vifs:
             connect.unplug(self.rooms, tuple(network_info or ()))
         teardown.undefine(self.rooms, instance.uuid)
+        volumes.disconnect_all(self.rooms, instance, block_device_info)
         if not destroy_disks:
             opening.let_go(self.rooms, instance.uuid)
         else:

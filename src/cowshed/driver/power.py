@@ -8,7 +8,7 @@ from typing import Any
 from cowshed import log
 from cowshed.contract.power import Power as PowerContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import connect, launch, marks, opening, teardown
+from cowshed.driver.steps import connect, launch, locate, marks, opening, teardown, volumes
 from cowshed.errors import InstanceNotFound, InvalidState
 from cowshed.model.instance import Instance, PowerState, RebootType
 from cowshed.model.vif import Vif
@@ -39,8 +39,8 @@ class Power(PowerContract):
             if guest and state == PowerState.PAUSED:
                 return self.unpause(instance)
             if guest and guest.has_saved():
-                return self._restore(instance, vifs)
-            launch.relaunch(self.rooms, instance, vifs)
+                return self._restore(instance, vifs, block_device_info)
+            launch.relaunch(self.rooms, instance, vifs, block_device_info)
 
     def power_off(self, instance: Instance, timeout: float = 0, retry_interval: float = 0) -> None:
         with log.about(instance.name):
@@ -70,13 +70,13 @@ class Power(PowerContract):
             marks.refuse_marked(self.rooms, instance, "restarted")
             if reboot_type == RebootType.SOFT and guest.state() == PowerState.RUNNING:
                 if teardown.shut_down(self.rooms, guest, self.rooms.config.power.soft_reboot_timeout, 0):
-                    return launch.relaunch(self.rooms, instance, vifs)
+                    return launch.relaunch(self.rooms, instance, vifs, block_device_info, bad_volumes_callback)
                 _log.warning("the guest did not shut down when asked; resetting it")
             if guest.has_saved():
                 guest.discard_saved()
             teardown.power_off(self.rooms, guest)
             connect.unplug(self.rooms, vifs)
-            launch.relaunch(self.rooms, instance, vifs)
+            launch.relaunch(self.rooms, instance, vifs, block_device_info, bad_volumes_callback)
 
     def pause(self, instance: Instance) -> None:
         guest = self.rooms.hypervisor.guest(instance.uuid)
@@ -123,9 +123,9 @@ class Power(PowerContract):
         if not guest.has_saved():
             raise InvalidState(name=instance.name, state="not suspended", action="resumed")
         with log.about(instance.name):
-            self._restore(instance, tuple(network_info or ()))
+            self._restore(instance, tuple(network_info or ()), block_device_info)
 
-    def _restore(self, instance: Instance, vifs: Sequence[Vif]) -> None:
+    def _restore(self, instance: Instance, vifs: Sequence[Vif], block_devices: BlockDevices) -> None:
         """From the saved memory; when that fails the memory is kept, so that a retry is possible."""
         from cowshed.undo import Undo
 
@@ -135,6 +135,8 @@ class Power(PowerContract):
         with Undo() as undo:
             connect.plug(self.rooms, vifs, undo)
             opening.ready(self.rooms, instance)
+            image = locate.remembered_image(self.rooms, instance)
+            volumes.connect_all(self.rooms, instance, volumes.wanted(self.rooms, instance, image, block_devices), undo)
             self.rooms.progress.phase("restore")
             guest.start()
             if guest.state() == PowerState.PAUSED:
@@ -156,7 +158,7 @@ class Power(PowerContract):
         if guest and guest.has_saved():
             return
         with log.about(instance.name):
-            launch.relaunch(self.rooms, instance, tuple(network_info or ()))
+            launch.relaunch(self.rooms, instance, tuple(network_info or ()), block_device_info)
 
     def trigger_crash_dump(self, instance: Instance) -> None:
         guest = self.rooms.hypervisor.guest(instance.uuid)

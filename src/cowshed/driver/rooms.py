@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from cowshed import config as configuration
 from cowshed import log
 from cowshed.contract.callbacks import SILENT, Progress
+from cowshed.contract.connecting import Connector, NoVolumeService, VolumeService
 from cowshed.contract.imaging import ImageService
 from cowshed.contract.plugging import Plugger
 from cowshed.contract.storage import Backend, KeySource
@@ -40,6 +41,7 @@ class Rooms:
     def __init__(self, config: configuration.Config | None = None) -> None:
         self.config = config or configuration.load()
         self.state = self.config.state
+        self.volume_service: VolumeService = NoVolumeService()
         self._local = threading.local()
 
     # --- places -------------------------------------------------------------------------------
@@ -121,6 +123,22 @@ class Rooms:
                 hint=f"set it in {configuration.default_files()[0]}, or COWSHED_{section.upper()}_{key.upper()}",
             )
         raise InvalidRequest(reason=f"there is no disk backend {name!r}", hint=f"known: {', '.join(self.backends)}")
+
+    # --- volumes ------------------------------------------------------------------------------
+
+    @cached_property
+    def connectors(self) -> Mapping[str, Connector]:
+        """How each type of volume is reached."""
+        from cowshed.driver.steps.keeper import Keeper
+        from cowshed.volumes import open_connectors
+
+        return open_connectors(
+            self.config.volumes,
+            rbd=self.config.rbd,
+            secrets=Keeper(lambda: self.hypervisor.secrets),
+            state=self.state,
+            private=(self.instances, self.state / "cache", self.state / "images"),
+        )
 
     # --- hypervisor ---------------------------------------------------------------------------
 

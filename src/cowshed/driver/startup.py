@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cowshed.contract.startup import Startup as StartupContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import sweep
+from cowshed.driver.steps import sweep, volumes
 
 
 class Startup(StartupContract):
@@ -17,6 +17,7 @@ class Startup(StartupContract):
         """
         self.rooms.hypervisor.open()
         sweep.leftovers(self.rooms)
+        volumes.recover(self.rooms)
 
     def cleanup_host(self, host: str) -> None:
         self.rooms.close()

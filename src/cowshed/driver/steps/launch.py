@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from cowshed.driver.steps import connect, layout, locate, marks, moving, opening, serial
+from cowshed.driver.steps import connect, layout, locate, marks, moving, opening, serial, volumes
 from cowshed.errors import PortInUse
+from cowshed.model.disk import AttachedDisk
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import PluggedVif, Vif
@@ -51,14 +52,23 @@ def _consoles(rooms: Rooms, instance: Instance, serial_ports: tuple[int, ...] = 
     )
 
 
-def define(rooms: Rooms, instance: Instance, image: Image, plugged: Sequence[PluggedVif]) -> Guest:
-    """The domain of the instance as its manifest and its launch record say, defined in libvirt."""
+def define(
+    rooms: Rooms,
+    instance: Instance,
+    image: Image,
+    plugged: Sequence[PluggedVif],
+    volumes: Sequence[AttachedDisk] = (),
+) -> Guest:
+    """The domain of the instance as its manifest and its launch record say, defined in libvirt.
+
+    :param volumes: what shows the volumes, which are connected
+    """
     from cowshed.domain.assemble import assemble
 
     domain = assemble(
         instance,
         image,
-        disks=opening.ready(rooms, instance),
+        disks=[*opening.ready(rooms, instance), *volumes],
         vifs=plugged,
         host=rooms.capabilities,
         guest=rooms.config.guest,
@@ -86,19 +96,30 @@ def start(rooms: Rooms, guest: Guest) -> None:
     guest.wait(PowerState.RUNNING, timeout=rooms.config.power.start_timeout, what=f"{guest.name} running")
 
 
-def relaunch(rooms: Rooms, instance: Instance, vifs: Sequence[Vif]) -> None:
+def relaunch(
+    rooms: Rooms,
+    instance: Instance,
+    vifs: Sequence[Vif],
+    block_devices: Any = None,
+    bad_volumes: Callable[[list[str]], None] | None = None,
+) -> None:
     """Start a stopped instance from a fresh definition; a failure leaves it defined and stopped.
 
     Building the definition again repairs what has changed on the host since: emulator, firmware,
     network back end, virtualisation type.
+
+    :param block_devices: its volumes; where it says nothing of them, they are those of the record
+    :param bad_volumes: hears of volumes that are not to be had, instead of an error
     """
     marks.refuse_marked(rooms, instance)
     image = locate.remembered_image(rooms, instance)
     moving.settle(rooms, instance)
     connect.check(rooms, vifs)
+    wanted = volumes.wanted(rooms, instance, image, block_devices)
     with Undo() as undo:
         plugged = connect.plug(rooms, vifs, undo)
         undo.push("let go of the disks", opening.let_go, rooms, instance.uuid)
-        guest = define(rooms, instance, image, plugged)
+        connected = volumes.connect_all(rooms, instance, wanted, undo, bad=bad_volumes)
+        guest = define(rooms, instance, image, plugged, connected)
         undo.push("stop the guest", guest.destroy)
         start(rooms, guest)

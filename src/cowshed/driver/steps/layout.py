@@ -17,10 +17,12 @@ from cowshed.contract import block_device
 from cowshed.domain import naming
 from cowshed.domain.properties import Properties
 from cowshed.domain.qos import iotune
+from cowshed.driver.steps import mapping, volumes
 from cowshed.errors import DataCorrupt, InvalidRequest, UnsupportedOperation
 from cowshed.model.disk import AttachedDisk, Bus, CacheMode, Device, DiskFormat, DiskSpec
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
+from cowshed.model.volume import AttachedVolume
 from cowshed.units import GiB, MiB
 
 if TYPE_CHECKING:
@@ -55,7 +57,10 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """``volumes`` are named and placed as the disks are, and still to be connected."""
+
     disks: tuple[Planned, ...]
+    volumes: tuple[AttachedVolume, ...] = ()
 
 
 def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> Plan:
@@ -66,13 +71,19 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
     """
     from cowshed.driver.steps import provision
 
-    provision.check_sizes(instance, image)
+    asked = mapping.entries(block_devices) or ()
+    root = mapping.root_volume(block_devices)
+    if root is None:
+        provision.check_sizes(instance, image)
     backends = _Backends(rooms, instance)
     buses = naming.buses(image, disks=rooms.config.disks, guest=rooms.config.guest)
     names = naming.Names()
+    first = volumes.plan(rooms, image, names, [one for one in asked if one.name or one == root])
     planned = []
     encrypt = encrypts(rooms, instance, image)
     for wanted, device in _specs(rooms, instance, image, block_devices):
+        if root and wanted.name in (ROOT, CDROM):
+            continue
         spec = _secured(rooms, backends.chosen(wanted), encrypt=encrypt)
         if spec.name in (KERNEL, RAMDISK):
             planned.append(Planned(spec))
@@ -82,7 +93,8 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
             Planned(spec, Place(names.take(bus), bus, device, _boot_order(spec.name), _readonly(spec.name, device)))
         )
     backends.check_all_used()
-    return Plan(tuple(planned))
+    rest = volumes.plan(rooms, image, names, [one for one in asked if not one.name and one != root])
+    return Plan(tuple(planned), (*first, *rest))
 
 
 def encrypts(rooms: Rooms, instance: Instance, image: Image) -> bool:

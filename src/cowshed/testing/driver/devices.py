@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cowshed.contract.types import BlockDevices, NetworkInfo
-from cowshed.errors import InvalidRequest, NameTaken, NotFound, UnsupportedOperation
+from cowshed.errors import DiskNotFound, InvalidRequest, NameTaken, NotFound, UnsupportedOperation
 from cowshed.hypervisor.agent_files import Executed
 from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.model.vif import Vif
+from cowshed.model.volume import AttachedVolume
 from cowshed.testing.driver.lifecycle import FakeLifecycle
 from cowshed.tools import mkfs
+from cowshed.volumes import info as infos
 
 
 class FakeDevices(FakeLifecycle):
@@ -35,9 +37,10 @@ class FakeDevices(FakeLifecycle):
         encryption: Mapping[str, Any] | None = None,
     ) -> None:
         guest = self._find(instance)
-        if mountpoint in guest.volumes:
-            raise NameTaken(kind="device", name=mountpoint)
-        guest.volumes[mountpoint] = connection_info
+        name = mountpoint or _free({"/dev/vda", *guest.volumes})
+        if name in guest.volumes:
+            raise NameTaken(kind="device", name=name)
+        guest.volumes[name] = connection_info
 
     def detach_volume(
         self,
@@ -47,7 +50,11 @@ class FakeDevices(FakeLifecycle):
         encryption: Mapping[str, Any] | None = None,
     ) -> None:
         if guest := self.guests.get(instance.uuid):
-            guest.volumes.pop(mountpoint, None)
+            guest.volumes = {
+                name: info
+                for name, info in guest.volumes.items()
+                if name != mountpoint and infos.volume_id(info) != infos.volume_id(connection_info)
+            }
 
     def swap_volume(
         self,
@@ -61,6 +68,31 @@ class FakeDevices(FakeLifecycle):
         if mountpoint not in guest.volumes:
             raise InvalidRequest(reason=f"instance {guest.name} has no volume at {mountpoint}")
         guest.volumes[mountpoint] = new_connection_info
+
+    def extend_volume(
+        self, context: Any, connection_info: Mapping[str, Any], instance: Instance, requested_size: int
+    ) -> None:
+        identity = infos.volume_id(connection_info)
+        if identity not in [one.id for one in self.volumes(instance)]:
+            raise DiskNotFound(name=f"volume {identity} of {instance.name}")
+        self._find(instance).sizes[identity] = requested_size
+
+    def volumes(self, instance: Instance) -> tuple[AttachedVolume, ...]:
+        guest = self.guests.get(instance.uuid)
+        return tuple(
+            AttachedVolume(infos.volume_id(info), dict(info), name.removeprefix("/dev/"))
+            for name, info in (guest.volumes.items() if guest else ())
+        )
+
+    def volume_sizes(self, instance: Instance) -> dict[str, int]:
+        return dict(self._find(instance).sizes)
+
+    def device_metadata(self, instance: Instance) -> list[dict[str, Any]]:
+        return [
+            {"type": "disk", "bus": "none", "address": name, "serial": infos.volume_id(info), "tags": [info["tag"]]}
+            for name, info in self._find(instance).volumes.items()
+            if info.get("tag")
+        ]
 
     def get_volume_connector(self, instance: Instance) -> dict[str, Any]:
         return {"ip": "127.0.0.1", "initiator": "iqn.2025-01.org.cowshed:fake", "host": "fake"}

@@ -24,6 +24,7 @@ class FakeGuest:
     state: PowerState = PowerState.SHUTDOWN
     vifs: list[Vif] = field(default_factory=list)
     volumes: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)  # of volumes that were extended, in bytes
     files: dict[str, bytes] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     password: str = ""

@@ -1,0 +1,86 @@
+"""Disks that come to a guest that is there already, and what it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cowshed.errors import CowshedError, HypervisorError
+from cowshed.model.disk import AttachedDisk, Bus
+from cowshed.model.volume import AttachedVolume
+
+if TYPE_CHECKING:
+    from cowshed.domain.disk import Disk
+    from cowshed.domain.naming import Names
+    from cowshed.hypervisor.guest import Guest
+
+Look = Callable[[str], "Disk | None"]
+
+
+def names(guest: Guest) -> Names:
+    """The names that are free in the running guest and in its definition."""
+    from cowshed.domain.domain import Domain
+    from cowshed.domain.naming import Names
+    from cowshed.driver.steps import mapping
+
+    texts = {guest.xml(), guest.xml(inactive=True)}
+    return Names([pair for text in texts for pair in mapping.taken(Domain.parse(text).disks)])
+
+
+def attach(guest: Guest, disk: AttachedDisk, look: Look) -> None:
+    """:raises HypervisorError: libvirt says yes, and it is not there"""
+    from cowshed.domain.disk import disk as element
+
+    if disk.bus == Bus.SCSI:
+        _scsi_controller(guest)
+    guest.devices.attach(element(disk).to_xml())
+    if look(guest.xml()) is None:
+        raise HypervisorError(
+            action=f"attach {disk.target} to {guest.name}", reason="it is not in the domain", number=0
+        )
+
+
+def _scsi_controller(guest: Guest) -> None:
+    """Where there is none, libvirt would add an LSI one, which cloud kernels do not know."""
+    from cowshed.domain.controller import Controller
+    from cowshed.domain.domain import Domain
+
+    if not any(one.type == "scsi" for one in Domain.parse(guest.xml()).controllers):
+        guest.devices.attach(Controller(type="scsi", index=0, model="virtio-scsi").to_xml())
+
+
+def sizes(guest: Guest | None, volumes: Sequence[AttachedVolume]) -> dict[str, int]:
+    """Bytes of each volume as the guest sees it, by id; what cannot be told now is left out."""
+    found = {}
+    for volume in volumes if guest else ():
+        try:
+            assert guest is not None
+            found[volume.id] = guest.block_jobs.capacity(volume.target)
+        except CowshedError:
+            continue
+    return found
+
+
+def described(guest: Guest, volumes: Sequence[AttachedVolume]) -> list[dict[str, Any]]:
+    """The tagged volumes, in the words of OpenStack's device metadata."""
+    from cowshed.driver.steps.volumes import finder
+
+    xml = guest.xml()
+    found = []
+    for volume in volumes:
+        disk = finder(volume)(xml)
+        if disk is None or not volume.tag:
+            continue
+        address = disk.address
+        pci = address.pci if address else ""
+        drive = f"{address.controller}:0:{address.target}:{address.unit}" if address and not pci else ""
+        found.append(
+            {
+                "type": "disk",
+                "bus": "pci" if pci else str(volume.bus),
+                "address": pci or drive,
+                "serial": volume.serial,
+                "tags": [volume.tag],
+            }
+        )
+    return found

@@ -1,0 +1,106 @@
+"""One volume for another: the guest goes on while its content is copied, or does not run at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from cowshed.driver.steps import devices, volumes
+from cowshed.errors import DiskNotFound, InvalidRequest, UnsupportedOperation
+from cowshed.model.instance import Instance
+from cowshed.model.volume import AttachedVolume, VolumeState
+from cowshed.undo import Undo
+from cowshed.units import format_size
+from cowshed.volumes import find, record
+from cowshed.volumes import info as infos
+
+if TYPE_CHECKING:
+    from cowshed.driver.rooms import Rooms
+    from cowshed.hypervisor.guest import Guest
+    from cowshed.model.disk import AttachedDisk
+
+
+def swap(rooms: Rooms, instance: Instance, old: AttachedVolume, info: Mapping[str, Any], size: int) -> None:
+    """:param size: bytes the guest shall see of the new one; 0: as many as before
+
+    :raises DiskNotFound: the old one is not attached :raises UnsupportedOperation: one is encrypted
+    :raises InvalidRequest: the new one is smaller
+    """
+    if old.encryption or infos.data(info).get("encrypted") or infos.data(old.connection_info).get("encrypted"):
+        raise UnsupportedOperation(
+            subject="cowshed", operation="exchange an encrypted volume", reason="the copy would mix what is encrypted"
+        )
+    find(rooms.connectors, info).check(info)
+    guest = rooms.hypervisor.guest(instance.uuid)
+    present = volumes.finder(old)(guest.xml())
+    if present is None:
+        raise DiskNotFound(name=f"volume {old.id} of {instance.name}")
+    old = replace(old, target=present.target or old.target, alias=present.alias or old.alias)
+    new = replace(old, id=_id(old, info), connection_info=info, state=VolumeState.CONNECTING)
+    with volumes.held(rooms, new.id), Undo() as undo:
+        undo.push("disconnect the new volume", volumes.disconnect_held, rooms, instance.uuid, new)
+        rooms.progress.phase("connect")
+        disk = volumes.connect(rooms, instance, new)
+        _check_size(rooms, old, info, size)
+        if guest.ended():
+            _copy_cold(rooms, old, info)
+            _redefine(guest, old, disk)
+        else:
+            _copy_live(rooms, guest, old, disk)
+        undo.drop()
+        done = replace(new, id=infos.volume_id(info), state=VolumeState.ATTACHED)
+        record.exchange(volumes.directory(rooms, instance), (old.id, new.id), done)
+    _leave(rooms, instance, old, done)
+    if size and not guest.ended():
+        guest.block_jobs.resize(old.target, size)
+
+
+def _id(old: AttachedVolume, info: Mapping[str, Any]) -> str:
+    """A volume service that moves a volume keeps its id: the two must be told apart for a while."""
+    identity = infos.volume_id(info)
+    return f"{identity}.new" if identity == old.id else identity
+
+
+def _check_size(rooms: Rooms, old: AttachedVolume, info: Mapping[str, Any], size: int) -> None:
+    there = find(rooms.connectors, info).size(info)
+    before = find(rooms.connectors, old.connection_info).size(old.connection_info)
+    if there < max(before, size):
+        raise InvalidRequest(
+            reason=f"the new volume has {format_size(there)}, and {format_size(max(before, size))} are needed"
+        )
+
+
+def _copy_live(rooms: Rooms, guest: Guest, old: AttachedVolume, disk: AttachedDisk) -> None:
+    from cowshed.domain.disk import disk as element
+
+    guest.block_jobs.copy(old.target, element(disk).to_xml(), progress=rooms.progress)
+
+
+def _copy_cold(rooms: Rooms, old: AttachedVolume, info: Mapping[str, Any]) -> None:
+    from cowshed.tools import qemu_source
+
+    rooms.progress.phase("copy")
+    source, target = find(rooms.connectors, old.connection_info), find(rooms.connectors, info)
+    qemu_source.copy(
+        source.connect(old.connection_info),
+        target.connect(info),
+        password=source.password(old.connection_info),
+        target_password=target.password(info),
+    )
+
+
+def _redefine(guest: Guest, old: AttachedVolume, disk: AttachedDisk) -> None:
+    look = volumes.finder(old)
+    guest.devices.detach(look, timeout=1, attempts=1, what=old.target)
+    devices.attach(guest, disk, look)
+
+
+def _leave(rooms: Rooms, instance: Instance, old: AttachedVolume, new: AttachedVolume) -> None:
+    """Of one id, both had one secret: the new one's is made again."""
+    with volumes.held(rooms, old.id):
+        users = [one for one in record.users(rooms.instances, old.id) if one != instance.uuid]
+        if not users:
+            find(rooms.connectors, old.connection_info).disconnect(old.connection_info)
+        if old.id == new.id:
+            find(rooms.connectors, new.connection_info).connect(new.connection_info)

@@ -1,0 +1,231 @@
+"""Volumes: attached, detached, exchanged, grown, counted; with the guest running or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from cowshed import log
+from cowshed.contract.volumes import Volumes as VolumesContract
+from cowshed.driver.rooms import Rooms
+from cowshed.driver.steps import counters, devices, locate, mapping, swap, volume_snapshot, volumes
+from cowshed.errors import DiskNotFound, InvalidState
+from cowshed.model.disk import Bus
+from cowshed.model.instance import Instance
+from cowshed.model.volume import AttachedVolume, VolumeState
+from cowshed.undo import Undo
+from cowshed.units import GiB
+from cowshed.volumes import find, record
+from cowshed.volumes import info as infos
+
+if TYPE_CHECKING:
+    from cowshed.hypervisor.guest import Guest
+
+_log = log.logger(__name__)
+
+
+class Volumes(VolumesContract):
+    rooms: Rooms
+
+    def attach_volume(
+        self,
+        context: Any,
+        connection_info: Mapping[str, Any],
+        instance: Instance,
+        mountpoint: str,
+        disk_bus: str | None = None,
+        device_type: str | None = None,
+        encryption: Mapping[str, Any] | None = None,
+    ) -> None:
+        """``tag`` in ``connection_info`` names the device in the guest's metadata (:meth:`device_metadata`).
+
+        :raises NameTaken: the volume or the name is in use :raises Conflict: another instance uses it
+        :raises InvalidRequest: no room on the bus, or what the volume asks for cannot be
+        """
+        rooms = self.rooms
+        asked = mapping.Asked(
+            connection_info,
+            mountpoint.removeprefix("/dev/") if mountpoint else "",
+            disk_bus or "",
+            device_type or "",
+            encryption=encryption,
+            tag=str(connection_info.get("tag") or ""),
+        )
+        with log.about(instance.name):
+            connector = find(rooms.connectors, connection_info)
+            connector.check(connection_info)
+            guest = rooms.hypervisor.guest(instance.uuid)
+            self._refuse_saved(instance, guest)
+            with volumes.held(rooms, infos.volume_id(connection_info)):
+                volumes.refuse_used(rooms, instance, connection_info)
+                (volume,) = volumes.plan(rooms, locate.remembered_image(rooms, instance), devices.names(guest), [asked])
+                with Undo() as undo:
+                    undo.push(f"take volume {volume.id} back", self._take_back, instance, guest, volume)
+                    rooms.progress.phase("connect")
+                    disk = volumes.connect(rooms, instance, volume)
+                    rooms.progress.phase("attach")
+                    devices.attach(guest, disk, volumes.finder(volume))
+                    record.save(volumes.directory(rooms, instance), replace(volume, state=VolumeState.ATTACHED))
+
+    def _take_back(self, instance: Instance, guest: Guest, volume: AttachedVolume) -> None:
+        """Whether the guest got it is not known when libvirt went away; storage in use is not taken from it."""
+        guest.devices.detach(volumes.finder(volume), timeout=5, attempts=1, what=volume.target)
+        volumes.disconnect_held(self.rooms, instance.uuid, volume)
+
+    def _refuse_saved(self, instance: Instance, guest: Guest) -> None:
+        """The saved memory knows the devices of then."""
+        if guest.has_saved():
+            raise InvalidState(name=instance.name, state="suspended", action="given or deprived of a volume")
+
+    def detach_volume(
+        self,
+        connection_info: Mapping[str, Any],
+        instance: Instance,
+        mountpoint: str,
+        encryption: Mapping[str, Any] | None = None,
+    ) -> None:
+        rooms = self.rooms
+        with log.about(instance.name):
+            find(rooms.connectors, connection_info)
+            volume = self._known(connection_info, instance, mountpoint)
+            with volumes.held(rooms, volume.id):
+                if guest := rooms.hypervisor.find(instance.uuid):
+                    self._refuse_saved(instance, guest)
+                    self._take_from(guest, volume)
+                else:
+                    _log.warning("there is no domain; disconnecting volume %s", volume.id)
+                rooms.progress.phase("disconnect")
+                volumes.disconnect_held(rooms, instance.uuid, volume)
+
+    def _take_from(self, guest: Guest, volume: AttachedVolume) -> None:
+        """:raises DeadlineExceeded: the guest does not let go of it"""
+        section = self.rooms.config.volumes
+        self.rooms.progress.phase("detach")
+        found = guest.devices.detach(
+            volumes.finder(volume),
+            timeout=section.detach_timeout,
+            attempts=section.detach_attempts,
+            what=volume.target or volume.id,
+        )
+        if not found:
+            _log.warning("volume %s is not in the domain; disconnecting it all the same", volume.id)
+
+    def _known(self, info: Mapping[str, Any], instance: Instance, mountpoint: str = "") -> AttachedVolume:
+        """As recorded, with the caller's connection; else as the caller says."""
+        identity = infos.volume_id(info)
+        for volume in volumes.recorded(self.rooms, instance):
+            if volume.id == identity:
+                return replace(volume, connection_info=volumes.merged(volume.connection_info, info))
+        name = mountpoint.removeprefix("/dev/") if mountpoint else ""
+        return AttachedVolume(
+            identity, info, name, Bus.VIRTIO, serial=identity, alias=f"ua-{identity}", state=VolumeState.DETACHING
+        )
+
+    def swap_volume(
+        self,
+        old_connection_info: Mapping[str, Any],
+        new_connection_info: Mapping[str, Any],
+        instance: Instance,
+        mountpoint: str,
+        resize_to: int,
+    ) -> None:
+        """:raises UnsupportedOperation: one of them is encrypted"""
+        with log.about(instance.name):
+            old = self._known(old_connection_info, instance, mountpoint)
+            swap.swap(self.rooms, instance, old, new_connection_info, resize_to * GiB)
+
+    def extend_volume(
+        self, context: Any, connection_info: Mapping[str, Any], instance: Instance, requested_size: int
+    ) -> None:
+        """Show the guest that a volume has grown. A file is grown here; all else the storage has grown already.
+
+        :param requested_size: bytes
+        :raises DiskNotFound: it is not attached
+        :raises InvalidRequest: it would shrink, or the storage has not grown it
+        """
+        from cowshed.driver.steps import extend
+
+        with log.about(instance.name):
+            extend.extend(self.rooms, instance, self._known(connection_info, instance), requested_size)
+
+    def get_volume_connector(self, instance: Instance) -> dict[str, Any]:
+        from cowshed.volumes import host
+
+        section = self.rooms.config.volumes
+        return host.connector(
+            host.address(section.address), host.initiator(section.initiator), self.rooms.hypervisor.hostname()
+        )
+
+    def get_all_volume_usage(
+        self, context: Any, compute_host_bdms: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """From one bulk call; volumes of instances that do not run are left out."""
+        stats = self.rooms.hypervisor.stats()
+        found = []
+        for host in compute_host_bdms:
+            instance = host["instance"]
+            disks = {disk.get("name"): disk for disk in counters.disks(stats.get(instance.uuid, {}))}
+            for bdm in host["instance_bdms"]:
+                disk = disks.get(str(bdm["device_name"]).removeprefix("/dev/"))
+                if disk and "rd.reqs" in disk:
+                    counted = {
+                        "rd_req": disk["rd.reqs"],
+                        "rd_bytes": disk["rd.bytes"],
+                        "wr_req": disk["wr.reqs"],
+                        "wr_bytes": disk["wr.bytes"],
+                    }
+                    found.append({"volume": bdm["volume_id"], "instance": instance, **counted})
+        return found
+
+    def volume_snapshot_create(
+        self, context: Any, instance: Instance, volume_id: str, create_info: Mapping[str, Any]
+    ) -> None:
+        with log.about(instance.name), self._telling(context, create_info.get("snapshot_id"), "error"):
+            volume_snapshot.create(self.rooms, instance, self._attached(instance, volume_id), create_info)
+        self._tell(context, create_info.get("snapshot_id"), "creating")
+
+    def volume_snapshot_delete(
+        self, context: Any, instance: Instance, volume_id: str, snapshot_id: str, delete_info: Mapping[str, Any]
+    ) -> None:
+        with log.about(instance.name), self._telling(context, snapshot_id, "error_deleting"):
+            volume_snapshot.delete(self.rooms, instance, self._attached(instance, volume_id), delete_info)
+        self._tell(context, snapshot_id, "deleting")
+
+    @contextmanager
+    def _telling(self, context: Any, snapshot_id: Any, status: str) -> Iterator[None]:
+        """The volume service hears of a failure, whatever it is."""
+        try:
+            yield
+        except Exception:
+            self._tell(context, snapshot_id, status)
+            raise
+
+    def _tell(self, context: Any, snapshot_id: Any, status: str) -> None:
+        if snapshot_id:
+            self.rooms.volume_service.update_snapshot_status(context, str(snapshot_id), status)
+
+    def _attached(self, instance: Instance, volume_id: str) -> AttachedVolume:
+        """:raises DiskNotFound:"""
+        for volume in volumes.recorded(self.rooms, instance):
+            if volume.id == volume_id:
+                return volume
+        raise DiskNotFound(name=f"volume {volume_id} of {instance.name}")
+
+    # --- cowshed's own ------------------------------------------------------------------------
+
+    def volumes(self, instance: Instance) -> tuple[AttachedVolume, ...]:
+        """The volumes of an instance, as recorded; passwords are left out."""
+        return volumes.recorded(self.rooms, instance)
+
+    def volume_sizes(self, instance: Instance) -> dict[str, int]:
+        """Bytes of each volume as the running guest sees it, by volume id."""
+        return devices.sizes(self.rooms.hypervisor.find(instance.uuid), self.volumes(instance))
+
+    def device_metadata(self, instance: Instance) -> list[dict[str, Any]]:
+        """The tagged devices of a running guest, as its metadata describes them: address, serial number, tags.
+
+        :raises InstanceNotFound:
+        """
+        return devices.described(self.rooms.hypervisor.guest(instance.uuid), self.volumes(instance))
