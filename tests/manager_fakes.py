@@ -11,6 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from cowshed import config as configuration
+from cowshed.driver.disk_export import DiskExport
+from cowshed.driver.disk_listing import DiskListing
+from cowshed.driver.disk_move import DiskMove
+from cowshed.driver.disk_resize import DiskResize
+from cowshed.driver.disk_snapshots import DiskSnapshots
 from cowshed.driver.image_cache import ImageCache
 from cowshed.driver.images import Images
 from cowshed.driver.rooms import Rooms
@@ -22,13 +27,14 @@ from cowshed.model.vif import Vif
 URI = "fake:///one"
 
 
-class PretendDriver(Images, ImageCache):
+class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport, Images, ImageCache):
     """What the manager calls, without libvirt. ``fail[name]`` is raised by the method of that name."""
 
     def __init__(self, virtapi: object = None, *, config: configuration.Config | None = None) -> None:
         self.rooms = Rooms(config)
         self.rooms.__dict__["uri"] = config.host.uri if config and config.host.uri else URI
         self.rooms.__dict__["capabilities"] = SimpleNamespace(note="", virt_type="qemu")
+        self.rooms.__dict__["hypervisor"] = SimpleNamespace(find=self._guest)
         self.power: dict[str, PowerState] = {}
         self.calls: list[tuple[str, ...]] = []
         self.fail: dict[str, BaseException] = {}
@@ -42,6 +48,12 @@ class PretendDriver(Images, ImageCache):
         self.calls.append((name, instance.name, *map(str, more)))
         if name in self.fail:
             raise self.fail[name]
+
+    def _guest(self, uuid: str) -> Any:
+        """What the disks' verbs ask of a guest."""
+        if uuid not in self.power:
+            return None
+        return SimpleNamespace(state=lambda: self.power[uuid], has_saved=lambda: False, call=lambda *_: None)
 
     @contextmanager
     def reporting(self, progress: Any) -> Iterator[None]:

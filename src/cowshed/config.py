@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -149,6 +149,24 @@ class RbdSection:
 
 # Backends that are there only where an option says so: name -> (section, key).
 BACKEND_KEYS = {"lvm": ("lvm", "volume_group"), "rbd": ("rbd", "pool")}
+
+
+def check_backend(name: str, there: Collection[str]) -> None:
+    """Is the disk backend ``name`` one of those that are ``there``?
+
+    :raises ConfigError: there is such a kind, but it is not configured
+    :raises InvalidRequest: there is no such kind
+    """
+    if name in there:
+        return
+    if name in BACKEND_KEYS:
+        section, key = BACKEND_KEYS[name]
+        raise ConfigError(
+            source=f"[{section}] {key}",
+            reason=f"it is not set, so that there is no disk backend {name} here",
+            hint=f"set it in {default_files()[0]}, or COWSHED_{section.upper()}_{key.upper()}",
+        )
+    raise InvalidRequest(reason=f"there is no disk backend {name!r}", hint=f"known: {', '.join(there)}")
 
 
 @dataclass(frozen=True, slots=True)

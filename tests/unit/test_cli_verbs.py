@@ -360,8 +360,15 @@ def test_vnc(cowshed: Command, web: str):
 
 
 def test_backends(cowshed: Command):
-    assert [row["name"] for row in cowshed("backends", "-o", "json").json["backends"]] == ["raw", "qcow2"]
-    assert "qcow2" in cowshed("backends").out
+    rows = {row["name"]: row for row in cowshed("backends", "-o", "json").json["backends"]}
+    assert set(rows) == {"qcow2", "raw", "ploop", "lvm", "rbd"}
+    assert rows["qcow2"]["configured"]
+    assert rows["qcow2"]["instant_clone"]
+    assert rows["qcow2"]["free"] > 0
+    assert (rows["rbd"]["configured"], rows["rbd"]["problem"]) == (False, "[rbd] pool is not set")
+    table = cowshed("backends").out
+    assert "not configured: [lvm] volume_group is not set" in table
+    assert len(table.splitlines()) == 6
 
 
 def test_doctor(cowshed: Command):

@@ -35,15 +35,24 @@ VERBS: dict[str, tuple[str, str]] = {
     "password": ("guest", "Set the administrator's password in an instance."),
     "stats": ("stats", "Show what running instances use."),
     "host": ("host_admin", "This host: show, enable, disable."),
+    "disk": ("disks", "Disks of instances: ls, show, resize, move, export, snapshot."),
     "image": ("images", "Images: pull, ls, show, rm, prune, verify."),
-    "backends": ("host", "Say what each disk backend can do here."),
+    "backends": ("backends", "Say what each disk backend can do here."),
     "doctor": ("host", "Say what is missing or broken on this host, and how to mend it."),
     "config": ("host", "Show the configuration."),
     "events": ("host", "Show what happened to instances."),
     "completion": ("completion", "Print the completion script of a shell."),
     "help": ("topics", "Explain exit codes and other topics."),
 }
-ALIASES = {"list": "ls", "ps": "ls", "info": "show", "delete": "rm", "launch": "run", "images": "image"}
+ALIASES = {
+    "list": "ls",
+    "ps": "ls",
+    "info": "show",
+    "delete": "rm",
+    "launch": "run",
+    "images": "image",
+    "disks": "disk",
+}
 
 
 class Verbs(click.Group):

@@ -138,6 +138,32 @@ def image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     return []
 
 
+def disk_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Of the instance that stands before; from its manifest alone."""
+    from cowshed import config
+    from cowshed.disks import manifest
+    from cowshed.manager.records import Records
+
+    with suppress(CowshedError, OSError, KeyError):
+        state = config.load().state
+        record = Records(state / "cowshed.db").find(ctx.params["instance"])
+        names = manifest.load(state / "instances" / record.uuid).disks
+        return [name for name in names if name.startswith(incomplete)]
+    return []
+
+
+def backend_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Those that are configured here."""
+    from cowshed import config
+    from cowshed.disks import open_backends
+
+    with suppress(CowshedError, OSError):
+        found = config.load()
+        names = open_backends(found.state / "instances", found.disks, lvm=found.lvm, rbd=found.rbd)
+        return [name for name in names if name.startswith(incomplete)]
+    return []
+
+
 def instance_argument(**options: Any) -> Callable[[Function], Function]:
     return click.argument("instance", shell_complete=instance_names, **options)
 

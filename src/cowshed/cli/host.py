@@ -1,4 +1,4 @@
-"""cowshed backends, doctor, config show, events"""
+"""cowshed doctor, config show, events"""
 
 from __future__ import annotations
 
@@ -9,35 +9,6 @@ import click
 
 from cowshed.cli import output
 from cowshed.cli.context import Session, verb
-
-
-@click.command()
-@verb
-def backends(session: Session) -> None:
-    """Say what each disk backend can do here, and how much room it has."""
-    items = []
-    for backend in session.host.backends().values():
-        traits, room = dataclasses.asdict(backend.traits), backend.capacity()
-        items.append({**traits, "total": room.total, "free": room.free})
-    session.emit("backends", items, _columns())
-
-
-def _columns() -> output.Columns:
-    from cowshed.units import format_size
-
-    def flag(key: str) -> Any:
-        return lambda row: row[key]
-
-    return {
-        "backend": lambda row: row["name"],
-        "format": lambda row: row["disk_format"],
-        "instant": flag("instant_clone"),
-        "preallocates": flag("preallocates"),
-        "snapshots": flag("snapshots"),
-        "encrypts": flag("encrypts"),
-        "shared": flag("shared"),
-        "free": lambda row: format_size(row["free"]),
-    }
 
 
 @click.command()

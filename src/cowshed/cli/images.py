@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
@@ -113,10 +114,25 @@ def _for_people(found: Image) -> dict[str, Any]:
     return {key: value for key, value in item.items() if value not in ("", {}, None)}
 
 
+_BASES: output.Columns = {
+    "base": lambda row: row["name"],
+    "image": lambda row: row["image"] or row["image_id"],
+    "where": lambda row: row["where"],
+    "format": lambda row: row["format"],
+    "size": _size("virtual_size"),
+    "held": _size("allocated"),
+    "disks": lambda row: row["users"],
+}
+
+
 @image.command()
+@click.option("--bases", is_flag=True, help="List what was made of images for disks to stand on, and where it is kept.")
 @verb
-def ls(session: Session) -> None:
+def ls(session: Session, bases: bool) -> None:
     """List images."""
+    if bases:
+        session.emit("bases", [dataclasses.asdict(one) for one in session.host.images.bases()], _BASES)
+        return
     session.emit("images", [describe(one) for one in session.host.images.list()], COLUMNS)
 
 
@@ -128,6 +144,7 @@ def show(session: Session, image: str) -> None:
     found = session.host.images.show(image)
     item = describe(found) if session.format != "table" else _for_people(found)
     item["instances"] = list(session.host.images.users(found))
+    item["bases"] = [f"{one.where}: {one.name}" for one in session.host.images.bases() if one.image_id == found.id]
     session.emit("image", item)
 
 
@@ -155,15 +172,19 @@ def rm(session: Session, images: tuple[str, ...], force: bool) -> None:
 @verb
 @destructive
 def prune(session: Session, dry_run: bool) -> None:
-    """Remove cached bases that no disk uses."""
+    """Remove bases that no disk uses, from the cache and from the backends that keep their own."""
     if not dry_run:
-        session.confirm("Remove the cached bases that no disk uses?")
+        session.confirm("Remove the bases that no disk uses?")
     with session.working() as host:
         gone = host.images.prune(dry_run=dry_run)
-    items = [{"name": one.name, "size": one.size, "reason": one.reason} for one in gone]
-    session.emit(
-        "bases", items, {"base": lambda row: row["name"], "freed": _size("size"), "why": lambda row: row["reason"]}
-    )
+    items = [{"name": one.name, "where": one.place, "size": one.size, "reason": one.reason} for one in gone]
+    columns: output.Columns = {
+        "base": lambda row: row["name"],
+        "where": lambda row: row["where"],
+        "freed": _size("size"),
+        "why": lambda row: row["reason"],
+    }
+    session.emit("bases", items, columns)
 
 
 @image.command()

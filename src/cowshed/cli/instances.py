@@ -8,8 +8,10 @@ import click
 
 from cowshed.cli import output
 from cowshed.cli.context import Session, destructive, instance_argument, instances_argument, verb
+from cowshed.errors import CowshedError
 
 if TYPE_CHECKING:
+    from cowshed.manager.host import Host
     from cowshed.manager.records import Record
 
 
@@ -76,23 +78,25 @@ def show(session: Session, instance: str) -> None:
     session.emit("instance", item)
 
 
-def _disks(host: Any, record: Record) -> list[dict[str, Any]]:
-    found = []
-    for backend in host.backends().values():
-        for disk in backend.disks(record.uuid):
-            info, source = disk.info(), disk.source()
-            found.append(
-                {
-                    "name": disk.name,
-                    "backend": backend.name,
-                    "format": str(info.format),
-                    "size": info.virtual_size,
-                    "allocated": info.allocated,
-                    "path": str(source.path),
-                    "base": info.backing_path,
-                }
-            )
-    return found
+def _disks(host: Host, record: Record) -> list[dict[str, Any]]:
+    """What is known of the instance is shown also where its disks cannot be told."""
+    try:
+        found = host.disks.list(record.uuid)
+    except CowshedError as error:
+        output.note(f"cowshed: its disks are not known: {output.printable(str(error))}")
+        return []
+    return [
+        {
+            "name": disk.name,
+            "backend": disk.backend,
+            "format": str(disk.format),
+            "size": disk.virtual_size,
+            "allocated": disk.allocated,
+            "path": disk.location,
+            "base": disk.base or None,
+        }
+        for _, disk in found
+    ]
 
 
 def _for_people(item: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cowshed.cli import output
-from cowshed.cli.context import Session, image_names, verb
+from cowshed.cli.context import Session, backend_names, image_names, verb
 from cowshed.errors import CowshedError, InvalidRequest
 from cowshed.units import parse_duration
 
@@ -32,7 +32,20 @@ if TYPE_CHECKING:
 @click.option(
     "-p", "--publish", multiple=True, metavar="HOST:GUEST", help="Port forward, such as 2222:22 or 5353:53/udp."
 )
-@click.option("--backend", default="", metavar="NAME", help="Where its disks live: qcow2 or raw.")
+@click.option(
+    "--backend",
+    default="",
+    metavar="NAME",
+    shell_complete=backend_names,
+    help="Where its disks live: qcow2, raw, ploop, lvm or rbd (see cowshed backends); default: as configured.",
+)
+@click.option(
+    "--disk-backend",
+    "disk_backends",
+    multiple=True,
+    metavar="DISK=NAME",
+    help="Where one disk lives: root, swap, ephemeral or cdrom, such as swap=raw; repeatable.",
+)
 @click.option("--encrypt", is_flag=True, help="Encrypt its disks, each with a key of its own.")
 @click.option("--ephemeral", "ephemeral_disk", default="0", metavar="SIZE", help="An empty disk with a file system.")
 @click.option("--swap", default="0", metavar="SIZE", help="A swap disk.")
@@ -78,6 +91,7 @@ def run(session: Session, image: str, **options: Any) -> None:
             networks=options["networks"],
             publish=options["publish"],
             backend=options["backend"],
+            disk_backends=pairs(options["disk_backends"], example="swap=raw"),
             encrypt=options["encrypt"],
             kernel=options["kernel"],
             initrd=options["initrd"],
@@ -151,12 +165,12 @@ def _known_limits() -> list[str]:
     return [*disk, "cpu_shares", "cpu_period", "cpu_quota", *vif]
 
 
-def pairs(words: tuple[str, ...]) -> dict[str, str]:
+def pairs(words: tuple[str, ...], *, example: str = "hw_disk_bus=scsi") -> dict[str, str]:
     """:raises InvalidRequest: one is not KEY=VALUE"""
     found = {}
     for word in words:
         key, sign, value = word.partition("=")
         if not sign or not key:
-            raise InvalidRequest(reason=f"{word!r} is not KEY=VALUE", hint="for example hw_disk_bus=scsi")
+            raise InvalidRequest(reason=f"{word!r} is not KEY=VALUE", hint=f"for example {example}")
         found[key] = value
     return found

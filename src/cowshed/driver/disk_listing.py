@@ -44,11 +44,12 @@ class DiskListing:
     def _described(self, instance: Instance, entry: ManifestDisk, places: Mapping[str, Place]) -> LocalDisk:
         disk = self.rooms.backend(entry.backend).disk(instance.uuid, entry.name)
         info, place = disk.info(), places.get(entry.name)
+        inside = self.rooms.directory(instance.uuid).path / entry.location
         return LocalDisk(
             name=entry.name,
             backend=entry.backend,
             format=info.format,
-            location=entry.location,
+            location=str(inside) if inside.exists() else entry.location,
             virtual_size=info.virtual_size,
             allocated=info.allocated,
             target=place.target if place else "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cowshed import clock
@@ -11,6 +11,8 @@ from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import bases, kept, sweep
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cowshed.images.sweep import Removed
     from cowshed.model.disk import KeptBase
 
@@ -44,6 +46,10 @@ class ImageCache(ImageCacheContract):
             dry_run=dry_run,
         )
         return [*removed, *kept.sweep(self.rooms, max_age=max_age, dry_run=dry_run)]
+
+    def base_users(self) -> Mapping[Path, int]:
+        """How many disks stand on each cached base. :raises DataCorrupt: a manifest cannot be read"""
+        return sweep.base_users(self.rooms)
 
     def kept_bases(self) -> Sequence[tuple[str, KeptBase]]:
         """(backend, base) of those that backends keep in their own storage."""

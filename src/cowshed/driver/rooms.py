@@ -20,7 +20,6 @@ from cowshed.contract.connecting import Connector, NoVolumeService, VolumeServic
 from cowshed.contract.imaging import ImageService
 from cowshed.contract.plugging import Plugger
 from cowshed.contract.storage import Backend, KeySource
-from cowshed.errors import ConfigError, InvalidRequest
 from cowshed.model.host import HostCapabilities, VirtType
 from cowshed.model.vif import VifType
 
@@ -113,16 +112,8 @@ class Rooms:
         :raises InvalidRequest: there is no such kind
         """
         name = name or self.config.disks.backend
-        if name in self.backends:
-            return self.backends[name]
-        if name in configuration.BACKEND_KEYS:
-            section, key = configuration.BACKEND_KEYS[name]
-            raise ConfigError(
-                source=f"[{section}] {key}",
-                reason=f"it is not set, so that there is no disk backend {name} here",
-                hint=f"set it in {configuration.default_files()[0]}, or COWSHED_{section.upper()}_{key.upper()}",
-            )
-        raise InvalidRequest(reason=f"there is no disk backend {name!r}", hint=f"known: {', '.join(self.backends)}")
+        configuration.check_backend(name, self.backends)
+        return self.backends[name]
 
     # --- volumes ------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from cowshed import config as configuration
 from cowshed import log
 from cowshed.errors import CowshedError, InstanceNotFound, InvalidRequest, InvalidState, PermissionDenied
 from cowshed.manager import names
+from cowshed.manager.disks import Disks
 from cowshed.manager.images import Images
 from cowshed.manager.instances import Instances
 from cowshed.manager.machine import Machine
@@ -45,6 +46,7 @@ class Host:
         self.driver = driver
         self.instances = Instances(driver, config.state)
         self.images = Images(driver, self.instances)
+        self.disks = Disks(driver, self.instances)
 
     @classmethod
     def connect(
@@ -97,6 +99,7 @@ class Host:
         networks: Sequence[str] = (),
         publish: Sequence[str] = (),
         backend: str = "",
+        disk_backends: Mapping[str, str] | None = None,
         kernel: str | None = None,
         initrd: str | None = None,
         cmdline: str = "",
@@ -116,6 +119,8 @@ class Host:
         :param user_data: cloud-init's, as text (it has line breaks or begins with #) or the path of a file
         :param networks: ``user``, ``none``, ``network:NAME``, ``bridge:NAME``; empty: as configured
         :param publish: port forwards such as ``2222:22``
+        :param backend: where its disks live; empty: as configured
+        :param disk_backends: where single ones do: ``{"swap": "raw"}``; root, swap, ephemeral, cdrom
         :param kernel: boot this image (a kernel) directly, with ``initrd`` and ``cmdline``
         :param properties: of the image, for this instance: ``hw_disk_bus``, ``hw_firmware_type``, ...
         :param encrypt: each disk with a key of its own, on this host
@@ -127,7 +132,7 @@ class Host:
         name = name or names.invent(self.instances.records.exists)
         self.instances.check_free(name)
         vifs = self._vifs(networks, publish, identity)
-        backend = self._backend(backend)
+        self._check_backends([backend or self.config.disks.backend, *(disk_backends or {}).values()])
         keys = "\n".join(_key(key) for key in _several(ssh_key))
         user, vendor = _text(user_data, "user data"), _text(vendor_data, "vendor data")
         if (initrd or cmdline) and not kernel:
@@ -152,6 +157,7 @@ class Host:
                     vendor_data=vendor,
                     hostname=hostname,
                     backend=backend,
+                    disk_backends=disk_backends,
                     encrypt=encrypt,
                     password=password,
                     datasource=datasource,
@@ -197,12 +203,10 @@ class Host:
 
         return parse.vifs(networks, publish, instance=identity, default=self.config.network.default)
 
-    def _backend(self, name: str) -> str:
-        if name and name not in self.driver.backends:
-            raise InvalidRequest(
-                reason=f"there is no disk backend {name!r}", hint=f"known: {', '.join(self.driver.backends)}"
-            )
-        return name
+    def _check_backends(self, names: Sequence[str]) -> None:
+        """Before an image is brought in. :raises ConfigError: :raises InvalidRequest: there is no such backend here"""
+        for name in names:
+            configuration.check_backend(name, self.driver.backends)
 
     def machines(self) -> list[Machine]:
         return [Machine(self, record) for record in self.instances.all()]

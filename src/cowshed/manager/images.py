@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,20 @@ _log = log.logger(__name__)
 
 ORIGIN = "cowshed_origin"  # property of an image that was brought in by being used: the file or URL it was then
 _LOCK_TIMEOUT = 3600.0  # seconds; somebody else may be downloading it
+
+
+@dataclass(frozen=True, slots=True)
+class StandingBase:
+    """``where``: the cache, or a backend; sizes in bytes; ``users``: how many disks stand on it."""
+
+    name: str
+    image_id: str
+    image: str
+    where: str
+    format: str
+    virtual_size: int
+    allocated: int
+    users: int
 
 
 class Images:
@@ -87,8 +102,40 @@ class Images:
                 self._driver.cache.verify(cached.base, progress=self._driver.rooms.progress)
         return image
 
+    def bases(self) -> Sequence[StandingBase]:
+        """What was made of images for disks to stand on: in the cache, and in backends that keep their own."""
+        names = {image.id: image.name for image in self.list()}
+        users = self._driver.base_users()
+        cached = [
+            StandingBase(
+                one.name,
+                one.base.image_id,
+                names.get(one.base.image_id, ""),
+                "cache",
+                str(one.base.format),
+                one.base.virtual_size,
+                one.allocated,
+                users.get(one.base.path, 0),
+            )
+            for one in self._driver.cache.bases()
+        ]
+        kept = [
+            StandingBase(
+                one.name,
+                one.base.image_id,
+                names.get(one.base.image_id, ""),
+                backend,
+                str(one.base.format),
+                one.base.virtual_size,
+                one.allocated,
+                one.users,
+            )
+            for backend, one in self._driver.kept_bases()
+        ]
+        return [*cached, *kept]
+
     def prune(self, *, dry_run: bool = False) -> Sequence[Removed]:
-        """Remove the bases that no disk uses."""
+        """Remove the bases that no disk uses, wherever they are kept."""
         return self._driver.sweep_cache(dry_run=dry_run, all_unused=True)
 
     @contextmanager

@@ -110,6 +110,7 @@ class Instances:
         vendor_data: str | None = None,
         hostname: str = "",
         backend: str = "",
+        disk_backends: Mapping[str, str] | None = None,
         encrypt: bool = False,
         password: str | None = None,
         datasource: str = "",
@@ -130,6 +131,7 @@ class Instances:
             user_data=user_data,
             vendor_data=vendor_data,
             backend=backend,
+            disk_backends=dict(disk_backends or {}),
             encrypt=encrypt,
             metadata=dict(metadata or {}),
             system_metadata={"datasource": datasource} if datasource else {},
@@ -266,6 +268,21 @@ class Instances:
             yield record
             happened = event if record.state != state or event == "restarted" else ""
             self.records.update(dataclasses.replace(record, state=state, error="", boot_log=boot_log), happened)
+
+    @contextmanager
+    def holding(self, ref: str, action: str) -> Iterator[Record]:
+        """Nobody else changes the instance during the block, which leaves its state as it is.
+
+        :param action: what cannot be done to one that is just being made or removed
+        :raises InvalidState: :raises Conflict: it belongs to another libvirt
+        """
+        found = self.records.find(ref)
+        with self._locked(found.name):
+            record = self.find(found.uuid)
+            self._check_ours(record)
+            if record.state in _TRANSIENT:
+                raise InvalidState(name=record.name, state=record.state, action=action)
+            yield record
 
     def _boots(self, record: Record, event: str) -> bool:
         return event == "restarted" or (event == "started" and record.state in _OFF)

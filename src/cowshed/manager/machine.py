@@ -19,6 +19,7 @@ from cowshed.model.vif import PortForward, Protocol, VifType
 if TYPE_CHECKING:
     from cowshed.hypervisor.agent_files import Executed
     from cowshed.manager.host import Host
+    from cowshed.model.disk import LocalDisk
 
 _PAUSE = 0.2  # seconds between looks where no event tells
 _SLIRP = ("10.0.2.", "fec0:")  # the user network's own addresses; the host does not reach them
@@ -88,6 +89,22 @@ class Machine:
 
     def remove(self) -> None:
         self._instances.remove(self.uuid)
+
+    # --- disks (``host.disks`` has more) ------------------------------------------------------
+
+    def disks(self) -> list[LocalDisk]:
+        return [disk for _, disk in self._host.disks.list(self.uuid)]
+
+    def resize_disk(self, size: str | int, disk: str = "") -> None:
+        """:param disk: its name, or ``root``, ``swap``, ...; empty: the root disk"""
+        self._host.disks.resize(self.uuid, size, disk)
+
+    def snapshot(self, name: str, disk: str = "") -> None:
+        """Of all its disks together, or of one, while it is stopped."""
+        self._host.disks.take_snapshot(self.uuid, name, disk)
+
+    def roll_back(self, name: str, disk: str = "") -> None:
+        self._host.disks.roll_back(self.uuid, name, disk)
 
     # --- wait ---------------------------------------------------------------------------------
 

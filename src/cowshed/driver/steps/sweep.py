@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,12 @@ def _instances(rooms: Rooms) -> None:
 
 
 def bases_in_use(rooms: Rooms) -> set[Path]:
-    """Every base that a disk of any instance names, read from the manifests.
+    """Every base that a disk of any instance names. :raises DataCorrupt:"""
+    return set(base_users(rooms))
+
+
+def base_users(rooms: Rooms) -> Counter[Path]:
+    """How many disks of any instance name each base, read from the manifests.
 
     A manifest that cannot be read stops the sweep: not knowing who uses a base is no reason to
     remove it.
@@ -54,7 +60,7 @@ def bases_in_use(rooms: Rooms) -> set[Path]:
     """
     from cowshed.disks import manifest
 
-    used: set[Path] = set()
+    used: Counter[Path] = Counter()
     if not rooms.instances.is_dir():
         return used
     for directory in rooms.instances.iterdir():

@@ -188,6 +188,9 @@ class FakeHost(FakeDisks):
     def bases(self) -> Sequence[Any]:
         return ()
 
+    def base_users(self) -> Mapping[Path, int]:
+        return {}
+
     def kept_bases(self) -> Sequence[tuple[str, Any]]:
         return ()
 
