@@ -343,8 +343,8 @@ def test_a_copy_that_reads_back_differently_is_no_copy(host: Host, monkeypatch: 
     who = host.web("qcow2")
     real = type(host.cluster.disk(who.uuid, "x")).import_file
 
-    def bad(self: Any, path: Path) -> None:
-        real(self, path)
+    def bad(self: Any, path: Path, **more: Any) -> None:
+        real(self, path, **more)
         self.write(MiB, b"flipped")
 
     monkeypatch.setattr(type(host.cluster.disk(who.uuid, "x")), "import_file", bad)

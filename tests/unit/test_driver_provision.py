@@ -279,7 +279,7 @@ def test_a_failure_at_any_disk_leaves_nothing(
     assert not rooms.directory(who.uuid).path.exists()
 
 
-def _full(self: Any, path: Path) -> None:
+def _full(self: Any, path: Path, **more: Any) -> None:
     raise NoSpace(place="pool", needed=1, free=0)
 
 
