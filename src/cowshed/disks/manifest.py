@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,20 @@ def editing(directory: Path) -> Iterator[dict[str, ManifestDisk]]:
         yield disks
         if disks != before:
             _save(directory, disks)
+
+
+def exchange(directory: Path, pairs: Mapping[str, str]) -> None:
+    """Each disk of ``pairs`` gets the other's name, in one step; where they lie does not change.
+
+    A name of a pair that no disk has yet is given away as well: the other one is renamed then.
+    """
+    with editing(directory) as disks:
+        for first, second in pairs.items():
+            one, other = disks.pop(first, None), disks.pop(second, None)
+            if one:
+                disks[second] = replace(one, name=second)
+            if other:
+                disks[first] = replace(other, name=first)
 
 
 def record(directory: Path, disk: ManifestDisk) -> None:

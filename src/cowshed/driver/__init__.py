@@ -29,6 +29,7 @@ from cowshed.driver.images import Images
 from cowshed.driver.lifecycle import Lifecycle
 from cowshed.driver.listing import Listing
 from cowshed.driver.power import Power
+from cowshed.driver.rescue import Rescue
 from cowshed.driver.resources import Resources
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.startup import Startup
@@ -59,6 +60,7 @@ class LibvirtDriver(
     Statistics,
     Aggregates,
     Volumes,
+    Rescue,
     ComputeDriver,
 ):
     """Runs instances on this host.

@@ -37,6 +37,7 @@ _STATES = {
 }
 _OFF = (InstanceState.STOPPED, InstanceState.CRASHED, InstanceState.ERROR)
 _TRANSIENT = (InstanceState.BUILDING, InstanceState.DELETING)
+_REBOOTS = ("restarted", "rescued", "unrescued", "rebuilt")
 _LOCK_TIMEOUT = 600.0  # seconds; a spawn may fetch an image
 
 
@@ -246,6 +247,40 @@ class Instances:
                 self.driver.resume(None, record.instance, record.vifs)
         return self.find(record.uuid)
 
+    # --- another image ------------------------------------------------------------------------
+
+    def rescue(self, ref: str, image: Image, *, password: str = "") -> Record:
+        """Boot from ``image`` with the disks of the instance attached.
+
+        :raises InvalidState: it is rescued already, or suspended
+        """
+        with self._changing(ref, "rescued", InstanceState.RUNNING) as record:
+            self.driver.rescue(None, record.instance, record.vifs, image, password)
+        return self.find(record.uuid)
+
+    def unrescue(self, ref: str) -> Record:
+        """Back to its own disks. :raises InvalidState: it is not rescued"""
+        with self._changing(ref, "unrescued", InstanceState.RUNNING) as record:
+            if not self.driver.rescued(record.instance):
+                raise InvalidState(name=record.name, state="not rescued", action="unrescued")
+            self.driver.unrescue(record.instance, record.vifs)
+        return self.find(record.uuid)
+
+    def rebuild(
+        self, ref: str, image: Image, *, password: str | None = None, preserve_ephemeral: bool = False
+    ) -> Record:
+        """New disks from ``image``; name, UUID, addresses and volumes stay. What was on the old disks is gone.
+
+        :raises InvalidState: it is rescued or suspended :raises DiskTooSmall: its root disk is too small for the image
+        """
+        with self._changing(ref, "rebuilt", InstanceState.RUNNING) as record:
+            instance = dataclasses.replace(record.instance, image_ref=image.id)
+            self.driver.rebuild(
+                None, instance, image, [], password, [], None, None, record.vifs, preserve_ephemeral=preserve_ephemeral
+            )
+            self.records.update(dataclasses.replace(record, instance=instance, image_name=image.name))
+        return self.find(record.uuid)
+
     def _keep_memory(self, record: Record, action: str, how: str) -> None:
         if record.state == InstanceState.SUSPENDED:
             raise InvalidState(
@@ -266,7 +301,8 @@ class Instances:
                 raise InvalidState(name=name, state=record.state, action=event)
             boot_log = self._log_end(record) if self._boots(record, event) else record.boot_log
             yield record
-            happened = event if record.state != state or event == "restarted" else ""
+            happened = event if record.state != state or event in _REBOOTS else ""
+            record = self.records.find(ref)  # the block may have written what else has changed
             self.records.update(dataclasses.replace(record, state=state, error="", boot_log=boot_log), happened)
 
     @contextmanager
@@ -285,7 +321,7 @@ class Instances:
             yield record
 
     def _boots(self, record: Record, event: str) -> bool:
-        return event == "restarted" or (event == "started" and record.state in _OFF)
+        return event in _REBOOTS or (event == "started" and record.state in _OFF)
 
     def _log_end(self, record: Record) -> int:
         """Where what the next boot logs begins."""

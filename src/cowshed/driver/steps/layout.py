@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 ROOT, CDROM, LOCAL, EPHEMERAL, SWAP = "disk", "disk.cdrom", "disk.local", "disk.eph", "disk.swap"
 CONFIG_DRIVE, KERNEL, RAMDISK = "disk.config", "kernel", "ramdisk"
 FILE = "layout.json"
+RESCUE_FILE = "rescue.json"  # instead of the other one, while the instance is rescued
+RESCUED = ".rescue"  # the end of the names of the disks it is rescued with
 LOCAL_BACKEND = "raw"  # kernel, ramdisk and config drive are plain files on every host
 LOCAL_ONLY = (CONFIG_DRIVE, KERNEL, RAMDISK)
 
@@ -84,7 +86,7 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
     for wanted, device in _specs(rooms, instance, image, block_devices):
         if root and wanted.name in (ROOT, CDROM):
             continue
-        spec = _secured(rooms, backends.chosen(wanted), encrypt=encrypt)
+        spec = secured(rooms, backends.chosen(wanted), encrypt=encrypt)
         if spec.name in (KERNEL, RAMDISK):
             planned.append(Planned(spec))
             continue
@@ -108,7 +110,7 @@ def encrypts(rooms: Rooms, instance: Instance, image: Image) -> bool:
     return instance.encrypt or (rooms.config.disks.encrypt if asked is None else asked)
 
 
-def _secured(rooms: Rooms, spec: DiskSpec, *, encrypt: bool) -> DiskSpec:
+def secured(rooms: Rooms, spec: DiskSpec, *, encrypt: bool) -> DiskSpec:
     """What holds nothing but an image's bytes, which the cache has in plaintext, is left as it is.
 
     :raises UnsupportedOperation: its backend cannot encrypt
@@ -229,16 +231,33 @@ def _config_drive_spec(rooms: Rooms, instance: Instance, image: Image) -> list[t
 
 def remember(rooms: Rooms, instance: Instance, plan: Plan) -> None:
     """Write where the disks of the instance stand."""
+    remember_places(rooms, instance.uuid, {one.spec.name: one.place for one in plan.disks if one.place})
+
+
+def remember_places(rooms: Rooms, uuid: str, found: Mapping[str, Place], file: str = FILE) -> None:
     from cowshed.tools import filesystem
 
-    places = {one.spec.name: dataclasses.asdict(one.place) for one in plan.disks if one.place}
-    path = rooms.directory(instance.uuid).path / FILE
+    places = {name: dataclasses.asdict(place) for name, place in found.items()}
+    path = rooms.directory(uuid).path / file
     filesystem.write_atomically(path, json.dumps({"version": 1, "places": places}, indent=1).encode())
 
 
+def rescued(rooms: Rooms, uuid: str) -> bool:
+    """Does it boot from rescue disks now?"""
+    return (rooms.directory(uuid).path / RESCUE_FILE).exists()
+
+
 def remembered(rooms: Rooms, instance: Instance) -> dict[str, Place]:
-    """:raises DataCorrupt: the record is missing or cannot be read"""
-    path = rooms.directory(instance.uuid).path / FILE
+    """Where the disks stand at the next start.
+
+    :raises DataCorrupt: the record is missing or cannot be read
+    """
+    return places_in(rooms, instance.uuid, RESCUE_FILE if rescued(rooms, instance.uuid) else FILE)
+
+
+def places_in(rooms: Rooms, uuid: str, file: str) -> dict[str, Place]:
+    """:raises DataCorrupt:"""
+    path = rooms.directory(uuid).path / file
     try:
         record = json.loads(path.read_text())["places"]
         return {
@@ -259,7 +278,7 @@ def attached(rooms: Rooms, instance: Instance) -> list[AttachedDisk]:
     disks = []
     for name, place in remembered(rooms, instance).items():
         source = rooms.backend(entries[name].backend if name in entries else "").disk(instance.uuid, name).source()
-        ours = name in (CONFIG_DRIVE, CDROM)
+        ours = name.removesuffix(RESCUED) in (CONFIG_DRIVE, CDROM)
         disks.append(
             AttachedDisk(
                 source=source,
@@ -286,11 +305,12 @@ def kernel(rooms: Rooms, instance: Instance, image: Image) -> KernelBoot | None:
 
     directory = rooms.directory(instance.uuid).path
     entries = manifest.load(directory).disks
-    if KERNEL not in entries:
+    end = RESCUED if rescued(rooms, instance.uuid) else ""
+    if KERNEL + end not in entries:
         return None
     return KernelBoot(
-        directory / KERNEL,
-        directory / RAMDISK if RAMDISK in entries else None,
+        directory / entries[KERNEL + end].location,
+        directory / entries[RAMDISK + end].location if RAMDISK + end in entries else None,
         image.properties.get("os_command_line", ""),
     )
 

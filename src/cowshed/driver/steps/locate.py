@@ -39,6 +39,13 @@ def disks(rooms: Rooms, uuid: str) -> list[tuple[str, Disk]]:
     return [(backend, disk) for backend, disk in found if disk.exists()]
 
 
+def disk(rooms: Rooms, uuid: str, name: str) -> Disk:
+    """The disk that the manifest calls ``name``. :raises DiskNotFound: :raises ConfigError: :raises DataCorrupt:"""
+    from cowshed.disks import manifest
+
+    return rooms.backend(manifest.require(rooms.directory(uuid).path, name).backend).disk(uuid, name)
+
+
 def remembered_vifs(rooms: Rooms, guest: Guest) -> tuple[Vif, ...]:
     """The interfaces the instance was defined with, for calls that do not carry them.
 

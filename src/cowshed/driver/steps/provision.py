@@ -50,7 +50,7 @@ def directory(rooms: Rooms, instance: Instance, undo: Undo) -> None:
 def disks(rooms: Rooms, instance: Instance, image: Image, plan: Plan, undo: Undo) -> None:
     """Make every disk of ``plan`` except the config drive, each undone on failure."""
     for planned in plan.disks:
-        if planned.spec.name == CONFIG_DRIVE:
+        if planned.spec.name.startswith(CONFIG_DRIVE):
             continue
         rooms.progress.check()
         disk = rooms.backend(planned.spec.backend).disk(instance.uuid, planned.spec.name)
@@ -101,7 +101,7 @@ def metadata(
 
     :raises InvalidRequest: user data that cannot be, before an image is fetched for it
     """
-    if CONFIG_DRIVE not in (planned.spec.name for planned in plan.disks):
+    if not any(planned.spec.name.startswith(CONFIG_DRIVE) for planned in plan.disks):
         return None
     from cowshed.disks import metadata as files
 
@@ -115,14 +115,16 @@ def metadata(
     )
 
 
-def config_drive(rooms: Rooms, instance: Instance, data: Metadata | None, *, encrypt: bool = False) -> None:
+def config_drive(
+    rooms: Rooms, instance: Instance, data: Metadata | None, name: str = CONFIG_DRIVE, *, encrypt: bool = False
+) -> None:
     """Local, read-only, readable by nobody else; encrypted like the disks, for it carries passwords."""
     if data is None:
         return
     from cowshed.disks import config_drive as drive
 
     files, label = data
-    drive.create(_file(rooms.backend(LOCAL_BACKEND).disk(instance.uuid, CONFIG_DRIVE)), files, label, encrypt=encrypt)
+    drive.create(_file(rooms.backend(LOCAL_BACKEND).disk(instance.uuid, name)), files, label, encrypt=encrypt)
 
 
 def _file(disk: Disk) -> FileDisk:

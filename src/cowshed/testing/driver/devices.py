@@ -202,6 +202,9 @@ class FakeDevices(FakeLifecycle):
             guest.rescued_with = None
             self._boot(guest)
 
+    def rescued(self, instance: Instance) -> bool:
+        return self._find(instance).rescued_with is not None
+
     # --- inside the guest ---------------------------------------------------------------------
 
     def set_admin_password(self, instance: Instance, new_pass: str) -> None:

@@ -1,0 +1,171 @@
+"""Rescue: boot from another image and back; rebuild on a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cowshed import log
+from cowshed.contract.rescue import Rescue as RescueContract
+from cowshed.driver.rooms import Rooms
+from cowshed.driver.steps import (
+    connect,
+    launch,
+    layout,
+    locate,
+    marks,
+    opening,
+    provision,
+    replacing,
+    rescuing,
+    teardown,
+)
+from cowshed.errors import InstanceNotFound, InvalidState
+from cowshed.hypervisor.guest import Guest
+from cowshed.model.image import Image
+from cowshed.model.instance import Instance, PowerState
+from cowshed.model.vif import Vif
+from cowshed.model.volume import BlockDeviceInfo
+from cowshed.undo import Undo
+
+BlockDevices = BlockDeviceInfo | Mapping[str, Any] | None
+
+
+class Rescue(RescueContract):
+    rooms: Rooms
+
+    def rescue(
+        self,
+        context: Any,
+        instance: Instance,
+        network_info: Sequence[Vif] | None,
+        image_meta: Image,
+        rescue_password: str,
+    ) -> None:
+        """The disks are made while the instance runs; only the restart interrupts it.
+
+        :raises InvalidState: it is suspended, or rescued already
+        """
+        rooms, vifs = self.rooms, tuple(network_info or ())
+        with log.about(instance.name), Undo() as undo:
+            guest = self._restartable(instance, "rescued")
+            rescuing.refuse_rescued(rooms, instance, "rescued")
+            rescuing.delete_disks(rooms, instance.uuid)  # of a rescue that was killed
+            plan = rescuing.plan(rooms, instance, image_meta)
+            data = provision.metadata(rooms, instance, image_meta, plan, vifs, [], rescue_password)
+            undo.push("delete the rescue disks", rescuing.delete_disks, rooms, instance.uuid)
+            provision.disks(rooms, instance, image_meta, plan, undo)
+            name = layout.CONFIG_DRIVE + layout.RESCUED
+            provision.config_drive(rooms, instance, data, name, encrypt=layout.encrypts(rooms, instance, image_meta))
+            self._stop(guest, instance, vifs, undo)
+            undo.push("boot as before", rescuing.end, rooms, instance.uuid)
+            rescuing.begin(rooms, instance, image_meta, plan)
+            launch.relaunch(rooms, instance, vifs)
+
+    def unrescue(self, instance: Instance, network_info: Sequence[Vif] | None) -> None:
+        rooms, vifs = self.rooms, tuple(network_info or ())
+        with log.about(instance.name):
+            guest = rooms.hypervisor.guest(instance.uuid)
+            if not layout.rescued(rooms, instance.uuid):
+                return
+            marks.refuse_marked(rooms, instance)
+            teardown.power_off(rooms, guest)
+            opening.let_go(rooms, instance.uuid)
+            connect.unplug(rooms, vifs)
+            rescuing.end(rooms, instance.uuid)
+            try:
+                launch.relaunch(rooms, instance, vifs)
+            finally:
+                rescuing.delete_disks(rooms, instance.uuid)
+
+    def rescued(self, instance: Instance) -> bool:
+        """Does it boot from rescue disks now?"""
+        return layout.rescued(self.rooms, instance.uuid)
+
+    def rebuild(
+        self,
+        context: Any,
+        instance: Instance,
+        image_meta: Image,
+        injected_files: Sequence[tuple[str, bytes | str]],
+        admin_password: str | None,
+        bdms: Any,
+        detach_block_devices: Callable[..., Any] | None,
+        attach_block_devices: Callable[..., Any] | None,
+        network_info: Sequence[Vif] | None = None,
+        recreate: bool = False,
+        block_device_info: BlockDevices = None,
+        preserve_ephemeral: bool = False,
+    ) -> None:
+        """The new disks are made before the old ones are touched; if it does not start on them, the old ones are back.
+
+        With ``recreate`` an instance whose disks are here is started on them, and another is spawned anew.
+        """
+        rooms, vifs = self.rooms, tuple(network_info or ())
+        if recreate:
+            return self._recreate(
+                context, instance, image_meta, injected_files, admin_password, vifs, block_device_info
+            )
+        with log.about(instance.name), Undo() as undo:
+            guest = self._restartable(instance, "rebuilt")
+            rescuing.refuse_rescued(rooms, instance, "rebuilt")
+            replacing.leftovers(rooms, instance.uuid)
+            wanted = layout.plan(rooms, instance, image_meta, block_device_info)
+            launch.check(rooms, instance, image_meta, vifs)
+            new = replacing.plan(rooms, instance, wanted, keep_ephemeral=preserve_ephemeral)
+            data = provision.metadata(rooms, instance, image_meta, wanted, vifs, injected_files, admin_password)
+            replacing.make(rooms, instance, image_meta, new, data, undo)
+            if detach_block_devices:
+                detach_block_devices(context, bdms)
+            self._stop(guest, instance, vifs, undo)
+            self._exchange(instance, image_meta, new, undo)
+            if attach_block_devices:
+                attach_block_devices(context, instance, bdms)
+            launch.relaunch(rooms, instance, vifs)
+            undo.drop()
+            for name in replacing.surplus(rooms, instance, new):
+                locate.disk(rooms, instance.uuid, name).delete()
+            replacing.leftovers(rooms, instance.uuid)
+
+    def _exchange(self, instance: Instance, image: Image, new: replacing.Replacement, undo: Undo) -> None:
+        rooms = self.rooms
+        places, before = layout.places_in(rooms, instance.uuid, layout.FILE), locate.remembered_image(rooms, instance)
+        undo.push("stand the disks where they stood", layout.remember_places, rooms, instance.uuid, places)
+        undo.push("remember the old image", locate.remember_image, rooms, instance, before)
+        undo.push("take the old disks", replacing.exchange, rooms, instance, new)
+        replacing.exchange(rooms, instance, new)
+        locate.remember_image(rooms, instance, image)
+        layout.remember(rooms, instance, new.plan)
+
+    def _recreate(
+        self,
+        context: Any,
+        instance: Instance,
+        image: Image,
+        injected_files: Sequence[tuple[str, bytes | str]],
+        admin_password: str | None,
+        vifs: Sequence[Vif],
+        block_devices: BlockDevices,
+    ) -> None:
+        if layout.root_exists(self.rooms, instance):
+            with log.about(instance.name):
+                return launch.relaunch(self.rooms, instance, vifs)
+        self.spawn(context, instance, image, injected_files, admin_password, vifs, block_devices)  # type: ignore[attr-defined]
+
+    def _restartable(self, instance: Instance, action: str) -> Guest:
+        """:raises InstanceNotFound: :raises InvalidState: it must not start, or its memory would be lost"""
+        guest = self.rooms.hypervisor.find(instance.uuid)
+        if guest is None:
+            raise InstanceNotFound(name=instance.name)
+        marks.refuse_marked(self.rooms, instance, action)
+        if guest.has_saved():
+            raise InvalidState(name=instance.name, state="suspended", action=action, hint="resume it first")
+        return guest
+
+    def _stop(self, guest: Guest, instance: Instance, vifs: Sequence[Vif], undo: Undo) -> None:
+        """Hard; it runs again when what follows fails, if it did before."""
+        if guest.state() in (PowerState.RUNNING, PowerState.PAUSED):
+            undo.push("start it as it was", launch.relaunch, self.rooms, instance, vifs)
+        teardown.power_off(self.rooms, guest)
+        opening.let_go(self.rooms, instance.uuid)
+        connect.unplug(self.rooms, vifs)

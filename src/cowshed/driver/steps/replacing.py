@@ -1,0 +1,88 @@
+"""New disks for an instance that has some: made beside the old ones, exchanged in one step, kept until all is well."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from cowshed import log
+from cowshed.disks import manifest
+from cowshed.driver.steps import layout, provision
+from cowshed.driver.steps.layout import CONFIG_DRIVE, EPHEMERAL, LOCAL, SWAP
+from cowshed.errors import CowshedError
+from cowshed.model.image import Image
+from cowshed.model.instance import Instance
+from cowshed.undo import Undo
+
+if TYPE_CHECKING:
+    from cowshed.driver.rooms import Rooms
+
+_log = log.logger(__name__)
+
+_ENDING: Final = re.compile(r".+\.new-[0-9a-f]{8}")
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """``ending`` makes a second name for each disk of ``plan`` that is replaced; the others stay."""
+
+    plan: layout.Plan
+    ending: str
+    replaced: tuple[str, ...]
+
+
+def plan(rooms: Rooms, instance: Instance, wanted: layout.Plan, *, keep_ephemeral: bool) -> Replacement:
+    """What ``wanted`` has to replace; nothing is made.
+
+    :param keep_ephemeral: ephemeral and swap disks that are there already stay
+    """
+    entries = manifest.load(rooms.directory(instance.uuid).path).disks
+    kept = {one.spec.name for one in wanted.disks if keep_ephemeral and _is_ephemeral(one.spec.name)} & entries.keys()
+    replaced = tuple(one.spec.name for one in wanted.disks if one.spec.name not in kept)
+    return Replacement(wanted, f".new-{secrets.token_hex(4)}", replaced)
+
+
+def _is_ephemeral(name: str) -> bool:
+    return name in (LOCAL, SWAP) or name.startswith(EPHEMERAL)
+
+
+def make(
+    rooms: Rooms, instance: Instance, image: Image, new: Replacement, data: provision.Metadata | None, undo: Undo
+) -> None:
+    """The new disks under their second names; the guest may run on the old ones meanwhile."""
+    under = tuple(
+        replace(one, spec=replace(one.spec, name=one.spec.name + new.ending))
+        for one in new.plan.disks
+        if one.spec.name in new.replaced
+    )
+    provision.disks(rooms, instance, image, layout.Plan(under), undo)
+    if CONFIG_DRIVE in new.replaced:
+        name = CONFIG_DRIVE + new.ending
+        undo.push("delete the new config drive", rooms.backend(layout.LOCAL_BACKEND).disk(instance.uuid, name).delete)
+        encrypt = layout.encrypts(rooms, instance, image)
+        provision.config_drive(rooms, instance, data, name, encrypt=encrypt)
+
+
+def exchange(rooms: Rooms, instance: Instance, new: Replacement) -> None:
+    """The new disks get the names, the old ones the second names. Again: the other way round."""
+    manifest.exchange(rooms.directory(instance.uuid).path, {name: name + new.ending for name in new.replaced})
+
+
+def leftovers(rooms: Rooms, uuid: str) -> None:
+    """Delete what has a second name still: the old disks at the end, or what a killed replacement left."""
+    for entry in manifest.load(rooms.directory(uuid).path).disks.values():
+        if not _ENDING.fullmatch(entry.name):
+            continue
+        try:
+            rooms.backend(entry.backend).disk(uuid, entry.name).delete()
+        except CowshedError as error:
+            _log.warning("could not delete %s: %s", entry.name, error)
+
+
+def surplus(rooms: Rooms, instance: Instance, new: Replacement) -> list[str]:
+    """Disks the instance had and shall not have any more, such as the kernel of the image before."""
+    wanted = {one.spec.name for one in new.plan.disks}
+    entries = manifest.load(rooms.directory(instance.uuid).path).disks
+    return [name for name in entries if name not in wanted and not _ENDING.fullmatch(name)]

@@ -1,0 +1,122 @@
+"""The disks an instance is rescued with, and where all its disks stand meanwhile.
+
+Two ways, as the rescue image says. The classic one: the rescue disk is the first, the old root the
+second, and nothing else is there. With ``hw_rescue_device`` or ``hw_rescue_bus`` on the image every
+disk stays where it is, and the rescue disk comes last but is booted from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from cowshed import log
+from cowshed.disks import manifest
+from cowshed.domain import naming
+from cowshed.driver.steps import layout
+from cowshed.driver.steps.layout import CDROM, CONFIG_DRIVE, KERNEL, LOCAL_BACKEND, RAMDISK, RESCUED, ROOT, Place
+from cowshed.errors import CowshedError, InvalidRequest, InvalidState
+from cowshed.model.disk import Bus, Device, DiskFormat, DiskSpec
+from cowshed.model.image import Image
+from cowshed.model.instance import Instance
+
+if TYPE_CHECKING:
+    from cowshed.driver.rooms import Rooms
+
+_log = log.logger(__name__)
+
+DEVICE, BUS = "hw_rescue_device", "hw_rescue_bus"
+Word = TypeVar("Word", Device, Bus)
+
+
+def refuse_rescued(rooms: Rooms, instance: Instance, action: str) -> None:
+    """:raises InvalidState:"""
+    if layout.rescued(rooms, instance.uuid):
+        raise InvalidState(name=instance.name, state="rescued", action=action, hint="unrescue it first")
+
+
+def plan(rooms: Rooms, instance: Instance, image: Image) -> layout.Plan:
+    """The disks to be made; nothing is.
+
+    :raises InvalidRequest: a property of the image is none of the known words
+    """
+    backend = manifest.require(rooms.directory(instance.uuid).path, _root(rooms, instance)).backend
+    section = rooms.config
+    buses = naming.buses(image, disks=section.disks, guest=section.guest)
+    device = _word(image, DEVICE, Device, Device.CDROM if image.disk_format == DiskFormat.ISO else Device.DISK)
+    usual, device = buses.of(ROOT, device)
+    bus = _word(image, BUS, Bus, usual)
+    places = _stable(rooms, instance) if stable(image) else {}
+    names = naming.Names([(place.target, place.bus) for place in places.values()])
+    disk = DiskSpec(ROOT + RESCUED, 0, backend, image.id)
+    planned = [
+        layout.Planned(
+            layout.secured(rooms, disk, encrypt=layout.encrypts(rooms, instance, image)),
+            Place(names.take(bus), bus, device, boot_order=1, readonly=device == Device.CDROM),
+        )
+    ]
+    for name, key in ((KERNEL, "kernel_id"), (RAMDISK, "ramdisk_id")):
+        if ref := image.properties.get(key):
+            planned.append(layout.Planned(DiskSpec(name + RESCUED, backend=LOCAL_BACKEND, image_id=ref)))
+    if not stable(image):
+        names.take(bus)  # the old root's
+    config_bus, config_device = buses.of(CONFIG_DRIVE, Device.DISK)
+    drive = Place(names.take(config_bus), config_bus, config_device, readonly=True)
+    planned.append(layout.Planned(DiskSpec(CONFIG_DRIVE + RESCUED, backend=LOCAL_BACKEND), drive))
+    return layout.Plan(tuple(planned))
+
+
+def stable(image: Image) -> bool:
+    """Do all disks stay where they are?"""
+    return DEVICE in image.properties or BUS in image.properties
+
+
+def _word(image: Image, key: str, kind: type[Word], default: Word) -> Word:
+    word = image.properties.get(key, default)
+    try:
+        return kind(word)
+    except ValueError:
+        raise InvalidRequest(reason=f"{key} cannot be {word!r}", hint=f"one of {', '.join(kind)}") from None
+
+
+def _root(rooms: Rooms, instance: Instance) -> str:
+    entries = manifest.load(rooms.directory(instance.uuid).path).disks
+    return ROOT if ROOT in entries else CDROM
+
+
+def _stable(rooms: Rooms, instance: Instance) -> dict[str, Place]:
+    """As they are, but nothing of them is booted from."""
+    found = layout.places_in(rooms, instance.uuid, layout.FILE)
+    return {name: replace(place, boot_order=None) for name, place in found.items() if name != CONFIG_DRIVE}
+
+
+def begin(rooms: Rooms, instance: Instance, image: Image, plan: layout.Plan) -> None:
+    """From the next start on it boots from the rescue disks."""
+    ours = {one.spec.name: one.place for one in plan.disks if one.place}
+    if stable(image):
+        places = {**_stable(rooms, instance), **ours}
+    else:
+        rescue = ours[ROOT + RESCUED]
+        root = naming.Names([(one.target, one.bus) for one in ours.values()]).take(rescue.bus)
+        places = {**ours, _root(rooms, instance): Place(root, rescue.bus)}
+    layout.remember_places(rooms, instance.uuid, places, layout.RESCUE_FILE)
+
+
+def end(rooms: Rooms, uuid: str) -> None:
+    """From the next start on it boots as it used to; not rescued is success."""
+    from cowshed.tools import filesystem
+
+    path = rooms.directory(uuid).path / layout.RESCUE_FILE
+    if path.exists():
+        filesystem.remove_file(path)
+
+
+def delete_disks(rooms: Rooms, uuid: str) -> None:
+    """The rescue disks; what fails is logged, and goes with the instance at the latest."""
+    for entry in manifest.load(rooms.directory(uuid).path).disks.values():
+        if not entry.name.endswith(RESCUED):
+            continue
+        try:
+            rooms.backend(entry.backend).disk(uuid, entry.name).delete()
+        except CowshedError as error:
+            _log.warning("could not delete %s: %s", entry.name, error)
