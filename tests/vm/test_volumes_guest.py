@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -14,9 +15,16 @@ import pytest
 
 from cowshed.config import VolumesSection
 from cowshed.errors import (
+    Conflict,
+    CowshedError,
+    InvalidRequest,
     NameTaken,
+    NotFound,
+    PermissionDenied,
+    UnsupportedOperation,
 )
 from cowshed.model.instance import Instance
+from cowshed.units import GiB, MiB
 from tests import volume_servers as servers
 from tests.vm.machines import Machines, machines
 
@@ -165,3 +173,278 @@ def test_a_guest_sees_reads_and_writes_a_volume_until_it_is_taken_away(
     assert_gone(house, running, what)
     assert content(file) == f"guest was here on {serial}"
     house.driver.detach_volume(what, running, "")  # again: already gone is success
+
+
+# --- what a volume may ask for --------------------------------------------------------------------
+
+
+def file_volume(store: Path, identity: str, text: str = "", *, size: int = servers.SIZE, **data: Any) -> dict[str, Any]:
+    path = servers.raw_file(store / f"{identity}.raw", text or f"hello {identity}", size)
+    return info("file", identity, path=str(path), format="raw", **data)
+
+
+def test_read_only_block_sizes_discard_and_limits_reach_the_guest(
+    house: Machines, running: Instance, store: Path
+) -> None:
+    what = file_volume(
+        store,
+        "v-options",
+        access_mode="ro",
+        discard=True,
+        logical_block_size=4096,
+        physical_block_size=4096,
+        qos_specs={"total_iops_sec": 500, "consumer_word": "for the storage"},
+    )
+    attach(house, running, {**what, "tag": "scratch"}, "/dev/vdk")
+    house.wait(running, rf"cowshed-guest: disk vd\w {servers.SIZE} ro serial v-options")
+    house.wait(running, r"guest: v-options reads \[hello v-options\] blocks 4096/4096")
+    house.wait(running, "guest: v-options not written")
+    xml = house.driver.rooms.hypervisor.guest(running.uuid).xml()
+    assert 'discard="unmap"' in xml.replace("'", '"')
+    assert "<total_iops_sec>500</total_iops_sec>" in xml
+    (described,) = house.driver.device_metadata(running)
+    assert described["tags"] == ["scratch"]
+    assert described["serial"] == "v-options"
+    assert re.fullmatch(r"0000:[0-9a-f]{2}:[0-9a-f]{2}\.0", described["address"])
+    with pytest.raises(NameTaken):
+        attach(house, running, file_volume(store, "v-other"), "/dev/vdk")
+    detach(house, running, what)
+    assert house.driver.device_metadata(running) == []
+
+
+def test_a_scsi_disk_brings_the_controller_that_guests_know(house: Machines, running: Instance, store: Path) -> None:
+    what = file_volume(store, "v-scsi", size=servers.SIZE + MiB)
+    attach(house, running, what, "/dev/sda", disk_bus="scsi")
+    house.wait(running, rf"cowshed-guest: disk sd\w {servers.SIZE + MiB} rw")
+    assert 'model="virtio-scsi"' in house.driver.rooms.hypervisor.guest(running.uuid).xml().replace("'", '"')
+    house.driver.detach_volume(what, running, "/dev/sda")
+    house.wait(running, r"cowshed-guest: disk sd\w gone")
+    assert_gone(house, running, what)
+
+
+def test_two_guests_share_a_volume_only_when_it_says_so(house: Machines, running: Instance, store: Path) -> None:
+    other = house.spawn(house.image())
+    alone, shared = file_volume(store, "v-alone"), file_volume(store, "v-shared", multiattach=True)
+    attach(house, running, alone)
+    with pytest.raises(Conflict) as caught:
+        attach(house, other, alone)
+    assert running.uuid in str(caught.value)
+    same_file = {**alone, "serial": "v-other-name"}
+    with pytest.raises(Conflict):
+        attach(house, other, same_file)
+    for instance in (running, other):
+        attach(house, instance, shared)
+        assert "<shareable/>" in house.driver.rooms.hypervisor.guest(instance.uuid).xml()
+    house.driver.destroy(None, other, [])
+    house.wait(running, "guest: v-shared written")
+    detach(house, running, shared)
+    detach(house, running, alone)
+
+
+def test_usage_is_counted_by_volume(house: Machines, running: Instance, store: Path) -> None:
+    what = file_volume(store, "v-usage")
+    attach(house, running, what)
+    house.wait(running, "guest: v-usage written")
+    (known,) = house.driver.volumes(running)
+    bdms = [
+        {"device_name": f"/dev/{known.target}", "volume_id": known.id},
+        {"device_name": "/dev/vdz", "volume_id": "x"},
+    ]
+    (usage,) = house.driver.get_all_volume_usage(None, [{"instance": running, "instance_bdms": bdms}])
+    assert usage["volume"] == "v-usage"
+    assert usage["rd_bytes"] > 0
+    assert usage["wr_bytes"] > 0
+    assert usage["wr_req"] > 0
+    assert (house.driver.block_stats(running, known.target) or [0])[3] == usage["wr_bytes"]
+    detach(house, running, what)
+
+
+# --- grow, exchange, snapshots --------------------------------------------------------------------
+
+
+def test_a_guest_sees_its_volume_grow(house: Machines, running: Instance, store: Path) -> None:
+    what = file_volume(store, "v-grow")
+    attach(house, running, what)
+    house.wait(running, "guest: v-grow written")
+    house.driver.extend_volume(None, what, running, 2 * servers.SIZE)
+    house.wait(running, rf"cowshed-guest: disk vd\w {2 * servers.SIZE} rw serial v-grow")
+    assert (store / "v-grow.raw").stat().st_size == 2 * servers.SIZE
+    with pytest.raises(InvalidRequest):
+        house.driver.extend_volume(None, what, running, servers.SIZE)
+    detach(house, running, what)
+    with pytest.raises(NotFound):
+        house.driver.extend_volume(None, what, running, 3 * servers.SIZE)
+
+
+def test_a_device_that_the_storage_has_grown_is_seen_to_grow(house: Machines, running: Instance, store: Path) -> None:
+    file = servers.raw_file(store / "grow.img")
+    with servers.loop_device(file) as device:
+        what = info("local", "v-grow-dev", device_path=str(device))
+        attach(house, running, what)
+        house.wait(running, "guest: v-grow-dev written")
+        with pytest.raises(InvalidRequest):  # the storage has not
+            house.driver.extend_volume(None, what, running, 2 * servers.SIZE)
+        os.truncate(file, 2 * servers.SIZE)
+        run("losetup", "-c", device)
+        house.driver.extend_volume(None, what, running, 2 * servers.SIZE)
+        house.wait(running, rf"cowshed-guest: disk vd\w {2 * servers.SIZE} rw serial v-grow-dev")
+        detach(house, running, what)
+
+
+def test_a_volume_is_exchanged_while_the_guest_writes(house: Machines, running: Instance, store: Path) -> None:
+    old, new = file_volume(store, "v-old"), file_volume(store, "v-new", "nothing", size=GiB)
+    attach(house, running, old)
+    house.wait(running, "guest: v-old written")
+    with pytest.raises(InvalidRequest):  # smaller than it is
+        house.driver.swap_volume(old, file_volume(store, "v-small", size=MiB), running, "/dev/vdc", 0)
+    house.driver.swap_volume(old, new, running, "/dev/vdc", 1)
+    assert [one.id for one in house.driver.volumes(running)] == ["v-new"]
+    house.wait(running, rf"cowshed-guest: disk vd\w {GiB} rw serial v-old")  # the guest goes on with what it knows
+    assert servers.text_at(store / "v-new.raw", 0) == "hello v-old"
+    guest = house.driver.rooms.hypervisor.guest(running.uuid)
+    for xml in (guest.xml(), guest.xml(inactive=True)):
+        assert str(store / "v-new.raw") in xml
+        assert str(store / "v-old.raw") not in xml
+    detach(house, running, new)
+    assert_gone(house, running, new)
+
+
+def test_snapshots_of_a_file_volume_come_and_go_under_the_guest(
+    house: Machines, running: Instance, store: Path
+) -> None:
+    what = file_volume(store, "v-snap")
+    told: list[tuple[str, str]] = []
+
+    class Service:
+        def update_snapshot_status(self, context: Any, snapshot_id: str, status: str) -> None:
+            told.append((snapshot_id, status))
+
+    house.driver.rooms.volume_service = Service()
+    attach(house, running, what)
+    house.wait(running, "guest: v-snap written")
+    for name in ("first", "second"):
+        create = {"snapshot_id": name, "type": "qcow2", "new_file": f"v-snap.{name}"}
+        house.driver.volume_snapshot_create(None, running, "v-snap", create)
+    (known,) = house.driver.volumes(running)
+    assert known.connection_info["data"]["path"] == str(store / "v-snap.second")
+    guest = house.driver.rooms.hypervisor.guest(running.uuid)
+    assert str(store / "v-snap.second") in guest.xml(inactive=True)
+    assert (store / "v-snap.second").stat().st_mode & 0o077 == 0
+    with pytest.raises(NotFound):
+        house.driver.volume_snapshot_delete(
+            None, running, "v-snap", "x", {"type": "qcow2", "file_to_merge": "v-snap.none", "merge_target_file": "x"}
+        )
+    merge = {"type": "qcow2", "file_to_merge": "v-snap.first", "merge_target_file": "v-snap.raw"}
+    house.driver.volume_snapshot_delete(None, running, "v-snap", "first", merge)
+    assert str(store / "v-snap.first") not in guest.xml()
+    house.driver.volume_snapshot_delete(
+        None, running, "v-snap", "second", {"type": "qcow2", "file_to_merge": None, "merge_target_file": None}
+    )
+    assert str(store / "v-snap.raw") not in guest.xml()
+    assert told == [
+        ("first", "creating"),
+        ("second", "creating"),
+        ("x", "error_deleting"),
+        ("first", "deleting"),
+        ("second", "deleting"),
+    ]
+    detach(house, running, known.connection_info)
+    assert content_of(store / "v-snap.second", "qcow2") == "guest was here on v-snap"
+
+
+def content_of(path: Path, format: str) -> str:
+    copy = path.with_suffix(".copy")
+    run("qemu-img", "convert", "-q", "-f", format, "-O", "raw", path, copy)
+    return servers.text_at(copy)
+
+
+def test_the_active_layer_is_committed_and_left(house: Machines, running: Instance, store: Path) -> None:
+    what = file_volume(store, "v-active")
+    attach(house, running, what)
+    create = {"snapshot_id": "s", "type": "qcow2", "new_file": "v-active.top"}
+    house.driver.volume_snapshot_create(None, running, "v-active", create)
+    merge = {"type": "qcow2", "file_to_merge": "v-active.top", "merge_target_file": "v-active.raw"}
+    house.wait(running, "guest: v-active written")
+    house.driver.volume_snapshot_delete(None, running, "v-active", "s", merge)
+    (known,) = house.driver.volumes(running)
+    assert known.connection_info["data"]["path"] == str(store / "v-active.raw")
+    assert known.connection_info["data"]["format"] == "raw"
+    assert servers.text_at(store / "v-active.raw") == "guest was here on v-active"
+    detach(house, running, known.connection_info)
+
+
+# --- bad input, before anything is touched --------------------------------------------------------
+
+
+def test_what_cannot_be_is_refused_and_nothing_stays(house: Machines, running: Instance, store: Path) -> None:
+    good = servers.raw_file(store / "good.raw")
+    (store / "link.qcow2").unlink(missing_ok=True)
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", "/etc/passwd", store / "evil.qcow2", "1M")
+    cases: list[tuple[dict[str, Any], type[Exception]]] = [
+        (info("tape", "v", name="x"), UnsupportedOperation),
+        (info("file", "v", path=str(store / "none.raw"), format="raw"), NotFound),
+        (info("file", "v", path=str(good)), InvalidRequest),
+        (info("file", "v", path=str(good), format="vmdk"), InvalidRequest),
+        (info("file", "v", path=str(good), format="qcow2"), Exception),
+        (info("file", "v", path=str(store / "evil.qcow2"), format="qcow2"), Exception),
+        (info("file", "../v", path=str(good), format="raw"), InvalidRequest),
+        (info("file", "v", path=str(house.state / "instances" / running.uuid / "disk"), format="qcow2"), Conflict),
+        (info("local", "v", device_path="/dev/null"), InvalidRequest),
+        (info("local", "v", device_path="/dev/cowshed-none"), NotFound),
+        (info("nbd", "v", host="127.0.0.1", port=servers.free_port(), export="disk"), Exception),
+        (info("file", "v", path=str(good), format="raw", encrypted=True), InvalidRequest),
+        (info("file", "v", path=str(good), format="raw", logical_block_size=1000), InvalidRequest),
+        (info("file", "v", path=str(good), format="raw", access_mode="rx"), InvalidRequest),
+    ]
+    before = house.driver.rooms.hypervisor.guest(running.uuid).xml()
+    for what, kind in cases:
+        with pytest.raises(kind) as caught:
+            attach(house, running, what)
+        assert "Traceback" not in str(caught.value)
+        assert isinstance(caught.value, CowshedError), what
+    with pytest.raises(InvalidRequest):
+        attach(house, running, info("file", "v", path=str(good), format="raw"), "/dev/nonsense0")
+    with pytest.raises(UnsupportedOperation):
+        house.driver.attach_volume(
+            None,
+            info("file", "v", path=str(good), format="raw"),
+            running,
+            "",
+            encryption={"provider": "plain", "encryption_key_id": running.uuid},
+        )
+    assert house.driver.rooms.hypervisor.guest(running.uuid).xml() == before
+    assert house.driver.volumes(running) == ()
+
+
+def test_a_wrong_password_or_lun_is_told_by_its_name(house: Machines, running: Instance, store: Path) -> None:
+    file = servers.raw_file(store / "chap.img")
+    with servers.iscsi(file) as target:
+        with pytest.raises(PermissionDenied):
+            attach(house, running, info("iscsi", "v-chap", **target.data(password="wrong-password-1")))
+        with pytest.raises(NotFound):
+            attach(house, running, info("iscsi", "v-lun", **target.data(lun=7)))
+        with servers.nbd(file) as port, pytest.raises(NotFound):
+            attach(house, running, info("nbd", "v-export", host="127.0.0.1", port=port, export="other"))
+    assert house.driver.volumes(running) == ()
+    assert not house.driver.rooms.hypervisor.secrets.uuids()
+
+
+def test_a_bus_has_an_end_and_so_have_the_slots(house: Machines, running: Instance, store: Path) -> None:
+    """Whichever ends first: what was attached stays, what was refused left nothing, and after one has gone there is room."""
+    made = []
+    with pytest.raises((UnsupportedOperation, InvalidRequest)) as caught:
+        for number in range(30):
+            what = file_volume(store, f"v-many-{number}", size=MiB * 2)
+            attach(house, running, what)
+            made.append(what)
+    assert len(made) >= 4
+    assert "slots" in str(caught.value) or "no room" in str(caught.value)
+    assert len(house.driver.volumes(running)) == len(made)
+    house.wait(running, f"guest: v-many-{len(made) - 1} written")
+    detach(house, running, made.pop())
+    again = file_volume(store, "v-again", size=MiB * 2)
+    attach(house, running, again)
+    for what in [*made, again]:
+        house.driver.detach_volume(what, running, "")
+    assert house.driver.volumes(running) == ()
+    servers.until(lambda: house.log(running).count("forgotten") >= house.log(running).count("] blocks"), "all gone", 60)

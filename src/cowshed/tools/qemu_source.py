@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from cowshed.errors import (
@@ -39,7 +41,8 @@ _GONE: Final = (
     "Target not found",
     "error reading header",
 )
-_DENIED: Final = ("Authentication failed", "Authorization failure", "Permission denied", "Authorization failed")
+_DENIED: Final = ("Authentication fail", "Authorization fail", "Permission denied", "Operation not permitted")
+_SPEC: Final = re.compile(r"'?json:\{.*\}'?:? ?")  # our own description of the volume, repeated
 
 
 def size(source: DiskSource, *, password: bytes | None = None) -> int:
@@ -49,7 +52,7 @@ def size(source: DiskSource, *, password: bytes | None = None) -> int:
     :raises OperatorError: the server does not answer
     """
     with _secrets(password=password) as (words, ids, fds):
-        spec = _json(_layered(source, ids))
+        spec = _json(_layered(replace(source, backing=None), ids))  # the top layer's header says the size
         found = _run(source, ["info", "--output=json", "--force-share", *words, spec], fds, timeout=_ANSWER)
     return int(json.loads(found.stdout)["virtual-size"])
 
@@ -168,11 +171,11 @@ def named(source: DiskSource) -> str:
         return str(source.path)
     host = source.hosts[0] if source.hosts else NetworkHost("its cluster")
     where = str(host.socket) if host.socket else f"{host.name}:{host.port}" if host.port else host.name
-    return f"{source.protocol} volume {source.name} at {where}"
+    return f"{source.protocol}:{source.name} at {where}"
 
 
 def _meaning(source: DiskSource, output: str) -> CowshedError:
-    where = named(source)
+    where, output = named(source), _SPEC.sub("", output)
     if "Unknown driver" in output or "Unknown protocol" in output:
         return UnsupportedOperation(
             subject="QEMU",

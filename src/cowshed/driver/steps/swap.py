@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cowshed.driver.steps import devices, volumes
 from cowshed.errors import DiskNotFound, InvalidRequest, UnsupportedOperation
+from cowshed.model.disk import AttachedDisk, DiskFormat, DiskSource, DiskType
 from cowshed.model.instance import Instance
 from cowshed.model.volume import AttachedVolume, VolumeState
 from cowshed.undo import Undo
@@ -18,7 +21,6 @@ from cowshed.volumes import info as infos
 if TYPE_CHECKING:
     from cowshed.driver.rooms import Rooms
     from cowshed.hypervisor.guest import Guest
-    from cowshed.model.disk import AttachedDisk
 
 
 def swap(rooms: Rooms, instance: Instance, old: AttachedVolume, info: Mapping[str, Any], size: int) -> None:
@@ -47,7 +49,7 @@ def swap(rooms: Rooms, instance: Instance, old: AttachedVolume, info: Mapping[st
             _copy_cold(rooms, old, info)
             _redefine(guest, old, disk)
         else:
-            _copy_live(rooms, guest, old, disk)
+            _copy_live(rooms, guest, old, disk, info)
         undo.drop()
         done = replace(new, id=infos.volume_id(info), state=VolumeState.ATTACHED)
         record.exchange(volumes.directory(rooms, instance), (old.id, new.id), done)
@@ -71,10 +73,36 @@ def _check_size(rooms: Rooms, old: AttachedVolume, info: Mapping[str, Any], size
         )
 
 
-def _copy_live(rooms: Rooms, guest: Guest, old: AttachedVolume, disk: AttachedDisk) -> None:
+def _copy_live(rooms: Rooms, guest: Guest, old: AttachedVolume, disk: AttachedDisk, info: Mapping[str, Any]) -> None:
     from cowshed.domain.disk import disk as element
 
-    guest.block_jobs.copy(old.target, element(disk).to_xml(), progress=rooms.progress)
+    with _as_large(disk.source, guest.block_jobs.capacity(old.target), rooms, info):
+        guest.block_jobs.copy(old.target, element(disk).to_xml(), progress=rooms.progress)
+
+
+@contextmanager
+def _as_large(source: DiskSource, size: int, rooms: Rooms, info: Mapping[str, Any]) -> Iterator[None]:
+    """QEMU mirrors to a target of the same size only (since 5.1). A larger raw file is cut for the time of the copy.
+
+    :raises UnsupportedOperation: it is larger, and not a raw file
+    """
+    there = find(rooms.connectors, info).size(info)
+    if there == size:
+        yield
+        return
+    if source.type != DiskType.FILE or source.format != DiskFormat.RAW or source.path is None:
+        raise UnsupportedOperation(
+            subject="QEMU",
+            operation=f"copy a volume of {size} bytes to one of {there} while it is in use",
+            reason="it mirrors to one of the same size",
+            hint="take a volume of the same size and extend it afterwards, or stop the instance first",
+        )
+    os.truncate(source.path, size)
+    try:
+        yield
+    finally:
+        if source.path.stat().st_size < there:
+            os.truncate(source.path, there)
 
 
 def _copy_cold(rooms: Rooms, old: AttachedVolume, info: Mapping[str, Any]) -> None:
