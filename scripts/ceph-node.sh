@@ -127,6 +127,9 @@ mon data = $dir/mon
 mon data avail warn = 1
 mon data avail crit = 1
 mon osd min down reporters = 1
+# There is nobody to agree with: a new pool or snapshot need not wait for others to come together.
+paxos propose interval = 0.05
+paxos min wait = 0.01
 
 [mgr]
 mgr data = $dir/mgr
@@ -144,6 +147,7 @@ bluestore cache autotune = false
 bluestore cache size = 268435456
 osd max object name len = 256
 osd max object namespace len = 64
+osd client watch timeout = 10
 osd class load list = *
 osd class default list = *
 debug bluestore = 0

@@ -346,7 +346,7 @@ class RbdBackend(RbdBases, Cloning, Backend):
         for part in self.pool.images(PART):
             with suppress(Busy), filling(self.pool, key_of(part), "what is unfinished", timeout=0):
                 self.pool.remove(part, patience=0)
-        self.pool.purge(PART)
+        self.pool.purge()
 
     # --- images of an image service ---------------------------------------------------------------
 

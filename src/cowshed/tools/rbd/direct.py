@@ -33,12 +33,14 @@ def upload(source: Pool, image: str, target: Pool, name: str, *, progress: Progr
         undo.push("remove the snapshot", source.remove_snapshot, image, snapshot, force=True)
         target.clone(source, image, snapshot, name)
         undo.push("remove the new image", target.remove, name)
-        if _old_format(source, image, snapshot):
+        old_format = _old_format(source, image, snapshot)
+        if old_format:
             target.flatten(name)
         target.take(name, SNAPSHOT)
         target.protect(name, SNAPSHOT)
         progress.check()
-        _part(target, name)
+        if not old_format:
+            _part(target, name)
         source.remove_snapshot(image, snapshot, force=True)
         undo.drop()
     return Url(target.cluster.fsid, target.spec(name), SNAPSHOT)

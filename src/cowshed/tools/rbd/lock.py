@@ -20,7 +20,7 @@ from cowshed.tools.rbd.pool import Pool
 _log = log.logger(__name__)
 
 OBJECT: Final = "cowshed.locks"  # never removed: somebody may be waiting on it
-LIFE: Final = 30.0  # seconds a lock outlives its holder
+LIFE = 30.0  # seconds a lock outlives its holder
 _MUST_RENEW: Final = 2  # LIBRADOS_LOCK_FLAG_MUST_RENEW
 _PAUSE: Final = 0.5
 
@@ -84,12 +84,12 @@ class Held:
 
 @contextmanager
 def lock(
-    pool: Pool, name: str, *, timeout: float, what: str, progress: Progress = SILENT, life: float = LIFE
+    pool: Pool, name: str, *, timeout: float, what: str, progress: Progress = SILENT, life: float | None = None
 ) -> Iterator[Held]:
     """Hold the lock ``name`` of the pool for the block.
 
     :param timeout: seconds to wait; 0: do not wait
-    :param life: whole seconds after which the lock of a holder that died is free
+    :param life: whole seconds after which the lock of a holder that died is free; None: ``LIFE``
     :raises Busy: somebody else held it all the time
     """
     deadline = clock.Deadline(timeout, what)
@@ -99,7 +99,7 @@ def lock(
         if deadline.passed:
             raise Busy(what=what, holder=f"another thread of {_me()}")
     try:
-        held = Held(pool, name, what, life)
+        held = Held(pool, name, what, life or LIFE)
         while not held.take():
             progress.check()
             if deadline.passed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from cowshed.tools.rbd.url import ImageSpec
 
 _PAGE: Final = 512  # names per question
 _FACTS: Final = "cowshed"  # the key of our own facts in an image's metadata
+_TRASH: Final = "cowshed-trash_"
 _WATCHED: Final = 35.0  # seconds: a watcher of a client that died is forgotten after 30
 
 
@@ -195,19 +197,22 @@ class Pool:
             try:
                 rbd.RBD().remove(ioctx, image)
             except rbd.ImageHasSnapshots:  # those that clones stand on, which the cluster keeps for them
-                rbd.RBD().trash_move(ioctx, image, 0)
+                hidden = f"{_TRASH}{uuid.uuid4()}"
+                rbd.RBD().rename(ioctx, image, hidden)
+                rbd.RBD().trash_move(ioctx, hidden, 0)
 
     def _remove_snapshots(self, image: str) -> None:
         for snapshot in reversed(self.snapshots(image)):
             with suppress(SnapshotNotFound):
                 self.remove_snapshot(image, snapshot.name, force=True)
 
-    def purge(self, prefix: str) -> None:
-        """Of the trash: what began with ``prefix`` and has no clones any more."""
-        _, rbd = errors.bindings()
-        with self._doing("list", "the trash") as (ioctx, _):
+    def purge(self) -> None:
+        """What :meth:`remove` has put into the trash and has no clones any more."""
+        for image in self.images(_TRASH):  # killed on the way there
+            self.remove(image)
+        with self._doing("list", "the trash") as (ioctx, rbd):
             for entry in list(rbd.RBD().trash_list(ioctx)):
-                if entry["name"].startswith(prefix):
+                if entry["name"].startswith(_TRASH):
                     with suppress(rbd.Error):  # clones stand on it still
                         rbd.RBD().trash_remove(ioctx, entry["id"])
 
@@ -271,7 +276,11 @@ class Pool:
 
     def flatten_later(self, image: str) -> None:
         """Let the cluster's manager do it. :raises DeadlineExceeded: :raises PermissionDenied: it cannot be asked"""
-        self.cluster.ask_manager("rbd task add flatten", image_spec=str(self.spec(image)))
+        try:
+            self.cluster.ask_manager("rbd task add flatten", image_spec=str(self.spec(image)))
+        except NotFound:
+            if self.parent(image):
+                raise  # otherwise it has been done meanwhile
 
     def in_use(self, image: str) -> bool:
         """Has another client (a guest) opened it for writing?"""
