@@ -74,6 +74,29 @@ def test_a_child_process_makes_its_own(access: Access, rbd_pool: str) -> None:
     assert pool.cluster.rados() is mine
 
 
+def test_children_are_clients_of_their_own(access: Access) -> None:
+    """librados draws a client's number from a generator that a fork copies: siblings would be one client.
+
+    The cluster shuts out a client that died with a lock, and with it all that have its number.
+    """
+    cluster(access).rados()
+    found = []
+    for _ in range(3):
+        receiving, sending = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.write(sending, cluster(access).rados().get_addrs().encode())
+            finally:
+                os._exit(0)
+        os.close(sending)
+        with open(receiving) as pipe:
+            found.append(pipe.read())
+        os.waitpid(pid, 0)
+    assert all(found)
+    assert len({*found, cluster(access).rados().get_addrs()}) == 4
+
+
 def test_a_client_that_was_shut_out_connects_anew(ceph: Ceph, rbd_pool: str) -> None:
     found = Cluster(Access(ceph_conf=str(ceph.conf)))
     pool = Pool(found, rbd_pool)
@@ -210,3 +233,11 @@ def test_a_process_with_a_connection_ends_at_once(ceph: Ceph, rbd_pool: str) -> 
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_pool_that_was_made_a_moment_ago(ceph: Ceph, access: Access) -> None:
+    """Monitors know it before they have counted anything in it."""
+    for _ in range(3):
+        name = f"new-{time.monotonic_ns()}"
+        ceph.command("osd", "pool", "create", name, 1)
+        assert Pool(cluster(access), name).capacity().free > 0

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ _OPTIONS: Final = {
     # What we write is read by somebody else, and only once.
     "rbd_cache": "false",
 }
+
+_MANAGER: Final = 15.0  # seconds: librados by itself waits until there is a manager
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Cluster:
             # 2 needs no protected parent; "auto" is 1 wherever pre-2018 clients may still connect.
             handle.conf_set("rbd_default_clone_format", "2")
         try:
-            handle.connect()
+            _in_a_new_thread(handle.connect)
         except rados.Error as error:
             raise self._refused(error) from error
         _log.debug("connected to the Ceph cluster of %s as client.%s", self.source, self.user)
@@ -186,24 +188,12 @@ class Cluster:
         """
         handle = self.rados()
         command = json.dumps({"prefix": prefix, "format": "json", **arguments})
-        answers: list[Any] = []
-
-        def call() -> None:
-            try:
-                answers.append(handle.mgr_command(command, b""))
-            except Exception as error:  # noqa: BLE001 - handed to the caller's thread
-                answers.append(error)
-
-        thread = threading.Thread(target=call, daemon=True, name="ceph-mgr")
-        thread.start()
-        thread.join(min(self.access.operation_timeout, 15.0))
-        if not answers:
-            raise DeadlineExceeded(
-                what=f"an answer of the Ceph manager to {prefix}", seconds=min(self.access.operation_timeout, 15.0)
-            )
-        if isinstance(answers[0], Exception):
-            raise errors.translated(answers[0], "ask", "manager", prefix, self.access.operation_timeout)
-        number, answer, words = answers[0]
+        seconds = min(self.access.operation_timeout, _MANAGER)
+        with errors.errors_of("ask", prefix, kind="manager", seconds=seconds):
+            answered = _in_a_new_thread(lambda: handle.mgr_command(command, b""), seconds)
+        if answered is None:
+            raise DeadlineExceeded(what=f"an answer of the Ceph manager to {prefix}", seconds=seconds)
+        number, answer, words = answered
         _check("manager", f"ceph {prefix}", number, words, self.access.operation_timeout)
         return json.loads(answer or b"null")
 
@@ -238,6 +228,30 @@ class Cluster:
             name=handle.conf_get("keyring") or self.source,
             hint="name the keyring in [rbd] keyring",
         )
+
+
+def _in_a_new_thread(call: Callable[[], Any], seconds: float | None = None) -> Any:
+    """What ``call`` returns; None when it takes longer than ``seconds`` (it goes on then).
+
+    librados draws the number of a new client from a generator of the thread, and a fork copies that
+    of the thread it happens in: two children would be one client to the cluster. A new thread has a
+    new generator.
+    """
+    answers: list[Any] = []
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            answers.append(call())
+        except Exception as error:  # noqa: BLE001 - handed to the caller's thread
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True, name="ceph")
+    thread.start()
+    thread.join(seconds)
+    if failures:
+        raise failures[0]
+    return answers[0] if answers else None
 
 
 def _check(kind: str, what: str, number: int, words: str, seconds: float) -> None:

@@ -107,14 +107,17 @@ class Pool:
 
     def capacity(self) -> Capacity:
         """What this pool may hold in all, with its quota. :raises NotFound: there is no such pool"""
-        for pool in self.cluster.ask("df", detail="detail")["pools"]:
+        answer = self.cluster.ask("df", detail="detail")
+        for pool in answer["pools"]:
             if pool["name"] == self.name:
                 stats = pool["stats"]
                 stored, free = int(stats["stored"]), int(stats["max_avail"])
                 if quota := int(stats.get("quota_bytes", 0)):
                     free = min(free, max(0, quota - stored))
                 return Capacity(total=stored + free, free=free, used=stored)
-        raise NotFound(kind="pool", name=self.name, hint="see [rbd] pool")
+        with self.ioctx():  # there is such a pool, so new that nobody has counted what is in it
+            free = int(answer["stats"]["total_avail_bytes"])
+            return Capacity(total=free, free=free, used=0)
 
     def check_space(self, needed: int) -> None:
         """:raises NoSpace: so many bytes do not fit, as far as the cluster knows"""
