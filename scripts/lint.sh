@@ -20,7 +20,7 @@ check ruff $bin/ruff check --quiet
 check format $bin/ruff format --check --quiet --diff
 check mypy $bin/mypy
 check imports $bin/lint-imports
-check shell bash -c 'for script in scripts/*.sh scripts/guest-tiny/* .ci/run; do bash -n "$script" || exit; done'
+check shell bash -c 'for script in scripts/*.sh scripts/guest-tiny/* scripts/run-in-guest/* tests/lvm/*.sh .ci/run; do bash -n "$script" || exit; done'
 check pages $bin/python docs/generate.py --check
 
 [ ${#failed[@]} -eq 0 ] || { echo "lint: ${failed[*]}"; exit 1; }

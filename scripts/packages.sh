@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages cowshed needs, by group. This file is the one list of them.
 #
-#   scripts/packages.sh [run|guest|test|ceph|bench|debian|all]...     (default: run)
+#   scripts/packages.sh [run|guest|test|ceph|lvm|bench|debian|all]...     (default: run)
 #   scripts/packages.sh --list GROUP...                    print the names, install nothing
 #
 # Only what is missing is installed, and only then is the package index refreshed. Needs root or sudo for that;
@@ -58,6 +58,15 @@ ceph=(
     ceph-mon ceph-mgr ceph-osd
 )
 
+# What disks in volume groups need, and a kernel of its own to test them under (scripts/run-in-guest.py).
+lvm=(
+    lvm2 thin-provisioning-tools
+    cryptsetup-bin              # dm-crypt
+    sudo                        # for whoever is not root
+    user-mode-linux kmod
+    e2fsprogs iproute2
+)
+
 # What the benchmarks need in addition.
 bench=(
     strace
@@ -73,7 +82,7 @@ debian=(
     qemu-utils
 )
 
-groups=(run guest test ceph bench debian)
+groups=(run guest test ceph lvm bench debian)
 
 usage() { sed -n '2,8s/^# \{0,1\}//p' "$0"; }
 
@@ -84,7 +93,7 @@ for arg in "$@"; do
         -h|--help) usage; exit 0 ;;
         --list) list=yes ;;
         all) wanted+=("${groups[@]}") ;;
-        run|guest|test|ceph|bench|debian) wanted+=("$arg") ;;
+        run|guest|test|ceph|lvm|bench|debian) wanted+=("$arg") ;;
         *) echo "packages.sh: unknown group '$arg' (there are: ${groups[*]} all)" >&2; exit 2 ;;
     esac
 done
