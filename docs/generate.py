@@ -12,6 +12,7 @@ from cowshed import config
 from cowshed.contract import compute
 from cowshed.contract.promise import is_fulfilled
 from cowshed.driver import LibvirtDriver
+from cowshed.tools import privilege
 from cowshed.units import format_duration, format_size
 
 HERE = Path(__file__).parent
@@ -83,7 +84,29 @@ def _choices(option: dataclasses.Field[Any]) -> str:
     return f" (one of {', '.join(words)})" if words else ""
 
 
-PAGES = {"contract.md": contract, "configuration.md": configuration}
+def privileges() -> str:
+    """What may be root, and the rules for sudo that let an ordinary user do it."""
+    rows = "\n".join(f"| `{row.tool}` | {row.why} |" for row in privilege.TABLE)
+    return (
+        f"{NOTE}# What needs root\n\nNearly nothing: raw, qcow2, ploop and RBD disks, networks of the user kind and session mode run as "
+        "whoever calls. Volume groups and dm-crypt do need root. `tools/privilege.py` is the one place that asks for it: who is root "
+        "runs the tool, anybody else runs it through `sudo -n`. A command that is not in its table does not run, not for root either.\n\n"
+        f"| tool | for |\n|---|---|\n{rows}\n\n"
+        "## The rules for sudo\n\nFor the user `keeper` and the volume group `vg0`, printed by "
+        "`python -m cowshed.tools.privilege keeper vg0`, to be put into `/etc/sudoers.d/cowshed` (mode 0440; sudo 1.9.10 or later, which "
+        "knows regular expressions):\n\n"
+        f"```sudoers\n{privilege.sudoers('keeper', ['vg0'])}```\n\n"
+        "* Only volumes called `<uuid>_<disk>` or `cowshed-...` in the named groups can be touched. Give cowshed a group in which nobody else "
+        "uses such names. A volume is removed only if it has cowshed's tag: LVM itself checks that, under its own lock.\n"
+        "* QEMU, and cowshed where it reads and writes a disk, run as the user, so the node of a volume must belong to that user. The rule "
+        "for `chown` names the one user and those nodes only. The owner is changed and not the mode or the group, because udev sets the "
+        "latter two again at every change of a device; a list of groups or world-readable nodes would give away more.\n"
+        "* Keys reach `cryptsetup` through its standard input.\n"
+        "* What reads and clears a volume (copies, zeros, discards) needs no rule: it happens on the opened node.\n"
+    )
+
+
+PAGES = {"contract.md": contract, "configuration.md": configuration, "privilege.md": privileges}
 
 
 def main() -> int:

@@ -79,19 +79,28 @@ def run(
     cwd: Path | None = None,
     check: bool = True,
     pass_fds: Sequence[int] = (),
+    whole: bool = False,
 ) -> Result:
     """Run a tool to its end.
 
     :param timeout: seconds of wall clock
+    :param whole: a short one that must not stop half way: it outlives us, and an interruption
+        waits for it. For LVM, which would leave suspended devices behind
     :raises ToolMissing: it is not installed
     :raises ToolFailed: its exit status is not 0 (only with ``check``)
     :raises DeadlineExceeded: it was ended because it took too long
     """
     arguments = [require(str(command[0])), *(str(word) for word in command[1:])]
-    process = _start(arguments, input is not None, limits, env, cwd, pass_fds)
+    prefix = [] if whole else [*_die_with_us(), *_limited(limits)]
+    process = _start([*prefix, *arguments], input is not None, env, cwd, pass_fds)
     try:
         stdout, stderr = _communicate(process, input, timeout, shlex.join(arguments))
+    except DeadlineExceeded:
+        end(process)
+        raise
     except BaseException:
+        if whole:
+            _ended(process, timeout)
         end(process)
         raise
     _log.debug("%s: status %d", shlex.join(arguments), process.returncode)
@@ -103,14 +112,13 @@ def run(
 def _start(
     arguments: list[str],
     has_input: bool,
-    limits: Limits,
     env: Mapping[str, str] | None,
     cwd: Path | None,
     pass_fds: Sequence[int],
 ) -> subprocess.Popen[bytes]:
     try:
         process = subprocess.Popen(
-            [*_die_with_us(), *_limited(limits), *arguments],
+            arguments,
             stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -36,11 +36,11 @@ class Layer(Protocol):
 
 
 class RawLayer:
-    """A raw file; what is behind its end reads as zero."""
+    """A raw file or block device; what is behind its end reads as zero."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.size = os.fstat(fd).st_size
+        self.size = os.lseek(fd, 0, os.SEEK_END)  # fstat(2) knows no size of a device
 
     def fill(self, buffer: memoryview, start: int) -> bool:
         if start >= self.size or self.next_data(start) >= start + len(buffer):
