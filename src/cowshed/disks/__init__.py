@@ -32,4 +32,8 @@ def open_backends(
         from cowshed.disks.rbd import RbdBackend
 
         backends["rbd"] = RbdBackend(instances, rbd)
+    if lvm and lvm.volume_group:
+        from cowshed.disks.lvm import open_backend
+
+        backends["lvm"] = open_backend(instances, lvm, keys)
     return backends
