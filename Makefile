@@ -9,7 +9,7 @@ TESTS ?= tests/unit tests/golden tests/conformance tests/host tests/vm
 JOBS ?= 2
 ARGS ?=
 
-.PHONY: help demo test test-debian bench lint docs venv packages guests guest-debian clean
+.PHONY: help demo test test-debian test-lvm bench lint docs venv packages guests guest-debian clean
 
 help:  ## this list
 	@awk -F '## ' '/^[a-z-]+:.*## / {split($$1, name, ":"); printf "  make %-14s %s\n", name[1], $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,10 @@ test: packages venv guests  ## install what the tests need and run them (TESTS=.
 
 test-debian: packages venv guest-debian  ## boot a small real Debian with cloud-init (minutes)
 	@$(bin)/python -m pytest tests/debian $(ARGS)
+
+test-lvm: packages venv guests  ## LVM on a real device-mapper, in a user-mode Linux: as root and as an ordinary user
+	@scripts/packages.sh lvm
+	@scripts/test-lvm.sh $(ARGS)
 
 lint: venv  ## static checks: ruff, mypy, import directions, generated pages
 	@scripts/lint.sh

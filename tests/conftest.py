@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 EXPECTED_SKIPS = ROOT / "tests" / "expected-skips.txt"
 
 # Folder -> seconds a test may take when it says nothing itself. Guests are translated (TCG) and share two cores.
-TIME_LIMITS = {"host": 120, "vm": 240, "debian": 1200}
+TIME_LIMITS = {"host": 120, "vm": 240, "debian": 1200, "lvm": 300}
 
-MARKERS = {"debian": "vm"}
+MARKERS = {"debian": "vm", "lvm": "host"}
 
 
 # ------------------------------------------------------------------------------------------------------- a private home

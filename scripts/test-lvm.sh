@@ -1,0 +1,40 @@
+#!/bin/bash
+# tests/lvm in two guests at once: as root, and as an ordinary user with the rules for sudo. Further words go to pytest.
+#
+# A guest has one CPU and a set of disks for itself. The promises of thick volumes are tried by root and those of thin
+# ones by the user, unless FULL=1: then each tries everything.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+logs=build/test-lvm
+limit=${LVM_TIMEOUT:-900}
+mkdir -p "$logs"
+
+guest() {  # NAME PREPARE-OPTIONS -- PYTEST-WORDS
+    local name=$1
+    shift
+    scripts/run-in-guest.py --timeout "$limit" --memory 3000 --disks 4G,128M -- \
+        tests/lvm/prepare.sh "$@" >"$logs/$name.log" 2>&1
+}
+tests=(.venv/bin/python -m pytest -p no:cacheprovider tests/lvm --durations=5 "$@")
+
+if [ -n "${FULL:-}" ]; then
+    as_root=() as_user=()
+else
+    as_root=(-k "not (test_volumes and thin)")
+    as_user=(-k "not (test_volumes and thick) and not test_encrypted_volumes")
+fi
+
+guest user --user "${tests[@]}" "${as_user[@]}" &
+user=$!
+guest root "${tests[@]}" "${as_root[@]}"
+root_code=$?
+wait $user
+user_code=$?
+
+for name in root user; do
+    printf '\n==> as %s\n' $name
+    tail -n 60 "$logs/$name.log"
+done
+passed=$(cat "$logs"/{root,user}.log | tr -d '\r' | grep -aoE '^=+ .*[0-9]+ passed' | grep -oE '[0-9]+ passed' | awk '{sum += $1} END {print sum + 0}')
+printf '\n==> lvm: %s passed; status as root %s, as a user %s\n' "$passed" $root_code $user_code
+[ $root_code -eq 0 ] && [ $user_code -eq 0 ]
