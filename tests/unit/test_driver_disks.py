@@ -394,8 +394,9 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("error", [NoSpace(place="/", needed=1, free=0), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    ("after", "error"), [(False, NoSpace(place="/", needed=1, free=0)), (True, KeyboardInterrupt())]
+)
 @pytest.mark.parametrize(("owner", "name"), STEPS)
 @pytest.mark.parametrize(("backend", "to"), [("qcow2", "raw"), ("raw", "rbd"), ("rbd", "qcow2")])
 def test_a_move_that_breaks_at_any_step_leaves_one_disk_whole(

@@ -214,7 +214,7 @@ class LvmDisk(RecordedDisk, SnapshottingVolume, Importing):
         group, name = _place(entry) if entry else (self.place.group, self._volume)
         there = lvm.volumes(group)
         volume = there.get(name)
-        if volume and self._is_mine(volume):
+        if volume and self._is_mine(volume, entry):
             cryptsetup.close(name)
             for kept in (point.volume for point in self._known(there).values()):
                 if kept:
@@ -225,8 +225,11 @@ class LvmDisk(RecordedDisk, SnapshottingVolume, Importing):
             if entry.encryption and self.place.keys:
                 self.place.keys.delete(entry.encryption.key_id)
 
-    def _is_mine(self, volume: lvm.Volume) -> bool:
-        return volume.ours and volume.tags.get("instance") == self.instance and volume.tags.get("disk") == self.name
+    def _is_mine(self, volume: lvm.Volume, entry: ManifestDisk | None) -> bool:
+        """A disk that was moved has a volume that was made under another name: the manifest says that it is this one."""
+        named = entry is not None and _place(entry)[1] == volume.name
+        ours = volume.ours and volume.tags.get("instance") == self.instance
+        return ours and (named or volume.tags.get("disk") == self.name)
 
     # --- looked at ----------------------------------------------------------------------------
 

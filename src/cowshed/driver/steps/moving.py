@@ -132,7 +132,7 @@ def _exchange(directory: Path, entry: ManifestDisk, new_name: str) -> None:
 
     with manifest.editing(directory) as disks:
         made = disks.pop(new_name)
-        disks[entry.name] = replace(made, name=entry.name, virtual_size=entry.virtual_size, image_id=entry.image_id)
+        disks[entry.name] = replace(made, name=entry.name, image_id=entry.image_id)
         disks[_old_name(entry)] = replace(entry, name=_old_name(entry))
 
 
