@@ -121,6 +121,19 @@ def run(words: Sequence[str], *, timeout: float = 120.0, input: bytes | None = N
     return result
 
 
+def permitted(words: Sequence[str]) -> bool:
+    """Could we run this as root now, without a password? Nothing is run.
+
+    :raises ToolMissing: the tool, or sudo, is not installed
+    """
+    if not _allowed(words):
+        raise InternalError(reason=f"no row of the privilege table allows {shlex.join(words)}")
+    if os.geteuid() == 0:
+        return True
+    asked = ["sudo", "-n", "-l", "--", require(words[0]), *words[1:]]
+    return run_tool(asked, timeout=30, check=False).status == 0
+
+
 def _allowed(words: Sequence[str]) -> bool:
     line = " ".join(words[1:])
     return any(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cowshed.driver.steps import examine_storage
 from cowshed.errors import CowshedError
 from cowshed.model.host import Finding
 
@@ -25,6 +26,7 @@ def host(rooms: Rooms) -> list[Finding]:
     )
     findings += doctor.state_directory(rooms.state, qemu_user=_qemu_user(rooms))
     findings += doctor.reflinks(rooms.state, works=filesystem.can_reflink(rooms.instances))
+    findings += examine_storage.backends(rooms)
     findings += _libvirt(rooms)
     return findings + doctor.leftovers(_leftovers(rooms), remedy="they are removed by the next cowshed run")
 

@@ -4,7 +4,7 @@ Every command goes through ``tools.privilege``, whose table knows these words an
 """
 
 from cowshed.tools.lvm.names import disk_volume, node, parse, snapshot_volume
-from cowshed.tools.lvm.report import Group, Volume, group, pool_free, tag_of, tags, volume, volumes
+from cowshed.tools.lvm.report import Group, Volume, group, pool_free, pool_usage, tag_of, tags, volume, volumes
 from cowshed.tools.lvm.verbs import (
     activate,
     check_pool,
@@ -41,6 +41,7 @@ __all__ = [
     "node",
     "parse",
     "pool_free",
+    "pool_usage",
     "read_only",
     "remove",
     "rename",

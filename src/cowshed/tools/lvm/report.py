@@ -89,6 +89,17 @@ def volume(group: str, name: str) -> Volume | None:
     return volumes(group).get(name)
 
 
+def pool_usage(group: str, pool: str) -> tuple[float, float]:
+    """Shares of a thin pool's data and metadata that are in use, 0 to 1.
+
+    :raises NotFound: there is no such group, or no thin pool of this name in it
+    """
+    for row in _report("lvs", "lv", "lv_name,segtype,data_percent,metadata_percent", group):
+        if row["lv_name"] == pool and row["segtype"] == "thin-pool":
+            return float(row["data_percent"] or 0) / 100, float(row["metadata_percent"] or 0) / 100
+    raise NotFound(kind="thin pool", name=f"{group}/{pool}", hint="[lvm] thin_pool names it")
+
+
 def pool_free(pool: Volume) -> int:
     """Bytes that can still be written to volumes of this thin pool."""
     return int(pool.size * (1 - pool.used))
