@@ -18,6 +18,7 @@ from cowshed.driver.disk_resize import DiskResize
 from cowshed.driver.disk_snapshots import DiskSnapshots
 from cowshed.driver.image_cache import ImageCache
 from cowshed.driver.images import Images
+from cowshed.driver.limits import Limits
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import provision
 from cowshed.errors import CowshedError, InstanceNotFound, InvalidState
@@ -27,7 +28,7 @@ from cowshed.model.vif import Vif
 URI = "fake:///one"
 
 
-class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport, Images, ImageCache):
+class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport, Limits, Images, ImageCache):
     """What the manager calls, without libvirt. ``fail[name]`` is raised by the method of that name."""
 
     def __init__(self, virtapi: object = None, *, config: configuration.Config | None = None) -> None:

@@ -111,6 +111,7 @@ class DisksSection:
     detect_zeroes: str = _option(
         "", "what QEMU does with written zeroes; empty: its default", choices=("", "off", "on", "unmap")
     )
+    iothreads: int = _option(0, "I/O threads of an instance, shared by its disks; 0: QEMU's main loop does the I/O")
     bus: str = _option("virtio", "unless the image says otherwise", choices=("virtio", "scsi", "sata", "ide"))
     ephemeral_filesystem: str = _option("ext4", "of ephemeral disks", choices=("ext2", "ext3", "ext4", "xfs", "vfat"))
     encrypt: bool = _option(False, "encrypt the disks of every new instance, not only of those that ask for it")

@@ -251,6 +251,18 @@ def windows() -> Domain:
     )
 
 
+def threads() -> Domain:
+    """I/O threads, and every way to drive a disk."""
+    source = DiskSource(DiskType.FILE, DiskFormat.RAW, HERE / "disk.local")
+    return build(
+        [
+            replace(root(), iothread=1, cache=CacheMode.DIRECTSYNC, io="native"),
+            AttachedDisk(source, "vdb", iothread=2, io="io_uring", discard="ignore", detect_zeroes="on"),
+            AttachedDisk(replace(source, path=HERE / "disk.swap"), "sda", Bus.SCSI, iothread=1, io="threads"),
+        ]
+    )
+
+
 def limits() -> Domain:
     """What a flavor may limit, on the system's libvirt."""
     specs = {"quota:cpu_shares": "512", "quota:cpu_period": "20000", "quota:cpu_quota": "10000"}
@@ -314,6 +326,7 @@ CASES: Final = {
         networks,
         windows,
         limits,
+        threads,
         everything,
     )
 }

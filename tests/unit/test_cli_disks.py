@@ -285,3 +285,43 @@ def test_help_of_every_verb(cowshed: Command) -> None:
         result = cowshed(*words, "--help")
         assert result.code == 0
         assert "Usage: cowshed disk" in result.out
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+def test_disk_limit(cowshed: Command, stopped: str) -> None:
+    assert cowshed("disk", "limit", "web").out == "instance  web\ndisk      disk\nlimits    none\n"
+    given = cowshed("disk", "limit", "web", "--total-iops", "500", "--read-bytes", "10M", "--write-bytes", "1G")
+    assert (given.code, given.err) == (0, "")
+    shown = cowshed("disk", "limit", "web", "root", "--total-iops-max", 900, "--total-iops-max-length", 5, "-o", "json")
+    assert shown.err == ""
+    assert shown.json["disk"] == {
+        "instance": "web",
+        "disk": "disk",
+        "limits": {
+            "read_bytes_sec": 10 << 20,
+            "write_bytes_sec": 1 << 30,
+            "total_iops_sec": 500,
+            "total_iops_sec_max": 900,
+            "total_iops_sec_max_length": 5,
+        },
+    }
+    assert "read_bytes_sec: 10 MiB/s" in cowshed("disk", "limit", "web").out
+    assert cowshed("disk", "limit", "web", "--clear", "--group", "one", "--write-iops", 7, "--io-size", "4K").code == 0
+    assert cowshed("disk", "limit", "web", "-o", "json").json["disk"]["limits"] == {
+        "write_iops_sec": 7,
+        "size_iops_sec": 4096,
+        "group_name": "one",
+    }
+    assert cowshed("disk", "show", "web", "-o", "json").json["disk"]["limits"]["write_iops_sec"] == 7
+    assert "write_iops_sec 7/s" in cowshed("show", "web").out
+    assert cowshed("disk", "show", "web", "vdb", "-o", "json").json["disk"]["limits"] == {}
+    assert "limits    none" in cowshed("disk", "limit", "web", "--clear").out
+
+
+def test_disk_limit_refuses(cowshed: Command, stopped: str) -> None:
+    refused(cowshed("disk", "limit", "web", "--total-iops", "5", "--read-iops", "5"), 2, "read_iops_sec contradicts it")
+    refused(cowshed("disk", "limit", "web", "--total-iops", "many"), 2, "'many' is not a whole number")
+    refused(cowshed("disk", "limit", "web", "--read-bytes", "fast"), 2, "'fast'")
+    refused(cowshed("disk", "limit", "web", "vdz"), 3, "vdz")

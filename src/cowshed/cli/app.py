@@ -38,7 +38,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "password": ("guest", "Set the administrator's password in an instance."),
     "stats": ("stats", "Show what running instances use."),
     "host": ("host_admin", "This host: show, enable, disable."),
-    "disk": ("disks", "Disks of instances: ls, show, resize, move, export, snapshot."),
+    "disk": ("disks", "Disks of instances: ls, show, resize, move, export, limit, snapshot."),
     "image": ("images", "Images: pull, ls, show, rm, prune, verify."),
     "backends": ("backends", "Say what each disk backend can do here."),
     "doctor": ("host", "Say what is missing or broken on this host, and how to mend it."),

@@ -1,4 +1,4 @@
-"""cowshed disk ls, show, resize, move, export"""
+"""cowshed disk ls, show, resize, move, export, and the others"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cowshed.cli import output
+from cowshed.cli import disk_limit, output
 from cowshed.cli.context import (
     Session,
     backend_names,
@@ -29,6 +29,7 @@ def describe(disk: LocalDisk, instance: str) -> dict[str, Any]:
     item = dataclasses.asdict(disk)
     item["size"] = item.pop("virtual_size")
     item["format"] = str(disk.format)
+    item["limits"] = disk_limit.describe(disk.limits)
     item["snapshots"] = [describe_snapshot(disk.name, point) for point in disk.snapshots]
     return {"instance": instance, **item}
 
@@ -62,6 +63,7 @@ def disk() -> None:
 
 
 disk.add_command(snapshot)
+disk.add_command(disk_limit.limit)
 
 
 @disk.command()
@@ -87,11 +89,12 @@ def _for_people(item: dict[str, Any]) -> dict[str, Any]:
 
     changed = dict(item)
     changed.update(size=format_size(item["size"]), allocated=format_size(item["allocated"]))
+    changed["limits"] = disk_limit.in_words(item["limits"])
     changed["snapshots"] = [
         f"{point['name']}: {output.moment(point['created'])}, {format_size(point['size'])}"
         for point in item["snapshots"]
     ]
-    return {key: value for key, value in changed.items() if value not in ("", [], None, False)}
+    return {key: value for key, value in changed.items() if value not in ("", [], {}, None, False)}
 
 
 def _emit(session: Session, instance: str, found: LocalDisk) -> None:

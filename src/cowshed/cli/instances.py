@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cowshed.cli import output
+from cowshed.cli import disk_limit, output
 from cowshed.cli.context import Session, destructive, instance_argument, instances_argument, verb
 from cowshed.errors import CowshedError
 
@@ -94,6 +94,8 @@ def _disks(host: Host, record: Record) -> list[dict[str, Any]]:
             "allocated": disk.allocated,
             "path": disk.location,
             "base": disk.base or None,
+            "encryption": disk.encryption or None,
+            "limits": disk_limit.describe(disk.limits),
         }
         for _, disk in found
     ]
@@ -105,11 +107,17 @@ def _for_people(item: dict[str, Any]) -> dict[str, Any]:
     changed = dict(item)
     changed["memory"] = format_size(item["memory"])
     changed["created"] = output.moment(item["created"])
-    changed["disks"] = [
-        f"{disk['name']}: {disk['backend']}, {format_size(disk['size'])}, {format_size(disk['allocated'])} on disk"
-        for disk in item["disks"]
-    ]
+    changed["disks"] = [_in_words(disk) for disk in item["disks"]]
     return {key: value for key, value in changed.items() if value not in ("", [], None)}
+
+
+def _in_words(disk: dict[str, Any]) -> str:
+    from cowshed.units import format_size
+
+    words = [disk["backend"], format_size(disk["size"]), f"{format_size(disk['allocated'])} on disk"]
+    words += ["encrypted"] if disk["encryption"] else []
+    words += [f"{name} {item}" for name, item in disk_limit.in_words(disk["limits"]).items()]
+    return f"{disk['name']}: {', '.join(words)}"
 
 
 @click.command()

@@ -148,7 +148,7 @@ def _limits(options: dict[str, Any]) -> dict[str, str]:
 
     found = pairs(options["limits"])
     for key in found:
-        if key not in (known := _known_limits()):
+        if key.partition("@")[0] not in (known := _known_limits()):
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise InvalidRequest(reason=f"unknown limit {key}", hint=hint)
@@ -160,7 +160,7 @@ def _known_limits() -> list[str]:
 
     from cowshed.model.disk import IoTune
 
-    disk = [f"disk_{field.name}" for field in dataclasses.fields(IoTune) if field.name != "group_name"]
+    disk = [f"disk_{field.name}" for field in dataclasses.fields(IoTune)]
     vif = [f"vif_{way}_{kind}" for way in ("inbound", "outbound") for kind in ("average", "peak", "burst")]
     return [*disk, "cpu_shares", "cpu_period", "cpu_quota", *vif]
 

@@ -27,7 +27,7 @@ from cowshed.domain.memballoon import MEMBALLOON
 from cowshed.domain.metadata import metadata
 from cowshed.domain.naming import Machine
 from cowshed.domain.properties import Properties
-from cowshed.domain.qos import iotune
+from cowshed.domain.qos import by_disk, check_groups
 from cowshed.domain.slots import controllers
 from cowshed.errors import InvalidRequest, UnsupportedOperation
 from cowshed.model.disk import AttachedDisk, Device
@@ -87,7 +87,7 @@ def check(
         consoles=consoles,
         directory=consoles.log.parent,
     ).to_xml()
-    iotune(instance.flavor.extra_specs)
+    by_disk(instance.flavor.extra_specs)
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,7 @@ class _Assembly:
             memory=flavor.memory,
             current_memory=flavor.memory,
             vcpus=flavor.vcpus,
+            iothreads=max((one.iothread or 0 for one in self.attached), default=0) or None,
             cputune=cputune(properties, self.host),
             os=firmware.os(
                 properties,
@@ -188,6 +189,7 @@ class _Assembly:
     def _check(self) -> None:
         name, flavor = self.instance.name, self.instance.flavor
         promises.refuse(self.properties)
+        check_groups((one.target, one.iotune) for one in self.attached)
         if not name or any(letter in name for letter in "/\n"):
             raise InvalidRequest(reason=f"{name!r} cannot name a domain", hint="use letters, digits, - and _")
         if flavor.memory < MiB:

@@ -15,3 +15,4 @@ class Controller(Element):
     type: str | None = value("@type")
     index: int | None = value("@index")
     model: str | None = value("@model")
+    iothread: int | None = value("driver/@iothread")

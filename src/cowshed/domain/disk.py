@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from cowshed.domain.address import Address
+from cowshed.domain.drive import UNCACHED
 from cowshed.domain.element import Element, child, children, present, record, value
 from cowshed.domain.naming import index
 from cowshed.errors import InvalidRequest
@@ -36,7 +37,6 @@ DRIVER: Final = {
 }
 _SECRET: Final = {"rbd": "ceph", "iscsi": "iscsi"}
 _PASSPHRASE: Final = "passphrase"  # noqa: S105 - the kind of a secret
-_UNCACHED: Final = (CacheMode.NONE, CacheMode.DIRECTSYNC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +107,7 @@ class Disk(Element):
     io: str | None = value("driver/@io")
     discard: str | None = value("driver/@discard")
     detect_zeroes: str | None = value("driver/@detect_zeroes")
+    iothread: int | None = value("driver/@iothread")
     source: Source | None = child()
     backing: Backing | None = child()
     target: str | None = value("target/@dev")
@@ -142,6 +143,7 @@ def disk(attached: AttachedDisk) -> Disk:
         io=_io(attached),
         discard=None if removable else attached.discard,
         detect_zeroes=None if removable else attached.detect_zeroes,
+        iothread=attached.iothread if attached.bus == Bus.VIRTIO else None,
         source=node,
         backing=backing_of(source.backing),
         target=attached.target,
@@ -160,14 +162,14 @@ def disk(attached: AttachedDisk) -> Disk:
 
 def _cache(attached: AttachedDisk) -> CacheMode | None:
     """A disk that other hosts write as well must not be cached by this one."""
-    if attached.shareable and attached.cache not in _UNCACHED:
+    if attached.shareable and attached.cache not in UNCACHED:
         return CacheMode.NONE
     return None if attached.cache == CacheMode.DEFAULT else attached.cache
 
 
 def _io(attached: AttachedDisk) -> str | None:
     """Native I/O needs a file opened past the page cache; libvirt refuses it with any other cache mode."""
-    if attached.io == "native" and _cache(attached) not in _UNCACHED:
+    if attached.io == "native" and _cache(attached) not in UNCACHED:
         return "threads"
     return attached.io or None
 
@@ -267,6 +269,7 @@ def attached(element: Disk) -> AttachedDisk | None:
         io=element.io,
         discard=element.discard,
         detect_zeroes=element.detect_zeroes,
+        iothread=element.iothread,
         iotune=element.iotune,
         logical_block_size=element.logical_block_size,
         physical_block_size=element.physical_block_size,

@@ -47,6 +47,7 @@ class Domain(Element):
     memory: int | None = size("memory")
     current_memory: int | None = size("currentMemory")
     vcpus: int | None = value("vcpu")
+    iothreads: int | None = value("iothreads")
     cputune: Cputune | None = child()
     os: Os | None = child()
     features: Features | None = child()

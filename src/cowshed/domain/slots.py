@@ -26,7 +26,8 @@ def controllers(domain: Domain, *, scsi: str, pcie: bool, raw: int) -> tuple[Con
     """
     found = [Controller(type="usb", index=0, model="qemu-xhci" if _usb(domain) else "none")]
     if any(disk.bus == Bus.SCSI for disk in domain.disks):
-        found.insert(0, Controller(type="scsi", index=0, model=scsi))
+        thread = 1 if domain.iothreads and scsi == "virtio-scsi" else None
+        found.insert(0, Controller(type="scsi", index=0, model=scsi, iothread=thread))
     devices = sum(_devices(domain))
     if pcie:
         return (*found, *_ports(devices + SPARE_PORTS))

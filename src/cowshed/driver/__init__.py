@@ -27,6 +27,7 @@ from cowshed.driver.host import Host
 from cowshed.driver.image_cache import ImageCache
 from cowshed.driver.images import Images
 from cowshed.driver.lifecycle import Lifecycle
+from cowshed.driver.limits import Limits
 from cowshed.driver.listing import Listing
 from cowshed.driver.power import Power
 from cowshed.driver.rescue import Rescue
@@ -42,6 +43,7 @@ __all__ = ["LibvirtDriver"]
 class LibvirtDriver(
     Startup,
     Lifecycle,
+    Limits,
     Listing,
     Power,
     Consoles,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from cowshed.contract.storage import Snapshotting
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import layout, named
-from cowshed.errors import DataCorrupt
-from cowshed.model.disk import LocalDisk, ManifestDisk
+from cowshed.driver.steps import layout, limits, named
+from cowshed.errors import DataCorrupt, InvalidRequest
+from cowshed.model.disk import IoTune, LocalDisk, ManifestDisk
 from cowshed.model.instance import Instance
 
 if TYPE_CHECKING:
@@ -41,6 +41,12 @@ class DiskListing:
         except DataCorrupt:
             return {}
 
+    def _limits(self, instance: Instance) -> Mapping[str, IoTune]:
+        try:
+            return limits.of_disks(self.rooms, instance, self._places(instance))
+        except (DataCorrupt, InvalidRequest):  # the flavor of an instance of long ago
+            return {}
+
     def _described(self, instance: Instance, entry: ManifestDisk, places: Mapping[str, Place]) -> LocalDisk:
         disk = self.rooms.backend(entry.backend).disk(instance.uuid, entry.name)
         info, place = disk.info(), places.get(entry.name)
@@ -59,5 +65,6 @@ class DiskListing:
             base=info.backing_path or "",
             image_id=entry.image_id,
             encryption=str(entry.encryption.format) if entry.encryption else "",
+            limits=self._limits(instance).get(entry.name),
             snapshots=tuple(disk.snapshots()) if isinstance(disk, Snapshotting) else (),
         )

@@ -17,6 +17,7 @@ from cowshed import clock, log
 from cowshed.errors import Busy, Conflict, CowshedError, InstanceNotFound, InvalidState, NameTaken
 from cowshed.manager import names
 from cowshed.manager.records import Record, Records
+from cowshed.model.disk import IoTune
 from cowshed.model.flavor import Flavor
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, InstanceState, PowerState, RebootType
@@ -280,6 +281,20 @@ class Instances:
             )
             self.records.update(dataclasses.replace(record, instance=instance, image_name=image.name))
         return self.find(record.uuid)
+
+    # --- limits -------------------------------------------------------------------------------
+
+    def limit_disk(
+        self, ref: str, disk: str, changes: Mapping[str, int | str], *, clear: bool = False
+    ) -> IoTune | None:
+        """As the driver's ``limit_disk``; :raises InvalidState: it is coming or going"""
+        found = self.records.find(ref)
+        with self._locked(found.name):
+            record = self.find(found.uuid)
+            self._check_ours(record)
+            if record.state in _TRANSIENT:
+                raise InvalidState(name=record.name, state=record.state, action="limited")
+            return self.driver.limit_disk(record.instance, disk, changes, clear=clear)
 
     def _keep_memory(self, record: Record, action: str, how: str) -> None:
         if record.state == InstanceState.SUSPENDED:

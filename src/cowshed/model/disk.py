@@ -227,6 +227,7 @@ class AttachedDisk:
     discard: str | None = None
     detect_zeroes: str | None = None
     iotune: IoTune | None = None
+    iothread: int | None = None
     unit: int | None = None
     logical_block_size: int | None = None
     physical_block_size: int | None = None
@@ -278,6 +279,7 @@ class LocalDisk:
     base: str = ""
     image_id: str = ""
     encryption: str = ""
+    limits: IoTune | None = None
     snapshots: tuple[DiskSnapshot, ...] = ()
 
 

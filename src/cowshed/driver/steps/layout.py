@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cowshed.contract import block_device
-from cowshed.domain import naming
+from cowshed.domain import drive, naming
 from cowshed.domain.properties import Properties
-from cowshed.domain.qos import iotune
 from cowshed.driver.steps import mapping, volumes
 from cowshed.errors import DataCorrupt, InvalidRequest, UnsupportedOperation
-from cowshed.model.disk import AttachedDisk, Bus, CacheMode, Device, DiskFormat, DiskSpec
+from cowshed.model.disk import AttachedDisk, Bus, Device, DiskFormat, DiskSpec
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.model.volume import AttachedVolume
@@ -71,7 +70,7 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
     :raises InvalidRequest: a bus has no room left, or the machine lacks it
     :raises DiskTooSmall:
     """
-    from cowshed.driver.steps import provision
+    from cowshed.driver.steps import driving, provision
 
     asked = mapping.entries(block_devices) or ()
     root = mapping.root_volume(block_devices)
@@ -96,7 +95,9 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
         )
     backends.check_all_used()
     rest = volumes.plan(rooms, image, names, [one for one in asked if not one.name and one != root])
-    return Plan(tuple(planned), (*first, *rest))
+    made = Plan(tuple(planned), (*first, *rest))
+    driving.check(rooms, instance, image, {one.spec.name: one.place for one in planned if one.place})
+    return made
 
 
 def encrypts(rooms: Rooms, instance: Instance, image: Image) -> bool:
@@ -104,9 +105,7 @@ def encrypts(rooms: Rooms, instance: Instance, image: Image) -> bool:
 
     :raises InvalidRequest: in a way that no backend has
     """
-    properties = Properties.of(image, instance)
-    properties.word("hw_ephemeral_encryption_format", "luks", ("luks",))
-    asked = properties.flag("hw_ephemeral_encryption")
+    asked = drive.encrypted(Properties.of(image, instance))
     return instance.encrypt or (rooms.config.disks.encrypt if asked is None else asked)
 
 
@@ -128,11 +127,23 @@ def secured(rooms: Rooms, spec: DiskSpec, *, encrypt: bool) -> DiskSpec:
     return dataclasses.replace(spec, encrypt=True)
 
 
+WORDS = {"root": ROOT, "ephemeral": LOCAL, "cdrom": CDROM, "swap": SWAP, "local": LOCAL}
+
+
 def disk_name(word: str) -> str:
     """The name of the disk that a user calls ``word``: root, ephemeral, swap, cdrom, eph0, or as it is."""
-    return {"root": ROOT, "ephemeral": LOCAL, "cdrom": CDROM, "swap": SWAP, "local": LOCAL}.get(
-        word, f"disk.{word}" if word.startswith("eph") and word[3:].isdigit() else word
-    )
+    return WORDS.get(word, f"disk.{word}" if word.startswith("eph") and word[3:].isdigit() else word)
+
+
+def read_only(name: str) -> bool:
+    """Is the disk ``name`` read once and never written?"""
+    return name.removesuffix(RESCUED) in (CONFIG_DRIVE, CDROM)
+
+
+def words_of(name: str) -> tuple[str, ...]:
+    """Everything a user may call the disk ``name``."""
+    short = (name.removeprefix("disk."),) if name.startswith(EPHEMERAL) else ()
+    return (name, *(word for word, known in WORDS.items() if known == name), *short)
 
 
 class _Backends:
@@ -271,14 +282,16 @@ def places_in(rooms: Rooms, uuid: str, file: str) -> dict[str, Place]:
 def attached(rooms: Rooms, instance: Instance) -> list[AttachedDisk]:
     """The disks as the domain shows them, from the record and the manifest."""
     from cowshed.disks import manifest
+    from cowshed.driver.steps import driving, limits, locate
 
     entries = manifest.load(rooms.directory(instance.uuid).path).disks
-    section = rooms.config.disks
-    limits = iotune(instance.flavor.extra_specs)
+    places = remembered(rooms, instance)
+    properties = Properties.of(locate.remembered_image(rooms, instance), instance)
+    threads = drive.threads(properties, rooms.config.disks, [place.bus for place in places.values()])
+    tuned = limits.of_disks(rooms, instance, places)
     disks = []
-    for name, place in remembered(rooms, instance).items():
+    for number, (name, place) in enumerate(places.items()):
         source = rooms.backend(entries[name].backend if name in entries else "").disk(instance.uuid, name).source()
-        ours = name.removesuffix(RESCUED) in (CONFIG_DRIVE, CDROM)
         disks.append(
             AttachedDisk(
                 source=source,
@@ -288,11 +301,9 @@ def attached(rooms: Rooms, instance: Instance) -> list[AttachedDisk]:
                 boot_order=place.boot_order,
                 alias=f"ua-{name.replace('.', '-')}",
                 readonly=place.readonly,
-                cache=CacheMode(section.cache),
-                io=None if ours else section.io or None,
-                discard=None if ours else section.discard,
-                detect_zeroes=None if ours else section.detect_zeroes or None,
-                iotune=None if ours else limits,
+                iothread=number % threads + 1 if threads and place.bus in drive.THREADED else None,
+                iotune=tuned.get(name),
+                **driving.options(rooms, properties, name),
             )
         )
     return disks

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cowshed.contract.types import BlockDevices, NetworkInfo
+from cowshed.domain import qos
 from cowshed.errors import DiskNotFound, InvalidRequest, NameTaken, NotFound, UnsupportedOperation
 from cowshed.hypervisor.agent_files import Executed
-from cowshed.model.disk import DiskFormat
+from cowshed.model.disk import DiskFormat, IoTune
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.model.vif import Vif
@@ -24,6 +25,21 @@ from cowshed.volumes import info as infos
 
 
 class FakeDevices(FakeLifecycle):
+    # --- limits -------------------------------------------------------------------------------
+
+    def disk_limits(self, instance: Instance) -> dict[str, IoTune | None]:
+        return {"disk": None, **self._find(instance).limits}
+
+    def limit_disk(
+        self, instance: Instance, disk: str, changes: Mapping[str, int | str], *, clear: bool = False
+    ) -> IoTune | None:
+        guest = self._find(instance)
+        name = "disk" if disk == "root" else disk
+        if name not in self.disk_limits(instance):
+            raise DiskNotFound(name=f"{disk} of instance {instance.name}")
+        guest.limits[name] = qos.changed(None if clear else guest.limits.get(name), changes)
+        return guest.limits[name]
+
     # --- volumes ------------------------------------------------------------------------------
 
     def attach_volume(

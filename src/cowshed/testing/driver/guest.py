@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cowshed.model.disk import IoTune
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import Vif
@@ -25,6 +26,7 @@ class FakeGuest:
     vifs: list[Vif] = field(default_factory=list)
     volumes: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)  # of volumes that were extended, in bytes
+    limits: dict[str, IoTune | None] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     password: str = ""
