@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
+import signal
 import tempfile
+import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,15 +21,20 @@ from cowshed.config import VolumesSection
 from cowshed.errors import (
     Conflict,
     CowshedError,
+    DeadlineExceeded,
     InvalidRequest,
     NameTaken,
     NotFound,
     PermissionDenied,
     UnsupportedOperation,
 )
+from cowshed.hypervisor import session
 from cowshed.model.instance import Instance
+from cowshed.model.volume import AttachedVolume, VolumeState
 from cowshed.units import GiB, MiB
+from cowshed.volumes import record
 from tests import volume_servers as servers
+from tests.vm import conftest as vm_tests
 from tests.vm.machines import Machines, machines
 
 # Says what is at the beginning of each disk that comes, and writes something at 1 MiB.
@@ -38,8 +47,8 @@ while :; do
         [ -e "$path/size" ] && [ -b "/dev/$name" ] || continue
         serial=$(cat "$path/serial" 2>/dev/null)
         [ -n "$serial" ] || continue
-        [ -e "/run/marked/$name" ] && continue
-        touch "/run/marked/$name"
+        [ "$(cat "/run/marked/$name" 2>/dev/null)" = "$serial" ] && continue
+        echo "$serial" >"/run/marked/$name"
         text=$(dd if=/dev/$name bs=512 count=1 2>/dev/null | tr -d '\000')
         echo "guest: $serial reads [$text] blocks $(cat $path/queue/logical_block_size)/$(cat $path/queue/physical_block_size)"
         if printf 'guest was here on %s' "$serial" | dd of=/dev/$name bs=512 seek=2048 conv=fsync 2>/dev/null
@@ -87,10 +96,12 @@ def attach(house: Machines, instance: Instance, volume: dict[str, Any], name: st
     house.driver.attach_volume(None, volume, instance, name, **options)
 
 
-def detach(house: Machines, instance: Instance, volume: dict[str, Any], name: str = "") -> None:
+def detach(
+    house: Machines, instance: Instance, volume: dict[str, Any], name: str = "", *, driver: Any = None, **options: Any
+) -> None:
     """Until the guest, which looks once a second, has noticed: the next disk may have the same name and size."""
     before = gone(house, instance)
-    house.driver.detach_volume(volume, instance, name)
+    (driver or house.driver).detach_volume(volume, instance, name, **options)
     servers.until(lambda: gone(house, instance) > before, "the guest noticing", timeout=60)
 
 
@@ -448,3 +459,102 @@ def test_a_bus_has_an_end_and_so_have_the_slots(house: Machines, running: Instan
         house.driver.detach_volume(what, running, "")
     assert house.driver.volumes(running) == ()
     servers.until(lambda: house.log(running).count("forgotten") >= house.log(running).count("] blocks"), "all gone", 60)
+
+
+# --- encrypted ------------------------------------------------------------------------------------
+
+
+def test_a_luks_volume_is_opened_in_qemu(house: Machines, running: Instance, store: Path) -> None:
+    """The bytes on the storage are not those the guest sees; the key is in libvirt only as long as it is attached."""
+    key_id, plain = str(uuid.uuid4()), servers.raw_file(store / "plain.raw", "hello v-luks")
+    key = house.driver.rooms.keys.create(key_id)
+    secret, path = store / "key", store / "v-luks.img"
+    secret.write_bytes(key)
+    run(
+        *("qemu-img", "convert", "-q", "-f", "raw", "-O", "luks", "--object", f"secret,id=k,file={secret}"),
+        *("-o", "key-secret=k,iter-time=10", plain, path),
+    )
+    secret.unlink()
+    path.chmod(0o666)
+    header = path.stat().st_size - servers.SIZE
+    what = info("file", "v-luks", path=str(path), format="raw", encrypted=True)
+    encryption = {"provider": "luks", "encryption_key_id": key_id}
+    attach(house, running, what, encryption=encryption)
+    house.wait(running, rf"cowshed-guest: disk vd\w {servers.SIZE} rw serial v-luks")
+    house.wait(running, r"guest: v-luks reads \[hello v-luks\]")
+    house.wait(running, "guest: v-luks written")
+    assert house.driver.rooms.hypervisor.secrets.kept(key_id) is False
+    house.driver.extend_volume(None, what, running, 2 * servers.SIZE + header)
+    house.wait(running, rf"cowshed-guest: disk vd\w {2 * servers.SIZE} rw serial v-luks")
+    with pytest.raises(UnsupportedOperation):
+        house.driver.swap_volume(what, file_volume(store, "v-plain"), running, "", 0)
+    detach(house, running, what, encryption=encryption)
+    assert house.driver.rooms.hypervisor.secrets.kept(key_id) is None
+    assert b"guest was here" not in path.read_bytes()
+
+
+# --- guests that do not let go, daemons that go away ----------------------------------------------
+
+
+def test_a_guest_that_does_not_answer_keeps_its_volume(house: Machines, running: Instance, store: Path) -> None:
+    what = file_volume(store, "v-stuck")
+    attach(house, running, what)
+    house.wait(running, "guest: v-stuck written")
+    hasty = house.reopened(volumes=VolumesSection(detach_timeout=1, detach_attempts=2))
+    house.driver.pause(running)
+    try:
+        with pytest.raises(DeadlineExceeded) as caught:
+            hasty.detach_volume(what, running, "")
+    finally:
+        house.driver.unpause(running)
+    assert "vd" in str(caught.value)
+    assert "mounted" in str(caught.value.hint)
+    assert [one.id for one in house.driver.volumes(running)] == ["v-stuck"]
+    hasty.cleanup_host("here")
+    detach(house, running, what)  # a retry works
+    assert_gone(house, running, what)
+
+
+def test_libvirt_may_go_away_while_a_guest_is_asked(
+    libvirt_uri: str, house: Machines, running: Instance, store: Path
+) -> None:
+    """The daemon ends between the request and the answer: the event is lost, the volume is not."""
+    from cowshed.hypervisor.devices import Devices
+
+    what = file_volume(store, "v-daemon")
+    attach(house, running, what)
+    house.wait(running, "guest: v-daemon written")
+    asked = Devices._request
+
+    def ask_and_kill(self: Devices, device: Any) -> None:
+        asked(self, device)
+        vm_tests.end(int((session.runtime_directory() / "libvirtd.pid").read_text()), signal.SIGKILL)
+        threading.Timer(1.0, vm_tests.start_daemon).start()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Devices, "_request", ask_and_kill)
+        detach(house, running, what)
+    assert_gone(house, running, what)
+    other = file_volume(store, "v-after")
+    attach(house, running, other)
+    house.wait(running, "guest: v-after written")
+    detach(house, running, other)
+
+
+def test_what_a_killed_process_left_is_found_again(house: Machines, running: Instance, store: Path) -> None:
+    """Killed before the guest had it: disconnected. Killed after: it is attached."""
+    from cowshed.driver.steps import volumes
+
+    attached, lost = file_volume(store, "v-attached"), file_volume(store, "v-lost")
+    attach(house, running, attached)
+    house.wait(running, "guest: v-attached written")
+    place = volumes.directory(house.driver.rooms, running)
+    (known,) = house.driver.volumes(running)
+    record.save(place, dataclasses.replace(known, state=VolumeState.CONNECTING))
+    record.save(place, AttachedVolume("v-lost", lost, "vdz", state=VolumeState.CONNECTING))
+    with volumes.held(house.driver.rooms, "v-lost"):
+        house.driver.init_host("here")  # somebody is at it
+        assert len(house.driver.volumes(running)) == 2
+    house.driver.init_host("here")
+    assert [(one.id, one.state) for one in house.driver.volumes(running)] == [("v-attached", VolumeState.ATTACHED)]
+    detach(house, running, attached)
