@@ -14,7 +14,7 @@ ARGS ?=
 help:  ## this list
 	@awk -F '## ' '/^[a-z-]+:.*## / {split($$1, name, ":"); printf "  make %-14s %s\n", name[1], $$2}' $(MAKEFILE_LIST)
 
-demo:  ## install what is missing, build a small image, run it, show its console, remove it
+demo:  ## install what is missing, build a small image, run it, show its console, remove it (BACKEND=rbd|raw|qcow2|ploop)
 	@scripts/make-demo.sh
 
 test: packages venv guests  ## install what the tests need and run them (TESTS=..., ARGS=..., JOBS=2)
