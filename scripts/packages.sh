@@ -42,6 +42,7 @@ test=(
     btrfs-progs ntfs-3g         # file systems that images and disks are made with
     qemu-block-extra            # rbd, iscsi and curl for qemu-img
     dnsmasq-base iptables       # networks of the system's libvirt
+    ploop                       # a second reader and writer of ploop disks; works on files without its kernel module
     strace
     cryptsetup-bin              # a second reader of our LUKS heads
     swtpm swtpm-tools           # TPM devices

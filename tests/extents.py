@@ -40,7 +40,7 @@ def exclusive(path: Path) -> int:
 def _has_extents(fd: int) -> bool:
     """tmpfs, for one, has none, and shares no blocks."""
     try:
-        fcntl.ioctl(fd, _FIEMAP, bytearray(_HEAD.size))
+        fcntl.ioctl(fd, _FIEMAP, bytearray(_HEAD.pack(0, (1 << 64) - 1, 0, 0, 0, 0)))
     except OSError:
         return False
     return True

@@ -103,6 +103,11 @@ class DisksSection:
     )
     preallocation: str = _option("off", "for new disks", choices=("off", "metadata", "falloc", "full"))
     cluster_size: int = _option(64 * 1024, "of new qcow2 disks", unit="B")
+    ploop_format: str = _option(
+        "raw",
+        "data file of new ploop disks: all of the disk as it is, or only the clusters in use",
+        choices=("raw", "expanded"),
+    )
     cache: str = _option(
         "default", "QEMU's cache mode", choices=("default", "none", "writethrough", "writeback", "directsync", "unsafe")
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.conftest import LoopFs
 from tests.extents import exclusive
 
 PROMISES = promises()
+EXPANDED = DisksSection(ploop_format="expanded")
 
 
 class Files(BackendConformance):
@@ -30,14 +32,15 @@ class Files(BackendConformance):
         self.place = root / "place"
         self.place.mkdir(parents=True)
         self.instances = root / "instances"
-        self.backend: Backend = BACKENDS[name](self.instances, section or DisksSection(), MemoryKeys())
+        self.section = section or DisksSection()
+        self.backend: Backend = BACKENDS[name](self.instances, self.section, MemoryKeys())
 
     def used(self) -> int:
         """Of these disks alone: others write to the same file system, and a shared block is nobody's."""
         return sum(exclusive(path) for path in self.instances.rglob("*") if path.is_file())
 
     def preallocating(self) -> Backend | None:
-        return BACKENDS[self.backend.name](self.instances, DisksSection(preallocation="falloc"))
+        return BACKENDS[self.backend.name](self.instances, replace(self.section, preallocation="falloc"))
 
 
 class TestMemory(BackendConformance):
@@ -66,11 +69,21 @@ def test_files(name: str, promise: str, tmp_path: Path) -> None:
     getattr(Files(name, tmp_path / "root"), promise)()
 
 
+@pytest.mark.parametrize("promise", PROMISES)
+def test_expanded_ploop(promise: str, tmp_path: Path) -> None:
+    getattr(Files("ploop", tmp_path / "root", EXPANDED), promise)()
+
+
 @pytest.mark.parametrize("preallocation", ["metadata", "falloc", "full"])
 @pytest.mark.parametrize("name", sorted(BACKENDS))
 def test_preallocated_files(name: str, preallocation: str, tmp_path: Path) -> None:
     for promise in PROMISES:
         getattr(Files(name, tmp_path / promise, DisksSection(preallocation=preallocation)), promise)()
+
+
+def test_preallocated_expanded_ploop(tmp_path: Path) -> None:
+    for promise in PROMISES:
+        getattr(Files("ploop", tmp_path / promise, replace(EXPANDED, preallocation="falloc")), promise)()
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
@@ -81,7 +94,16 @@ def test_files_on_a_file_system(name: str, kind: str, loopfs: LoopFs) -> None:
         getattr(Files(name, root / promise), promise)()
 
 
-@pytest.mark.parametrize(("name", "kind"), [("raw", "xfs"), ("raw", "btrfs"), ("qcow2", "ext4")])
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_expanded_ploop_on_a_file_system(kind: str, loopfs: LoopFs) -> None:
+    root = loopfs(kind, size="1G")
+    for promise in PROMISES:
+        getattr(Files("ploop", root / promise, EXPANDED), promise)()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("raw", "xfs"), ("raw", "btrfs"), ("qcow2", "ext4"), ("ploop", "xfs"), ("ploop", "btrfs")]
+)
 def test_an_instant_clone_takes_no_room(name: str, kind: str, loopfs: LoopFs) -> None:
     """The trait is true: ten disks of a base with 64 MiB of data in it take less than one copy."""
     suite = Files(name, loopfs(kind, size="512M") / "root")

@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from cowshed import clock
 from cowshed.config import DisksSection
 from cowshed.disks import BACKENDS, manifest, open_backends
 from cowshed.disks.directory import InstanceDirectory
 from cowshed.disks.file import FileDisk
-from cowshed.errors import Busy
+from cowshed.errors import Busy, NameTaken, SnapshotNotFound
 from cowshed.model.disk import Base, DiskFormat
 from cowshed.tools import locks, qemu_img
 from cowshed.units import MiB
@@ -50,6 +53,9 @@ do = {
     "create": lambda: disk.create(16 << 20, base),
     "resize": lambda: disk.resize(32 << 20),
     "delete": disk.delete,
+    "take": lambda: disk.take("two"),
+    "roll_back": lambda: disk.roll_back("one"),
+    "remove": lambda: disk.remove("one"),
     "destroy": InstanceDirectory(Path(place) / "instances", instance).delete,
 }[what]
 for name in CALLS:
@@ -89,16 +95,29 @@ def make(place: Path, kind: str) -> FileDisk:
 
 def whole(disk: FileDisk, base: Base, size: int) -> None:
     assert disk.info().virtual_size == size
-    facts = qemu_img.info(disk.path, disk.format)
+    facts = qemu_img.info(disk.data, disk.format)
     assert facts["virtual-size"] == size
     subprocess.run(
-        ["qemu-img", "compare", "-q", "-f", disk.format, "-F", "raw", str(disk.path), str(base.path)], check=True
+        ["qemu-img", "compare", "-q", "-f", disk.format, "-F", "raw", str(disk.data), str(base.path)], check=True
     )
 
 
 def litter(disk: FileDisk) -> list[str]:
     names = os.listdir(disk.directory) if disk.directory.exists() else []
     return [name for name in names if name not in ("disk", manifest.FILE)]
+
+
+def patiently(call: Callable[[], object]) -> None:
+    """A qemu-img of a killed process ends with it, but not at the same moment."""
+
+    def done() -> bool:
+        try:
+            call()
+        except Busy:
+            return False
+        return True
+
+    clock.poll(done, clock.Deadline(20, "the image is free"))
 
 
 @KINDS
@@ -113,10 +132,11 @@ def test_killed_while_it_is_made(tmp_path: Path, base: Base, kind: str) -> None:
         if disk.exists():  # killed after the name was given: then it is complete
             whole(disk, base, 16 * MiB)
         else:
-            # The record of the manifest is written by name; the disk itself never has a half name.
-            assert [name for name in litter(disk) if not name.startswith(f".{manifest.FILE}.")] == []
+            # The record of the manifest and a ploop directory are written by name; the disk itself never has a half name.
+            assert [name for name in litter(disk) if not name.startswith((f".{manifest.FILE}.", ".disk."))] == []
             disk.create(16 * MiB, base)
             whole(disk, base, 16 * MiB)
+            assert [name for name in litter(disk) if not name.startswith(f".{manifest.FILE}.")] == []
         InstanceDirectory(tmp_path / "instances", disk.instance).delete()
         assert not disk.directory.exists()
         die += 1
@@ -134,7 +154,7 @@ def test_killed_while_it_grows(tmp_path: Path, base: Base, kind: str) -> None:
             break
         kills += 1
         assert disk.info().virtual_size in (16 * MiB, 32 * MiB)
-        disk.resize(32 * MiB)
+        patiently(lambda disk=disk: disk.resize(32 * MiB))
         whole(disk, base, 32 * MiB)
         die += 1
     assert kills >= 4
@@ -157,6 +177,65 @@ def test_killed_while_it_is_deleted(tmp_path: Path, base: Base, kind: str, what:
             break
         die += 1
     assert die > 2
+
+
+def content(disk: FileDisk, place: Path) -> bytes:
+    target = place / f"content-{uuid.uuid4()}"
+    patiently(lambda: disk.extract(target, DiskFormat.RAW))
+    data = target.read_bytes()
+    target.unlink()
+    return data
+
+
+@KINDS
+@pytest.mark.parametrize("what", ["take", "roll_back", "remove"])
+def test_killed_in_the_middle_of_a_snapshot(tmp_path: Path, base: Base, kind: str, what: str) -> None:
+    """The old state or the new, by content, size and list; and the same call again ends it."""
+    old = base.path.read_bytes()
+    new = bytes(MiB) + old[MiB:] + bytes(8 * MiB)
+    die = 1
+    while True:
+        disk = make(tmp_path, kind)
+        disk.create(8 * MiB, base)
+        disk.take("one")
+        disk.resize(16 * MiB)
+        write = ["qemu-io", "-f", disk.format, "-c", "write -z 0 1M", str(disk.data)]
+        subprocess.run(write, check=True, capture_output=True)
+        ended = child(tmp_path, disk, what, die)
+        if ended is None:
+            names = [snapshot.name for snapshot in disk.snapshots()]
+            assert names in {"take": (["one"], ["one", "two"]), "remove": (["one"], [])}.get(what, (["one"],))
+            size, data = disk.info().virtual_size, content(disk, tmp_path)
+            assert (size, data) in (((16 * MiB, new), (8 * MiB, old)) if what == "roll_back" else ((16 * MiB, new),))
+            again(disk, what)
+        expected = {"take": ["one", "two"], "roll_back": ["one"], "remove": []}[what]
+        assert [snapshot.name for snapshot in disk.snapshots()] == expected
+        assert content(disk, tmp_path) == (old if what == "roll_back" else new)
+        if "two" in expected:
+            patiently(lambda disk=disk: disk.roll_back("two"))
+            assert content(disk, tmp_path) == new
+        if kind == "qcow2":
+            facts = qemu_img.info(disk.data, DiskFormat.QCOW2)
+            assert len(facts.get("snapshots", [])) == len(expected)
+        else:
+            kept = disk.kept
+            assert sorted(os.listdir(kept) if kept.exists() else []) == sorted(expected)
+        InstanceDirectory(tmp_path / "instances", disk.instance).delete()
+        if ended is not None:
+            break
+        die += 1 if kind == "raw" else 3  # the order of the steps is the same for all
+    assert die > 4
+
+
+def again(disk: FileDisk, what: str) -> None:
+    """What was interrupted, done once more; what was done already says so."""
+    call = {
+        "take": lambda: disk.take("two"),
+        "roll_back": lambda: disk.roll_back("one"),
+        "remove": lambda: disk.remove("one"),
+    }
+    with suppress(NameTaken, SnapshotNotFound):
+        patiently(call[what])
 
 
 # --- locks between processes ------------------------------------------------------------------

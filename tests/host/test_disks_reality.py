@@ -66,19 +66,19 @@ def test_every_preallocation(tmp_path: Path, kind: str, how: str, based: bool) -
     empty = tmp_path / "empty"
     empty.touch()
     os.truncate(empty, 24 * MiB)
-    same(disk.path, disk.format, base.path if based else empty, 24 * MiB)
+    same(disk.data, disk.format, base.path if based else empty, 24 * MiB)
     if kind == "qcow2":
-        qemu_img.check(disk.path, DiskFormat.QCOW2)
+        qemu_img.check(disk.data, DiskFormat.QCOW2)
     if how in ("falloc", "full"):
         assert disk.info().allocated >= 24 * MiB
     elif not (how == "metadata" and kind == "qcow2"):
         assert disk.info().allocated < 3 * MiB
     disk.resize(40 * MiB)
-    assert qemu_img.info(disk.path, disk.format)["virtual-size"] == disk.info().virtual_size == 40 * MiB
+    assert qemu_img.info(disk.data, disk.format)["virtual-size"] == disk.info().virtual_size == 40 * MiB
     if how in ("falloc", "full"):
         assert disk.info().allocated >= 40 * MiB
     if kind == "qcow2":
-        qemu_img.check(disk.path, DiskFormat.QCOW2)
+        qemu_img.check(disk.data, DiskFormat.QCOW2)
 
 
 @pytest.mark.parametrize("cluster_size", [512, 4 * KiB, 64 * KiB, 2 * MiB])
@@ -86,11 +86,11 @@ def test_every_cluster_size(tmp_path: Path, cluster_size: int) -> None:
     base = make_base(tmp_path)
     disk = make_disk(tmp_path, "qcow2", cluster_size=cluster_size)
     disk.create(64 * MiB, base)
-    qemu_img.check(disk.path, DiskFormat.QCOW2)
-    assert qemu_img.info(disk.path, DiskFormat.QCOW2)["cluster-size"] == cluster_size
-    same(disk.path, DiskFormat.QCOW2, base.path, 64 * MiB)
+    qemu_img.check(disk.data, DiskFormat.QCOW2)
+    assert qemu_img.info(disk.data, DiskFormat.QCOW2)["cluster-size"] == cluster_size
+    same(disk.data, DiskFormat.QCOW2, base.path, 64 * MiB)
     disk.resize(GiB)
-    qemu_img.check(disk.path, DiskFormat.QCOW2)
+    qemu_img.check(disk.data, DiskFormat.QCOW2)
 
 
 @pytest.mark.parametrize("format", [DiskFormat.RAW, DiskFormat.QCOW2])
@@ -99,10 +99,10 @@ def test_what_a_guest_wrote_is_extracted(tmp_path: Path, kind: str, format: Disk
     base = make_base(tmp_path)
     disk = make_disk(tmp_path, kind)
     disk.create(24 * MiB, base)
-    write = ["qemu-io", "-f", disk.format, "-c", "write -P 7 1M 70000", "-c", "write -z 2M 64k", str(disk.path)]
+    write = ["qemu-io", "-f", disk.format, "-c", "write -P 7 1M 70000", "-c", "write -z 2M 64k", str(disk.data)]
     subprocess.run(write, check=True, capture_output=True)
     disk.extract(tmp_path / "out", format)
-    compare = ["qemu-img", "compare", "-q", "-f", disk.format, "-F", format, str(disk.path), str(tmp_path / "out")]
+    compare = ["qemu-img", "compare", "-q", "-f", disk.format, "-F", format, str(disk.data), str(tmp_path / "out")]
     subprocess.run(compare, check=True, capture_output=True)
     assert b"backing" not in subprocess.check_output(["qemu-img", "info", str(tmp_path / "out")])
 
@@ -110,15 +110,15 @@ def test_what_a_guest_wrote_is_extracted(tmp_path: Path, kind: str, format: Disk
 def test_a_disk_in_use_does_not_grow_behind_the_guest(tmp_path: Path) -> None:
     disk = make_disk(tmp_path, "qcow2")
     disk.create(16 * MiB)
-    with Holder(disk.path) as holder:
+    with Holder(disk.data) as holder:
         with pytest.raises(Busy):
             disk.resize(32 * MiB)
         assert disk.info().virtual_size == 16 * MiB
         holder.say("truncate 48M")  # as libvirt has QEMU do for a running guest
         deadline = clock.Deadline(30, "qemu-io has grown it")
-        clock.poll(lambda: qemu_img.info(disk.path, DiskFormat.QCOW2)["virtual-size"] == 48 * MiB, deadline)
+        clock.poll(lambda: qemu_img.info(disk.data, DiskFormat.QCOW2)["virtual-size"] == 48 * MiB, deadline)
         disk.resize(48 * MiB)  # is written down, and not done again
-    assert disk.info().virtual_size == qemu_img.info(disk.path, DiskFormat.QCOW2)["virtual-size"] == 48 * MiB
+    assert disk.info().virtual_size == qemu_img.info(disk.data, DiskFormat.QCOW2)["virtual-size"] == 48 * MiB
 
 
 class Holder:
@@ -155,7 +155,7 @@ class Holder:
 @pytest.mark.parametrize("filesystem_type", ["swap", "ext4", "vfat"])
 def test_blank_disks_have_file_system_and_label(tmp_path: Path, kind: str, filesystem_type: str) -> None:
     disk = make_disk(tmp_path, kind)
-    blank.create(disk, 64 * MiB, filesystem_type=filesystem_type, label="ephemeral0")
+    blank.create(disk, 64 * MiB, filesystem_type=filesystem_type, label="ephemeral0", place=tmp_path)
     disk.extract(tmp_path / "out", DiskFormat.RAW)
     found = subprocess.check_output(["blkid", "-p", "-o", "export", tmp_path / "out"])
     assert f"TYPE={filesystem_type}\n".encode() in found
@@ -163,13 +163,13 @@ def test_blank_disks_have_file_system_and_label(tmp_path: Path, kind: str, files
     assert sorted(os.listdir(disk.directory)) == ["disk", "manifest.json"]
     assert disk.info().virtual_size == 64 * MiB
     with pytest.raises(NameTaken):
-        blank.create(disk, 64 * MiB, filesystem_type=filesystem_type)
+        blank.create(disk, 64 * MiB, filesystem_type=filesystem_type, place=tmp_path)
 
 
 @KINDS
 def test_preallocated_blank_disks(tmp_path: Path, kind: str) -> None:
     disk = make_disk(tmp_path, kind, preallocation="falloc")
-    blank.create(disk, 32 * MiB, filesystem_type="ext4")
+    blank.create(disk, 32 * MiB, filesystem_type="ext4", place=tmp_path)
     assert disk.info().allocated >= 32 * MiB
 
 
@@ -177,28 +177,28 @@ def test_preallocated_blank_disks(tmp_path: Path, kind: str) -> None:
 def test_blank_disks_that_cannot_be(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = make_disk(tmp_path, kind)
     with pytest.raises(InvalidRequest):
-        blank.create(disk, 64 * MiB, filesystem_type="ntfs")
+        blank.create(disk, 64 * MiB, filesystem_type="ntfs", place=tmp_path)
     assert not disk.directory.exists()
     fake = tmp_path / "mkfs.ext4"
     fake.write_text("#!/bin/sh\necho broken >&2\nexit 1\n")
     fake.chmod(0o755)
     monkeypatch.setenv("COWSHED_PATH", str(tmp_path))
     with pytest.raises(ToolFailed, match="broken"):
-        blank.create(disk, 64 * MiB, filesystem_type="ext4")
+        blank.create(disk, 64 * MiB, filesystem_type="ext4", place=small)
     assert not disk.directory.exists()
     monkeypatch.delenv("COWSHED_PATH")
-    blank.create(disk, 64 * MiB, filesystem_type="ext4")
+    blank.create(disk, 64 * MiB, filesystem_type="ext4", place=tmp_path)
 
 
 def test_a_config_drive_is_replaced_and_read_by_nobody_else(tmp_path: Path) -> None:
     disk = make_disk(tmp_path, "raw")
     config_drive.create(disk, {"user-data": b"old"}, "cidata")
     config_drive.create(disk, {"user-data": b"new", "openstack/latest/meta_data.json": b"{}"}, "config-2")
-    assert disk.path.stat().st_mode & 0o777 == 0o600
-    read = subprocess.run(["isoinfo", "-J", "-x", "/user-data", "-i", disk.path], capture_output=True, check=True)
+    assert disk.data.stat().st_mode & 0o777 == 0o600
+    read = subprocess.run(["isoinfo", "-J", "-x", "/user-data", "-i", disk.data], capture_output=True, check=True)
     assert read.stdout == b"new"
     assert disk.source().format == DiskFormat.RAW
-    assert disk.info().virtual_size == disk.path.stat().st_size
+    assert disk.info().virtual_size == disk.data.stat().st_size
 
 
 # --- file systems -----------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def test_the_trait_says_what_is_true_here(loopfs: object, kind: str, shares: boo
     disk = make_disk(place, "raw")
     base = make_base(place, data=8 * MiB, size=64 * MiB)
     disk.create(128 * MiB, base)
-    same(disk.path, DiskFormat.RAW, base.path, 128 * MiB)
+    same(disk.data, DiskFormat.RAW, base.path, 128 * MiB)
     assert sorted(os.listdir(disk.directory)) == ["disk", "manifest.json"]
 
 
@@ -238,7 +238,7 @@ def test_a_raw_disk_from_another_file_system_is_copied(loopfs: object, tmp_path:
     base = make_base(tmp_path)
     disk = make_disk(place, "raw")
     disk.create(64 * MiB, base)
-    same(disk.path, DiskFormat.RAW, base.path, 64 * MiB)
+    same(disk.data, DiskFormat.RAW, base.path, 64 * MiB)
     assert disk.info().allocated < 4 * MiB
 
 
@@ -305,7 +305,7 @@ def test_space_that_runs_out_in_the_middle(small: Path, tmp_path: Path, kind: st
             assert abs(free - filesystem.free_space(small)) <= 64 * KiB
             filler.unlink()
             disk.create(16 * MiB, base)
-        same(disk.path, disk.format, base.path, 16 * MiB)
+        same(disk.data, disk.format, base.path, 16 * MiB)
         disk.delete()
         filler.unlink(missing_ok=True)
     assert 0 < made < 20
@@ -316,7 +316,7 @@ def test_a_blank_disk_that_does_not_fit(small: Path) -> None:
     with (small / "filler").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, filesystem.free_space(small) - 64 * KiB)
     with pytest.raises(NoSpace):
-        blank.create(disk, 512 * MiB, filesystem_type="ext4")
+        blank.create(disk, 512 * MiB, filesystem_type="ext4", place=small)
     assert not disk.directory.exists()
 
 

@@ -6,11 +6,16 @@ from pathlib import Path
 
 from cowshed.config import DisksSection, LvmSection, RbdSection
 from cowshed.contract.storage import Backend, KeySource
+from cowshed.disks.ploop import PloopBackend
 from cowshed.disks.qcow2 import Qcow2Backend
 from cowshed.disks.raw import RawBackend
 
 # Backends that need nothing but the instances' directories.
-BACKENDS: dict[str, type[RawBackend | Qcow2Backend]] = {"raw": RawBackend, "qcow2": Qcow2Backend}
+BACKENDS: dict[str, type[RawBackend | Qcow2Backend | PloopBackend]] = {
+    "raw": RawBackend,
+    "qcow2": Qcow2Backend,
+    "ploop": PloopBackend,
+}
 
 
 def open_backends(

@@ -40,13 +40,13 @@ class CopiedSnapshots(FileDisk):
 
     @contextmanager
     def _keeping(self, entry: ManifestDisk, name: str, progress: Progress) -> Iterator[Step]:
-        qemu_lock.refuse_held(self.path, self.label)
+        qemu_lock.refuse_held(self.data, self.label)
         with filesystem.publish(self.kept / name, unnamed=True) as new:
-            self._copy(self.path, new.fd, progress)
+            self._copy(self.data, new.fd, progress)
             yield new.commit
 
     def _prepare(self, entry: ManifestDisk, name: str, progress: Progress) -> None:
-        qemu_lock.refuse_held(self.path, self.label)
+        qemu_lock.refuse_held(self.data, self.label)
         with filesystem.publish(self.kept / RESTORED, unnamed=True) as new:
             self._copy(self.kept / name, new.fd, progress)
             self._preallocate(new.fd, 0, os.fstat(new.fd).st_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -48,6 +48,11 @@ class FileDisk(RecordedSnapshots, Importing):
         """Where it is, or will be when it is made."""
         return self.directory / self.location()
 
+    @property
+    def data(self) -> Path:
+        """The file that a guest opens."""
+        return self.path
+
     def _new_location(self) -> str:
         return self.name
 
@@ -81,7 +86,7 @@ class FileDisk(RecordedSnapshots, Importing):
         unsynced = filesystem.make_directory_unsynced(self.directory)
         try:
             place = self.directory / self._new_location()
-            with self._sealed(size, base, keys) as sealed, filesystem.publish(place, unnamed=True) as new:
+            with self._sealed(size, base, keys) as sealed, self._publishing(place) as new:
                 fill(new, sealed)
                 # Begun now, the blocks of the disk go into the same journal commit as the manifest's.
                 filesystem.start_writing(new.fd, 0, 0)
@@ -94,6 +99,13 @@ class FileDisk(RecordedSnapshots, Importing):
                 with suppress(OSError):
                     self.directory.rmdir()
             raise
+
+    def _publishing(self, place: Path) -> AbstractContextManager[Publication]:
+        return filesystem.publish(place, unnamed=True)
+
+    def _remove(self) -> None:
+        """Already gone is success."""
+        filesystem.remove_file(self.path)
 
     @contextmanager
     def _sealed(self, size: int, base: Base | None, keys: KeySource | None) -> Iterator[Sealed | None]:
@@ -112,7 +124,7 @@ class FileDisk(RecordedSnapshots, Importing):
             for place in places:
                 filesystem.sync_directory(place)
         except BaseException:
-            filesystem.remove_file(self.path)
+            self._remove()
             raise
 
     @abstractmethod
@@ -165,7 +177,7 @@ class FileDisk(RecordedSnapshots, Importing):
         if not (self.exists() or (self.directory / manifest.FILE).exists()):
             return
         with manifest.editing(self.directory) as disks:
-            filesystem.remove_file(self.path)
+            self._remove()
             self._remove_kept()
             entry = disks.get(self.name)
             if entry and entry.encryption and self.keys:
@@ -184,7 +196,7 @@ class FileDisk(RecordedSnapshots, Importing):
         backing = None
         if entry.base_path and entry.base_format:
             backing = DiskSource(DiskType.FILE, entry.base_format, Path(entry.base_path))
-        return DiskSource(DiskType.FILE, entry.format, self.path, backing=backing, encryption=entry.encryption)
+        return DiskSource(DiskType.FILE, entry.format, self.data, backing=backing, encryption=entry.encryption)
 
     def activate(self) -> None:
         entry = self._entry()

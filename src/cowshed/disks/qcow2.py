@@ -19,6 +19,8 @@ from cowshed.tools import filesystem, luks, luks_header, qcow2, qemu_img, qemu_l
 from cowshed.tools.filesystem import Publication
 from cowshed.tools.qcow2 import overlay
 
+_PREFIX = "cowshed:"
+
 
 class Qcow2Disk(FileDisk):
     format = DiskFormat.QCOW2
@@ -130,8 +132,10 @@ class Qcow2Disk(FileDisk):
             qemu_img.snapshot(self.path, action, _tag(name))
 
     def _strays(self, entry: ManifestDisk) -> Sequence[str]:
-        known = {_tag(snapshot.name) for snapshot in entry.snapshots}
-        return [tag.lstrip("=") for tag in self._tags() if tag not in known]
+        """Those with our prefix only: others may have been made with virsh."""
+        known = {snapshot.name for snapshot in entry.snapshots}
+        ours = [tag.removeprefix(_PREFIX) for tag in self._tags() if tag.startswith(_PREFIX)]
+        return [name for name in dict.fromkeys(ours) if name not in known]
 
     def _tags(self) -> list[str]:
         fd = filesystem.open_regular(self.path)
@@ -144,8 +148,8 @@ class Qcow2Disk(FileDisk):
 
 
 def _tag(name: str) -> str:
-    """What the snapshot is called inside: qemu-img would take a name of digits for the number of another."""
-    return f"={name}" if name.isdigit() else name
+    """What the snapshot is called inside. A name of digits alone would be taken for the number of another."""
+    return _PREFIX + name
 
 
 def _head(sealed: Sealed | None) -> bytes:

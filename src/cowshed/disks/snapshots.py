@@ -117,6 +117,7 @@ class RecordedSnapshots(RecordedDisk, Snapshotting):
 
     def remove(self, name: str) -> None:
         with self._alone() as entry:
+            self._sweep(entry)
             self._require(entry, name)
             self._record(lineage.without(entry, name))
             try:
@@ -125,7 +126,6 @@ class RecordedSnapshots(RecordedDisk, Snapshotting):
                 with suppress(CowshedError):
                     self._record(entry)
                 raise
-            self._sweep(entry)
 
     def _remove_kept(self) -> None:
         """All of it, when the disk is deleted."""

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -25,6 +26,7 @@ from cowshed.units import MiB, format_size
 
 PART = ".part"
 FICLONE = 0x40049409  # linux/fs.h
+FICLONERANGE = 0x4020940D
 _CHUNK = 4 * MiB
 _ALIGN = 4096  # at least the logical block size of any disk
 _SYNC_FILE_RANGE_WRITE = 2
@@ -343,8 +345,20 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
 
 def reflink(source: int, target: int) -> bool:
     """Share all blocks of ``source`` with ``target``; False where the file system cannot."""
+    return _cloned(target, FICLONE, source)
+
+
+def reflink_range(source: int, target: int, offset: int) -> bool:
+    """Share all blocks of ``source`` with ``target`` from ``offset`` on, a multiple of the block size.
+
+    :return: False where the file system cannot
+    """
+    return _cloned(target, FICLONERANGE, struct.pack("qQQQ", source, 0, 0, offset))
+
+
+def _cloned(target: int, request: int, argument: int | bytes) -> bool:
     try:
-        fcntl.ioctl(target, FICLONE, source)
+        fcntl.ioctl(target, request, argument)
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM):
             return False

@@ -72,6 +72,11 @@ def check(path: Path, format: DiskFormat) -> None:
     command(path, "check", "-q", "-f", DRIVER[format], "--", str(path.absolute()), timeout=600)
 
 
+def repair(path: Path, format: DiskFormat) -> None:
+    """Put right what a killed QEMU left, such as the mark that it is open. :raises Busy: it is open"""
+    command(path, "check", "-q", "-r", "all", "-f", DRIVER[format], "--", str(path.absolute()), timeout=600)
+
+
 TAKE, APPLY, REMOVE = "-c", "-a", "-d"
 
 

@@ -2,7 +2,7 @@
 
 from cowshed.tools.transfer.compare import digest_of_source
 from cowshed.tools.transfer.convert import Copied, digest_of, fetch
-from cowshed.tools.transfer.export import check_export, export, export_layer, to_qcow2
+from cowshed.tools.transfer.export import check_export, export, export_layer, open_layer, to_ploop, to_qcow2, to_raw
 from cowshed.tools.transfer.sinks import into_file
 
 __all__ = [
@@ -14,5 +14,8 @@ __all__ = [
     "export_layer",
     "fetch",
     "into_file",
+    "open_layer",
+    "to_ploop",
     "to_qcow2",
+    "to_raw",
 ]

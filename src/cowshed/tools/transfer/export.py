@@ -55,6 +55,20 @@ def to_qcow2(source: int, target: int) -> None:
     _to_qcow2(RawLayer(source), target, compress=False, progress=SILENT)
 
 
+def to_ploop(layer: Layer, target: int, size: int, *, progress: Progress = SILENT) -> None:
+    """Write ``layer``, grown to ``size``, to the empty file ``target`` as an expanded ploop data file."""
+    from cowshed.tools.ploop import Mapped
+
+    with closing(Mapped(target, size)) as sink:
+        pump(layer, sink, progress=progress)
+        sink.finish()
+
+
+def to_raw(layer: Layer, target: int, *, progress: Progress = SILENT) -> None:
+    """Write ``layer`` to the empty file ``target``, blocks of zeros left out."""
+    _to_raw(layer, target, progress)
+
+
 def _to_qcow2(layer: Layer, target: int, *, compress: bool, progress: Progress) -> None:
     with closing(Qcow2Sink(target, layer.size, compress=compress)) as sink:
         pump(layer, sink, progress=progress)
@@ -78,4 +92,8 @@ def open_layer(source: DiskSource, stack: ExitStack) -> Layer:
     if source.format == DiskFormat.QCOW2:
         below = open_layer(source.backing, stack) if source.backing else None
         return Qcow2Layer(fd, below, name=str(source.path))
+    if source.format == DiskFormat.PLOOP:
+        from cowshed.tools.transfer.ploop_layer import PloopLayer
+
+        return PloopLayer(fd, name=str(source.path))
     return RawLayer(fd)
