@@ -17,6 +17,7 @@ from cowshed.manager.records import Records
 from cowshed.model.image import Image
 from cowshed.model.instance import PowerState
 from cowshed.testing import MemoryCluster
+from cowshed.tools.run import run
 from cowshed.units import MiB
 from tests.unit.test_cli_verbs import Command, cowshed, refused, tiny, web
 
@@ -185,6 +186,35 @@ def test_export(cowshed: Command, stopped: str, tmp_path: Path) -> None:
     refused(cowshed("disk", "export", "web", tmp_path / "x", "--format", "raw", "--compress"), 2, "compress")
     refused(cowshed("disk", "export", "web", tmp_path / "no" / "x"), 3, "no")
     assert sorted(path.name for path in tmp_path.glob("*out*")) == ["out.qcow2", "out.raw"]
+
+
+def test_an_encrypted_disk_is_exported_encrypted_with_its_key_beside(
+    cowshed: Command, stopped: str, rooms: Rooms, tmp_path: Path
+) -> None:
+    identity = Records(rooms.state / "cowshed.db").find("web").uuid
+    content = os.urandom(MiB)
+    (tmp_path / "content").write_bytes(content)
+    found = rooms.backends["qcow2"].disk(identity, "disk")
+    found.delete()
+    found.import_file(tmp_path / "content", encrypt=True)  # type: ignore[attr-defined]
+    assert "encrypted" in cowshed("show", "web").out
+    assert cowshed("disk", "export", "web", tmp_path / "out", "--key-file", tmp_path / "key").code == 0
+    assert content[:4096] not in (tmp_path / "out").read_bytes()
+    key = (tmp_path / "key").read_bytes()
+    assert [key] == [path.read_bytes() for path in (rooms.state / "keys").iterdir()]
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    opened = f"driver=qcow2,encrypt.format=luks,encrypt.key-secret=k,file.driver=file,file.filename={tmp_path}/out"
+    secret = f"secret,id=k,file={tmp_path}/key"
+    run(["qemu-img", "convert", "--object", secret, "--image-opts", "-O", "raw", opened, tmp_path / "back"], timeout=60)
+    assert (tmp_path / "back").read_bytes() == content
+    assert cowshed("disk", "export", "web", tmp_path / "plain", "--plaintext", "--format", "raw").code == 0
+    assert (tmp_path / "plain").read_bytes() == content
+    refused(cowshed("disk", "export", "web", tmp_path / "x", "--key-file", tmp_path / "key"), 4, "key")
+    refused(cowshed("disk", "export", "web", tmp_path / "x", "--plaintext", "--key-file", tmp_path / "y"), 2, "no key")
+    refused(cowshed("disk", "export", "web", "swap", tmp_path / "x", "--key-file", tmp_path / "y"), 2, "not encrypted")
+    refused(cowshed("disk", "export", "web", tmp_path / "x", "--compress"), 2, "ciphertext")
+    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "y").exists()
 
 
 # --- a running guest ------------------------------------------------------------------------------

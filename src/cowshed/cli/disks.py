@@ -142,16 +142,33 @@ def move(session: Session, instance: str, disk: str, to: str) -> None:
 @click.option("--format", "disk_format", type=click.Choice(["qcow2", "raw"]), default="qcow2", show_default=True)
 @click.option("--compress", is_flag=True, help="qcow2 only; on all cores.")
 @click.option("--plaintext", is_flag=True, help="Decrypt an encrypted disk; else the file has the disk's key.")
+@click.option("--key-file", metavar="FILE", help="A new file for the key of the encrypted disk.")
 @verb
 def export(
-    session: Session, instance: str, words: tuple[str, ...], disk_format: str, compress: bool, plaintext: bool
+    session: Session,
+    instance: str,
+    words: tuple[str, ...],
+    disk_format: str,
+    compress: bool,
+    plaintext: bool,
+    key_file: str | None,
 ) -> None:
-    """Write a disk of the stopped INSTANCE to the new FILE, which needs nothing else."""
+    """Write a disk of the stopped INSTANCE to the new FILE, which needs nothing else.
+
+    A disk that is encrypted leaves the host encrypted (LUKS), with the disk's own key. That key is removed with the
+    disk: keep it with --key-file.
+    """
     *before, target = words
     if len(before) > 1:
         raise click.UsageError(f"too many words: {' '.join(words)}", click.get_current_context())
     with session.working() as host:
         path = host.disks.export(
-            instance, target, "".join(before), format=disk_format, compress=compress, plaintext=plaintext
+            instance,
+            target,
+            "".join(before),
+            format=disk_format,
+            compress=compress,
+            plaintext=plaintext,
+            key_file=key_file,
         )
     session.emit("file", {"name": str(path), "format": disk_format, "size": path.stat().st_size})

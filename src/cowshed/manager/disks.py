@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cowshed import log
-from cowshed.errors import CowshedError
+from cowshed.errors import CowshedError, InvalidRequest
 from cowshed.manager.records import Record
 from cowshed.model.disk import DiskFormat, DiskSnapshot, LocalDisk
 from cowshed.units import format_size, parse_size
@@ -91,16 +91,29 @@ class Disks:
         format: DiskFormat | str = DiskFormat.QCOW2,
         compress: bool = False,
         plaintext: bool = False,
+        key_file: str | Path | None = None,
     ) -> Path:
         """Its content as a new file.
 
         :param plaintext: of an encrypted disk: decrypt it; else the file is encrypted with the disk's key
+        :param key_file: a new file for that key, readable by this user alone
+        :raises InvalidRequest: a key is wanted where there is none
         """
         path = Path(target).expanduser()
+        if key_file and plaintext:
+            raise InvalidRequest(reason="what is exported in plaintext needs no key", hint="leave one of them out")
         with self._instances.holding(ref, "exported") as record:
-            self._driver.export_disk(
-                record.instance, path, disk, format=DiskFormat(format), compress=compress, plaintext=plaintext
-            )
+            keys = Path(key_file).expanduser() if key_file else None
+            if keys:  # first: without it the other file is worth nothing
+                self._driver.export_key(record.instance, keys, disk)
+            try:
+                self._driver.export_disk(
+                    record.instance, path, disk, format=DiskFormat(format), compress=compress, plaintext=plaintext
+                )
+            except BaseException:
+                if keys:
+                    keys.unlink(missing_ok=True)
+                raise
         return path
 
     # --- snapshots ----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cowshed.driver.steps.layout import disk_name
-from cowshed.errors import DiskNotFound, DiskTooSmall, InvalidState, SnapshotNotFound
+from cowshed.errors import DiskNotFound, DiskTooSmall, InvalidRequest, InvalidState, SnapshotNotFound
 from cowshed.model.disk import DiskFormat, DiskSnapshot, LocalDisk
 from cowshed.model.instance import Instance
 from cowshed.testing.disks import MemoryDisk
@@ -53,6 +53,10 @@ class FakeDisks(FakeDevices):
         found = self._disk(instance, disk)
         self._offline(instance, "exported")
         found.extract(target, format, compress=compress, plaintext=plaintext)
+
+    def export_key(self, instance: Instance, target: Path, disk: str = "") -> None:
+        found = self._disk(instance, disk)
+        raise InvalidRequest(reason=f"{found.name} of instance {instance.name} is not encrypted; it has no key")
 
     # --- snapshots ----------------------------------------------------------------------------
 
