@@ -291,6 +291,31 @@ def test_a_disk_moves_with_its_content(host: Host, backend: str, to: str) -> Non
     assert len(disks) == 1 + (to != "rbd")
 
 
+def test_the_file_of_a_moved_disk_has_the_usual_name(host: Host) -> None:
+    who = host.web("rbd")
+    host.driver.move_disk(who, "raw")
+    place = host.rooms.directory(who.uuid).path
+    assert manifest.require(place, "disk").location == "disk"
+    assert host.files(who) == ["disk", "disk.config", "layout.json", "manifest.json"]
+    assert (place / "disk").stat().st_nlink == 1
+    # Killed with both names, before or after the manifest was written.
+    for location in ("disk.raw", "disk"):
+        os.link(place / "disk", place / "disk.raw")
+        with manifest.editing(place) as disks:
+            disks["disk"] = replace(disks["disk"], location=location)
+        moving.settle(host.rooms, who)
+        assert host.files(who) == ["disk", "disk.config", "layout.json", "manifest.json"]
+        assert host.read(who) == host.content
+    # Somebody's file of the usual name is left alone.
+    (place / "disk").rename(place / "disk.raw")
+    (place / "disk").write_bytes(b"else")
+    with manifest.editing(place) as disks:
+        disks["disk"] = replace(disks["disk"], location="disk.raw")
+    moving.settle(host.rooms, who)
+    assert (place / "disk").read_bytes() == b"else"
+    assert host.read(who) == host.content
+
+
 def test_a_disk_moves_all_the_way_round_and_is_deleted_wherever_it_is(host: Host) -> None:
     who = host.web("qcow2")
     for to in ("raw", "qcow2", "rbd", "raw", "rbd", "qcow2", "raw"):

@@ -6,6 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -173,6 +174,25 @@ class FileDisk(RecordedSnapshots, Importing):
     def _take(self, path: Path, size: int) -> None:
         """Let the content of ``path`` appear, durably, at ``self.path``; then ``path`` is not needed."""
 
+    def take_name(self) -> None:
+        """A disk that was moved here gets the file name that disks have, once that is free.
+
+        It has both names for a moment; killed then, the next call ends it. The disk must not be in use.
+        """
+        with manifest.editing(self.directory) as disks:
+            entry = disks.get(self.name)
+            if entry is None or entry.backend != self.backend:
+                return
+            usual, made = self.directory / self._new_location(), self.directory / self._moved_location()
+            if entry.location == made.name and made.is_file() and _linked(made, usual):
+                filesystem.sync_directory(self.directory)
+                disks[self.name] = replace(entry, location=usual.name)
+        if usual.is_file() and made.is_file() and usual.samefile(made):
+            filesystem.remove_file(made)
+
+    def _moved_location(self) -> str:
+        return f"{self.name}.{self.backend}"
+
     def delete(self) -> None:
         if not (self.exists() or (self.directory / manifest.FILE).exists()):
             return
@@ -240,6 +260,17 @@ class FileDisk(RecordedSnapshots, Importing):
         """:raises NoSpace: what will be reserved is not free"""
         if self.reserves:
             filesystem.check_space(self.directory, size)
+
+
+def _linked(path: Path, name: Path) -> bool:
+    """Is ``name`` a name of the file ``path`` now?"""
+    try:
+        os.link(path, name)
+    except FileExistsError:
+        return name.samefile(path)
+    except OSError:  # the file system knows no second names
+        return False
+    return True
 
 
 class FileBackend(Backend):

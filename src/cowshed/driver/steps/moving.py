@@ -39,15 +39,34 @@ def is_left(entry: ManifestDisk) -> bool:
 
 
 def settle(rooms: Rooms, instance: Instance) -> None:
-    """Remove what killed moves of this instance left; what fails is logged and tried again the next time."""
+    """Remove what killed moves of this instance left, and give files their usual names. The instance is off.
+
+    What fails is logged and tried again the next time.
+    """
     from cowshed.disks import manifest
 
     directory = rooms.directory(instance.uuid).path
     for entry in manifest.load(directory).disks.values():
         if is_left(entry):
             _remove_left(rooms, instance, entry.name)
+        else:
+            _name_as_usual(rooms, instance, entry)
     for path in directory.glob(f"{SCRATCH}*"):
         filesystem.remove_file(path)
+
+
+def _name_as_usual(rooms: Rooms, instance: Instance, entry: ManifestDisk) -> None:
+    from cowshed.disks.file import FileDisk
+
+    made = rooms.directory(instance.uuid).path / _new_name(entry, entry.backend)
+    if not made.is_file():
+        return
+    try:
+        disk = rooms.backend(entry.backend).disk(instance.uuid, entry.name)
+        if isinstance(disk, FileDisk):
+            disk.take_name()
+    except CowshedError as error:
+        _log.warning("the file of %s of %s keeps its name: %s", entry.name, instance.name, error)
 
 
 def _remove_left(rooms: Rooms, instance: Instance, name: str) -> None:
@@ -116,6 +135,7 @@ def move(rooms: Rooms, instance: Instance, entry: ManifestDisk, to: str) -> None
         rooms.progress.check()
         _exchange(directory, entry, new.name)
     _remove_left(rooms, instance, _old_name(entry))
+    _name_as_usual(rooms, instance, replace(entry, backend=to))
 
 
 def _new_name(entry: ManifestDisk, to: str) -> str:
