@@ -98,6 +98,11 @@ class Clearing:
         return volume.ours and volume.name.startswith(GONE)
 
     def _finish(self, volume: lvm.Volume, progress: Progress) -> None:
+        if not volume.thin:
+            self._wipe(volume, progress)
+        lvm.remove(self.group, volume.name)
+
+    def _wipe(self, volume: lvm.Volume, progress: Progress) -> None:
         if not volume.active:
             lvm.activate(self.group, volume.name)
         node = lvm.node(self.group, volume.name)
@@ -108,7 +113,6 @@ class Clearing:
                 os.fsync(fd)
         finally:
             os.close(fd)
-        lvm.remove(self.group, volume.name)
 
     def _extent(self, volume: lvm.Volume) -> int:
         """Bytes to clear. Of an encrypted volume only the header: without its key, the rest is noise already."""

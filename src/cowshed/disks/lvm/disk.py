@@ -47,8 +47,8 @@ class LvmDisk(RecordedDisk, SnapshottingVolume, Importing):
         group, name = _place(entry)
         if block.size(lvm.node(group, name)) is not None:
             return True
-        found = lvm.volume(group, name)
-        return found is not None and found.ours
+        there = lvm.volumes(group)
+        return (name in there and there[name].ours) or bool(self._moved(there))
 
     def _recorded(self) -> ManifestDisk | None:
         entry = manifest.find(self.directory, self.name)
@@ -216,7 +216,7 @@ class LvmDisk(RecordedDisk, SnapshottingVolume, Importing):
         volume = there.get(name)
         if volume and self._is_mine(volume, entry):
             cryptsetup.close(name)
-            for kept in (point.volume for point in self._known(there).values()):
+            for kept in (*(point.volume for point in self._known(there).values()), *self._moved(there)):
                 if kept:
                     self.place.dispose(kept)
             self.place.dispose(volume)
@@ -270,13 +270,13 @@ class LvmDisk(RecordedDisk, SnapshottingVolume, Importing):
     # --- made ready for a guest ---------------------------------------------------------------
 
     def activate(self) -> None:
-        entry = self._entry()
-        group, name = _place(entry)
-        self._activate_volume(group, name)
-        self._finish_roll_back(entry)
+        volume, _ = self._look(self._entry())
+        entry = self._entry()  # it may be another after what was interrupted is finished
+        self._activate_volume(volume.group, volume.name)
         if entry.encryption:
             self._open(entry)
-        self._finish_growing(entry)
+        if not volume.thin:
+            self._finish_growing(entry)
 
     def deactivate(self) -> None:
         """The key leaves the kernel's memory; a volume in clear may stay as it is."""

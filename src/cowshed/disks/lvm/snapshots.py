@@ -1,11 +1,11 @@
 """Points in time of a volume: thin snapshots of a thin one, classic copy-on-write ones of a thick one.
 
-LVM goes back to either by merging it, which ends the snapshot, so a roll-back takes it anew
-afterwards. A classic one stands on the volume as it is and would be lost if that were cut; before
-the size of the volume changes, its classic snapshots become copies, volumes of their own.
+A thin disk goes back by exchange: a clone of the snapshot takes its name. (LVM's own way, merging,
+ends the snapshot and cuts all others off.) A thick one goes back by merging, and the snapshot is
+taken anew. A classic snapshot stands on the volume as it is and would be lost if that were cut, so
+before the size of the volume changes, its classic snapshots become copies, volumes of their own.
 
-A tag on the volume says that it is going back, and to where: what a killed process has left is
-finished before the disk is used again.
+Tags say what is under way: what a killed process has left is finished before the disk is used again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from cowshed.disks.lvm.backend import LvmBackend
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
-_ROLLING: Final = "rolling-back"
+_ROLLING: Final = "rolling-back"  # tag of a thick volume: to which snapshot
+_REPLACES: Final = "replaces"  # tag of a thin volume: it is becoming the disk
 _CHUNK: Final = 4096  # bytes of a classic snapshot's chunk; each costs 16 more in its table
 
 
@@ -74,13 +75,21 @@ class SnapshottingVolume(Snapshotting):
     def roll_back(self, name: str, *, progress: Progress = SILENT) -> None:
         entry = self._entry()
         volume, there = self._look(entry)
-        self._required(name, there)
+        point = self._required(name, there)
         cryptsetup.close(volume.name)
         if volume.open and not entry.encryption:
             raise Busy(what=f"disk {self.label}", holder="a guest or a tool", hint="stop the instance first")
-        point = self._required(name, there)
-        lvm.retag(volume.group, volume.name, add=[lvm.tag_of(_ROLLING, point.name), *_memory(point)])
-        self._finish_roll_back(entry)
+        if volume.thin:
+            assert point.volume
+            facts = {**self._facts(), _REPLACES: volume.name, points.AT: "-".join(point.place)}
+            if "encrypted" in volume.tags:
+                facts["encrypted"] = volume.tags["encrypted"]
+            clone = temporary.name(temporary.MOVED)
+            lvm.thin_snapshot(volume.group, clone, point.volume.name, lvm.tags(**facts))
+            self._exchange(volume.group, volume.name, clone, there)
+        else:
+            lvm.retag(volume.group, volume.name, add=[lvm.tag_of(_ROLLING, point.name), *_memory(point)])
+            self._merge_back(entry)
 
     def remove(self, name: str) -> None:
         _, there = self._look(self._entry())
@@ -130,30 +139,39 @@ class SnapshottingVolume(Snapshotting):
 
     # --- back to one of them ------------------------------------------------------------------
 
-    def _finish_roll_back(self, entry: ManifestDisk) -> None:
+    def _exchange(self, group: str, name: str, clone: str, there: Mapping[str, lvm.Volume]) -> None:
+        """``clone`` becomes the volume of the disk; from wherever it is."""
+        if clone != name:
+            if name in there:
+                gone = temporary.name(temporary.GONE)
+                lvm.rename(group, name, gone)
+                lvm.rename(group, clone, name)
+                lvm.remove(group, gone)
+            else:
+                lvm.rename(group, clone, name)
+        self._settle()
+        lvm.retag(group, name, remove=[lvm.tag_of(_REPLACES, name)])
+
+    def _merge_back(self, entry: ManifestDisk) -> None:
         """From wherever it is: the content, the size, the snapshot anew, and that it is done."""
         group, _, name = entry.location.partition("/")
         there = lvm.volumes(group)
         volume = there[name]
-        wanted = volume.tags.get(_ROLLING)
-        if wanted is None:
-            return
+        wanted = volume.tags[_ROLLING]
         if not volume.active:
             lvm.activate(group, name)
         point = self._known(there).get(wanted) or _remembered(volume, wanted)
-        if point.volume and (point.volume.thin or point.volume.origin == name):
+        if point.volume is None:  # merged, and not taken anew yet
+            self._take(volume, point)
+        elif point.volume.origin == name:
             lvm.merge(group, point.volume.name)
             self._take(volume, point)
-        elif point.volume:
-            self._copy_back(entry, volume, point, there)
-        else:  # merged, and not taken anew yet
-            self._take(volume, point)
+        else:
+            self._copy_back(volume, point, there)
         self._settle()
         self._stand(volume, point, done=[lvm.tag_of(_ROLLING, wanted), *_memory(point)])
 
-    def _copy_back(
-        self, entry: ManifestDisk, volume: lvm.Volume, point: Point, there: Mapping[str, lvm.Volume]
-    ) -> None:
+    def _copy_back(self, volume: lvm.Volume, point: Point, there: Mapping[str, lvm.Volume]) -> None:
         kept = point.volume
         assert kept
         if kept.size != volume.size:
@@ -168,19 +186,30 @@ class SnapshottingVolume(Snapshotting):
         """The volume, and all there are; what was interrupted is finished first."""
         group, _, name = entry.location.partition("/")
         there = lvm.volumes(group)
+        if self._interrupted(name, there):
+            for moved in self._moved(there):
+                if snapshot := moved.tags.get("snapshot"):
+                    final = lvm.snapshot_volume(group, name, snapshot)
+                    lvm.remove(group, final)
+                    lvm.rename(group, moved.name, final)
+                else:
+                    self._exchange(group, name, moved.name, there)
+            there = lvm.volumes(group)
+            if name in there and _REPLACES in there[name].tags:
+                self._exchange(group, name, name, there)
+            if name in there and _ROLLING in there[name].tags:
+                self._merge_back(entry)
+            there = lvm.volumes(group)
         if name not in there:
             raise DiskNotFound(name=self.label)
-        if _ROLLING in there[name].tags or self._moved(there):
-            for kept in self._moved(there):
-                final = lvm.snapshot_volume(group, name, kept.tags["snapshot"])
-                lvm.remove(group, final)
-                lvm.rename(group, kept.name, final)
-            self._finish_roll_back(entry)
-            there = lvm.volumes(group)
         return there[name], there
 
+    def _interrupted(self, name: str, there: Mapping[str, lvm.Volume]) -> bool:
+        tags = there[name].tags if name in there else {}
+        return _ROLLING in tags or _REPLACES in tags or bool(self._moved(there))
+
     def _moved(self, there: Mapping[str, lvm.Volume]) -> list[lvm.Volume]:
-        """Copies of classic snapshots that have not got their names yet."""
+        """Finished volumes of this disk that have not got their names yet."""
         return [
             volume
             for volume in there.values()
