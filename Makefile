@@ -34,7 +34,7 @@ docs: venv  ## write the generated pages anew
 	@$(bin)/python docs/generate.py
 
 bench: venv guests  ## measure cowshed and its peers side by side on this machine
-	@scripts/packages.sh run ceph bench
+	@scripts/packages.sh run ceph lvm bench
 	@$(bin)/python -m bench $(ARGS)
 
 packages:  ## install the system packages that running and testing need (only what is missing)
