@@ -29,6 +29,7 @@ from pathlib import Path
 STEPS = Path(__file__).resolve().with_suffix("")
 TIME_LIMIT, DIED = 124, 125
 NEEDED = ("linux.uml", "mke2fs", "kmod", "lvs")
+FOR_DISKS = 8 << 30  # bytes; they are sparse, and the tests fill a fraction
 NOT_EXPORTED = ("TMPDIR", "PWD", "OLDPWD", "SHLVL", "_")
 
 
@@ -50,17 +51,22 @@ def main() -> int:
         print(f"run-in-guest: no {', '.join(missing)} here; see: scripts/packages.sh lvm", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # On a real disk, and private: it holds the caller's environment.
-    with tempfile.TemporaryDirectory(prefix="guest-", dir="/var/tmp", ignore_cleanup_errors=True) as place:
-        control = Path(place)
-        disks = make_disks(control, [wanted.scratch, *wanted.disks.split(",")])
+    with private_directory("/var/tmp") as control, private_directory(fast_place(wanted.memory)) as place:
+        disks = make_disks(place, [wanted.scratch, *wanted.disks.split(",")])
         write_steps(control, wanted.project, wanted.command, len(disks) - 1)
         return run(control, disks, wanted.memory, wanted.timeout)
 
 
-def make_disks(control: Path, sizes: list[str]) -> list[Path]:
+@contextmanager
+def private_directory(place: str) -> Iterator[Path]:
+    """What is in there is nobody else's business: the caller's environment, for one."""
+    with tempfile.TemporaryDirectory(prefix="guest-", dir=place, ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def make_disks(place: Path, sizes: list[str]) -> list[Path]:
     """Sparse files; the first has a file system for the overlay."""
-    disks = [control / f"disk{number}" for number in range(len(sizes))]
+    disks = [place / f"disk{number}" for number in range(len(sizes))]
     for disk, size in zip(disks, sizes, strict=True):
         subprocess.run(["truncate", "-s", size, disk], check=True)
     options = ["-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard"]
@@ -126,8 +132,17 @@ def started(control: Path, disks: list[Path], memory: int) -> Iterator[subproces
 
 def memory_place(control: Path, memory: int) -> str:
     """Where the guest's memory, a file that it maps, is kept: in memory where a container has not made that tiny."""
-    shared = os.statvfs("/dev/shm")
-    return "/dev/shm" if shared.f_bavail * shared.f_frsize > memory << 20 else str(control)
+    return "/dev/shm" if shared_memory() > memory << 20 else str(control)
+
+
+def fast_place(memory: int) -> str:
+    """For the disks: in memory too where there is a lot of it, since the tests sync all the time."""
+    return "/dev/shm" if shared_memory() > (memory << 20) + FOR_DISKS else "/var/tmp"
+
+
+def shared_memory() -> int:
+    facts = os.statvfs("/dev/shm")
+    return facts.f_bavail * facts.f_frsize
 
 
 if __name__ == "__main__":

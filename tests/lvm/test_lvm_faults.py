@@ -268,22 +268,42 @@ def test_a_killed_clearing_is_finished_by_the_next_sweep(tmp_path: Path, monkeyp
     assert made.exists()
 
 
-@pytest.mark.parametrize("step", ["merge", "_take", "_stand"])
+BACK = [  # kind, has it grown since, where, what is called there, killed after it
+    ("thick", False, snapshots.lvm, "merge", True),
+    ("thick", False, LvmDisk, "_take", False),
+    ("thick", True, snapshots.content, "copy", False),
+    ("thick", True, LvmDisk, "_stand", False),
+    ("thin", True, snapshots.lvm, "rename", False),
+    ("thin", True, snapshots.lvm, "rename", True),
+    ("thin", True, LvmDisk, "_settle", False),
+]
+
+
+@pytest.mark.parametrize(("kind", "grown", "place", "step", "after"), BACK)
 def test_a_killed_roll_back_is_finished_before_the_disk_is_used(
-    backend: LvmBackend, monkeypatch: pytest.MonkeyPatch, step: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, grown: bool, place: object, step: str, after: bool
 ) -> None:
+    backend = make_backend(tmp_path, thin=kind == "thin")
     made = new(backend)
     made.create(4 * MiB)
     write(made, DATA)
     made.take("good")
+    size = 6 * MiB if grown else 4 * MiB
+    made.resize(size)
     write(made, b"x" * 4096)
-    place: object = snapshots.lvm if step == "merge" else LvmDisk
-    killed_at(monkeypatch, place, step, lambda: made.roll_back("good"), after=step == "merge")
-    assert read(made) == DATA + bytes(3 * MiB)  # activate() has finished it
-    assert [snapshot.name for snapshot in made.snapshots()] == ["good"]
+    made.take("worse")
+    killed_at(monkeypatch, place, step, lambda: made.roll_back("good"), after=after)
+    backend.clean()
+    assert made.exists()
+    assert read(made, 6 * MiB) == DATA + bytes(3 * MiB)  # activate() has finished it
+    assert made.info().virtual_size == 4 * MiB
+    assert [snapshot.name for snapshot in made.snapshots()] == ["good", "worse"]
     write(made, b"y" * 4096)
     made.roll_back("good")
     assert read(made) == DATA + bytes(3 * MiB)
+    made.roll_back("worse")
+    assert read(made, 6 * MiB) == b"x" * 4096 + DATA[4096:] + bytes(size - MiB)
+    assert unfinished() == []
 
 
 # --- what is left on the storage ------------------------------------------------------------------
