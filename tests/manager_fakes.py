@@ -50,6 +50,9 @@ class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport
         if name in self.fail:
             raise self.fail[name]
 
+    def clear_leftovers(self) -> None:
+        self.calls.append(("clear_leftovers",))
+
     def _guest(self, uuid: str) -> Any:
         """What the disks' verbs ask of a guest."""
         if uuid not in self.power:

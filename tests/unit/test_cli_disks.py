@@ -140,6 +140,23 @@ def test_move_tells_how_far_it_is(cowshed: Command, stopped: str) -> None:
     assert list(dict.fromkeys(phases)) == ["extract", "verify", "import"]
 
 
+def test_an_interrupted_move_leaves_the_disk_as_it_was(
+    cowshed: Command, stopped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cowshed.driver.steps import moving
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(moving, "_compare", interrupted)
+    result = cowshed("disk", "move", "web", "--to", "raw")
+    assert (result.code, result.out, result.err.splitlines()[-1]) == (130, "", "interrupted")
+    rows = cowshed("disk", "ls", "web", "-o", "json").json["disks"]
+    assert [(row["name"], row["backend"]) for row in rows] == [("disk", "qcow2"), ("disk.swap", "raw")]
+    place = Path(rows[0]["location"]).parent
+    assert sorted(path.name for path in place.iterdir()) == ["disk", "disk.swap", "layout.json", "manifest.json"]
+
+
 # --- snapshots ------------------------------------------------------------------------------------
 
 

@@ -46,7 +46,7 @@ from cowshed.units import MiB
 from tests.unit.test_driver_provision import house
 
 SIZE = 8 * MiB
-KINDS = ("qcow2", "raw", "rbd")
+KINDS = ("qcow2", "raw", "ploop", "rbd")
 
 
 class Guest:
@@ -318,7 +318,7 @@ def test_the_file_of_a_moved_disk_has_the_usual_name(host: Host) -> None:
 
 def test_a_disk_moves_all_the_way_round_and_is_deleted_wherever_it_is(host: Host) -> None:
     who = host.web("qcow2")
-    for to in ("raw", "qcow2", "rbd", "raw", "rbd", "qcow2", "raw"):
+    for to in ("raw", "qcow2", "ploop", "rbd", "raw", "ploop", "qcow2", "rbd", "qcow2", "raw"):
         host.driver.move_disk(who, to)
         assert host.read(who) == host.content
         host.driver.resize_disk(who, host.driver.show_disk(who).virtual_size + MiB)

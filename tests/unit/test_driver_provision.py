@@ -468,9 +468,13 @@ def test_a_storage_that_does_not_answer_stops_no_sweep(
     sweep.leftovers(rooms)
 
 
-def test_every_backend_clears_up_at_the_start(rooms: Rooms, cluster: MemoryCluster) -> None:
+def test_every_backend_clears_up_at_the_start_and_with_each_sweep(rooms: Rooms, cluster: MemoryCluster) -> None:
     sweep.leftovers(rooms)
     assert cluster.cleaned == 1
+    prune(rooms, dry_run=True)
+    assert cluster.cleaned == 1
+    prune(rooms)
+    assert cluster.cleaned == 2
 
 
 def test_the_base_of_every_disk_of_an_instance_is_in_use(rooms: Rooms, debian: Image, tmp_path: Path) -> None:

@@ -265,6 +265,7 @@ def test_what_a_killed_process_left_is_cleared_away(host: Host, driver: PretendD
     host.instances.records.update(dataclasses.replace(record, state=state))
     other = host.run("tiny", name="other")
     assert driver.names().count("destroy") == 1
+    assert driver.names().count("clear_leftovers") == 1  # what it may have left in storage too
     assert [one.name for one in host.machines()] == ["other"]
     assert other.state == "running"
 

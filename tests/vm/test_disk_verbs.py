@@ -78,7 +78,12 @@ def test_the_guest_keeps_its_data_wherever_its_disk_goes(
     driver.remove_disk_snapshot(instance, "once")
 
     times = 1
-    kinds = {"raw": ("file", "raw"), "rbd": ("network", "raw"), "qcow2": ("file", "qcow2")}
+    kinds = {
+        "raw": ("file", "raw"),
+        "ploop": ("file", "ploop"),
+        "rbd": ("network", "raw"),
+        "qcow2": ("file", "qcow2"),
+    }
     for to, kind in kinds.items():
         assert driver.move_disk(instance, to)
         on(house, instance)

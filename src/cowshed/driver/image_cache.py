@@ -35,6 +35,8 @@ class ImageCache(ImageCacheContract):
         """
         from cowshed.images.sweep import sweep as sweep_bases
 
+        if not dry_run:
+            sweep.leftovers(self.rooms)
         section = self.rooms.config.cache
         max_age = 0 if all_unused else section.max_age
         removed = sweep_bases(

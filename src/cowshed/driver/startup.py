@@ -19,5 +19,9 @@ class Startup(StartupContract):
         sweep.leftovers(self.rooms)
         volumes.recover(self.rooms)
 
+    def clear_leftovers(self) -> None:
+        """Finish what killed processes left half done, also in the storage of the backends; what fails is logged."""
+        sweep.leftovers(self.rooms)
+
     def cleanup_host(self, host: str) -> None:
         self.rooms.close()

@@ -183,6 +183,7 @@ class Instances:
 
     def recover(self) -> None:
         """Finish what killed processes left half done: their locks are free."""
+        cleared = False
         for record in self.records.all():
             if record.state not in _TRANSIENT:
                 continue
@@ -192,10 +193,13 @@ class Instances:
                     if current.state in _TRANSIENT:
                         _log.warning("clearing away %s, which was left %s", record.name, record.state)
                         self._delete(current)
+                        cleared = True
             except (Busy, InstanceNotFound):
                 continue  # somebody is at it
             except CowshedError as error:
                 _log.warning("could not clear away %s: %s", record.name, error)
+        if cleared:
+            self.driver.clear_leftovers()
 
     # --- power --------------------------------------------------------------------------------
 

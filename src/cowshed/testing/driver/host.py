@@ -188,6 +188,9 @@ class FakeHost(FakeDisks):
     def bases(self) -> Sequence[Any]:
         return ()
 
+    def clear_leftovers(self) -> None:
+        """Nothing is ever left."""
+
     def base_users(self) -> Mapping[Path, int]:
         return {}
 
