@@ -38,6 +38,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "password": ("guest", "Set the administrator's password in an instance."),
     "stats": ("stats", "Show what running instances use."),
     "host": ("host_admin", "This host: show, enable, disable."),
+    "volume": ("volumes", "Volumes of instances: attach, detach, ls, extend."),
     "disk": ("disks", "Disks of instances: ls, show, resize, move, export, limit, snapshot."),
     "image": ("images", "Images: pull, ls, show, rm, prune, verify."),
     "backends": ("backends", "Say what each disk backend can do here."),
@@ -55,6 +56,7 @@ ALIASES = {
     "launch": "run",
     "images": "image",
     "disks": "disk",
+    "volumes": "volume",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from cowshed import log
@@ -86,27 +87,29 @@ class Volumes(VolumesContract):
         mountpoint: str,
         encryption: Mapping[str, Any] | None = None,
     ) -> None:
-        rooms = self.rooms
         with log.about(instance.name):
-            find(rooms.connectors, connection_info)
-            volume = self._known(connection_info, instance, mountpoint)
-            with volumes.held(rooms, volume.id):
-                if guest := rooms.hypervisor.find(instance.uuid):
-                    self._refuse_saved(instance, guest)
-                    self._take_from(guest, volume)
-                else:
-                    _log.warning("there is no domain; disconnecting volume %s", volume.id)
-                rooms.progress.phase("disconnect")
-                volumes.disconnect_held(rooms, instance.uuid, volume)
+            find(self.rooms.connectors, connection_info)
+            self._detach(instance, self._known(connection_info, instance, mountpoint), None)
 
-    def _take_from(self, guest: Guest, volume: AttachedVolume) -> None:
+    def _detach(self, instance: Instance, volume: AttachedVolume, timeout: float | None) -> None:
+        rooms = self.rooms
+        with volumes.held(rooms, volume.id):
+            if guest := rooms.hypervisor.find(instance.uuid):
+                self._refuse_saved(instance, guest)
+                self._take_from(guest, volume, timeout)
+            else:
+                _log.warning("there is no domain; disconnecting volume %s", volume.id)
+            rooms.progress.phase("disconnect")
+            volumes.disconnect_held(rooms, instance.uuid, volume)
+
+    def _take_from(self, guest: Guest, volume: AttachedVolume, timeout: float | None) -> None:
         """:raises DeadlineExceeded: the guest does not let go of it"""
         section = self.rooms.config.volumes
         self.rooms.progress.phase("detach")
         found = guest.devices.detach(
             volumes.finder(volume),
-            timeout=section.detach_timeout,
-            attempts=section.detach_attempts,
+            timeout=section.detach_timeout if timeout is None else min(section.detach_timeout, timeout),
+            attempts=section.detach_attempts if timeout is None else ceil(timeout / section.detach_timeout) or 1,
             what=volume.target or volume.id,
         )
         if not found:
@@ -214,6 +217,15 @@ class Volumes(VolumesContract):
         raise DiskNotFound(name=f"volume {volume_id} of {instance.name}")
 
     # --- cowshed's own ------------------------------------------------------------------------
+
+    def remove_volume(self, instance: Instance, volume_id: str, *, timeout: float | None = None) -> None:
+        """Detach a volume that is on record.
+
+        :param timeout: seconds the guest has to let go of it; None: as configured
+        :raises DiskNotFound: it is not on record :raises DeadlineExceeded: the guest does not let go; it stays
+        """
+        with log.about(instance.name):
+            self._detach(instance, self._attached(instance, volume_id), timeout)
 
     def volumes(self, instance: Instance) -> tuple[AttachedVolume, ...]:
         """The volumes of an instance, as recorded; passwords are left out."""

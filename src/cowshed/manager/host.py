@@ -19,6 +19,7 @@ from cowshed.manager.images import Images
 from cowshed.manager.instances import Instances
 from cowshed.manager.machine import Machine
 from cowshed.manager.records import Entry
+from cowshed.manager.volumes import Volumes
 from cowshed.model.flavor import Flavor
 from cowshed.model.host import Finding
 from cowshed.model.vif import Vif
@@ -47,6 +48,7 @@ class Host:
         self.instances = Instances(driver, config.state)
         self.images = Images(driver, self.instances)
         self.disks = Disks(driver, self.instances)
+        self.volumes = Volumes(driver, self.instances)
 
     @classmethod
     def connect(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from cowshed import clock
 from cowshed.clock import Deadline
@@ -19,6 +19,7 @@ from cowshed.model.vif import PortForward, Protocol, VifType
 if TYPE_CHECKING:
     from cowshed.hypervisor.agent_files import Executed
     from cowshed.manager.host import Host
+    from cowshed.manager.volumes import Seen
     from cowshed.model.disk import LocalDisk
 
 _PAUSE = 0.2  # seconds between looks where no event tells
@@ -89,6 +90,22 @@ class Machine:
 
     def remove(self) -> None:
         self._instances.remove(self.uuid)
+
+    # --- volumes ------------------------------------------------------------------------------
+
+    def volumes(self) -> list[Seen]:
+        return [seen for _, seen in self._host.volumes.list(self.uuid)]
+
+    def attach_volume(self, spec: str, **options: Any) -> Seen:
+        """See :meth:`cowshed.manager.volumes.Volumes.attach`."""
+        return self._host.volumes.attach(self.uuid, spec, **options)
+
+    def detach_volume(self, volume: str, *, timeout: float | None = None) -> None:
+        """:param volume: its id or its device name"""
+        self._host.volumes.detach(self.uuid, volume, timeout=timeout)
+
+    def extend_volume(self, volume: str, size: str | int) -> Seen:
+        return self._host.volumes.extend(self.uuid, volume, size)
 
     # --- disks (``host.disks`` has more) ------------------------------------------------------
 

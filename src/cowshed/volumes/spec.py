@@ -10,6 +10,7 @@ path                         a file, with its format
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -138,3 +139,21 @@ def _split(spec: str) -> Any:
     except ValueError as error:
         raise InvalidRequest(reason=f"{spec} cannot be read: {error}") from error
     return parts
+
+
+def shown(info: Mapping[str, Any]) -> str:
+    """Where the volume is, as people write it: what ``parse`` reads, without passwords."""
+    data, kind = info.get("data") or {}, info.get("driver_volume_type")
+    match kind:
+        case "nbd" if data.get("socket"):
+            return f"nbd+unix:///{data.get('export') or ''}?socket={data['socket']}"
+        case "nbd":
+            return f"nbd://{data.get('host')}:{data.get('port') or 10809}/{data.get('export') or ''}"
+        case "iscsi" if data.get("target_portal"):
+            return f"iscsi://{data['target_portal']}/{data.get('target_iqn')}/{data.get('target_lun')}"
+        case "rbd":
+            return f"rbd:{data.get('name')}"
+        case _:
+            return str(
+                data.get("path") or data.get("device_path") or f"{kind}:{data.get('name') or data.get('export')}"
+            )

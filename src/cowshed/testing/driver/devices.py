@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from cowshed.contract.types import BlockDevices, NetworkInfo
 from cowshed.domain import qos
-from cowshed.errors import DiskNotFound, InvalidRequest, NameTaken, NotFound, UnsupportedOperation
+from cowshed.errors import DeadlineExceeded, DiskNotFound, InvalidRequest, NameTaken, NotFound, UnsupportedOperation
 from cowshed.hypervisor.agent_files import Executed
 from cowshed.model.disk import DiskFormat, IoTune
 from cowshed.model.image import Image
@@ -92,6 +92,14 @@ class FakeDevices(FakeLifecycle):
         if identity not in [one.id for one in self.volumes(instance)]:
             raise DiskNotFound(name=f"volume {identity} of {instance.name}")
         self._find(instance).sizes[identity] = requested_size
+
+    def remove_volume(self, instance: Instance, volume_id: str, *, timeout: float | None = None) -> None:
+        guest = self._find(instance)
+        if volume_id not in [one.id for one in self.volumes(instance)]:
+            raise DiskNotFound(name=f"volume {volume_id} of {instance.name}")
+        if guest.deaf and guest.running:
+            raise DeadlineExceeded(what=f"{guest.name} letting go of {volume_id}", seconds=timeout or 0.0)
+        guest.volumes = {name: info for name, info in guest.volumes.items() if infos.volume_id(info) != volume_id}
 
     def volumes(self, instance: Instance) -> tuple[AttachedVolume, ...]:
         guest = self.guests.get(instance.uuid)
