@@ -93,7 +93,9 @@ def volume() -> None:
 @volume.command()
 @instance_argument()
 @click.argument("source", shell_complete=sources)
-@click.option("--format", type=click.Choice(["raw", "qcow2"]), help="Of a file; never guessed from its content.")
+@click.option(
+    "--format", "disk_format", type=click.Choice(["raw", "qcow2"]), help="Of a file; never guessed from its content."
+)
 @click.option("--device", default="", help="Its name, such as vdb; default: the next free one.")
 @click.option("--bus", type=click.Choice(["virtio", "scsi", "sata", "ide", "usb"]), help="Default: as the image says.")
 @click.option("--type", type=click.Choice(["disk", "cdrom", "lun"]), help="How it is shown; default: disk.")
@@ -113,7 +115,7 @@ def attach(
     session: Session,
     instance: str,
     source: str,
-    format: str | None,
+    disk_format: str | None,
     volume_id: str,
     user: str,
     password_file: str | None,
@@ -142,7 +144,7 @@ def attach(
         found = host.volumes.attach(
             instance,
             source,
-            format=format or "",
+            format=disk_format or "",
             user=user,
             password=_password(password_file),
             volume_id=volume_id,

@@ -32,8 +32,8 @@ class Iscsi(Connector):
         self._initiator = initiator
 
     def check(self, info: ConnectionInfo) -> None:
-        self._sources(info)
         self._check_auth(info)
+        self._sources(info)
 
     def _check_auth(self, info: ConnectionInfo) -> None:
         data = infos.data(info)

@@ -54,7 +54,7 @@ class FakeDevices(FakeLifecycle):
     ) -> None:
         guest = self._find(instance)
         name = mountpoint or _free({"/dev/vda", *guest.volumes})
-        if name in guest.volumes:
+        if name.removeprefix("/dev/") in [one.removeprefix("/dev/") for one in guest.volumes]:
             raise NameTaken(kind="device", name=name)
         guest.volumes[name] = connection_info
 
