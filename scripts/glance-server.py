@@ -9,7 +9,8 @@
 their pids, or that end with the process PID. Both keep SQLite databases and logs in DIR. Images may be kept in the stores ``files`` (the default),
 ``more`` (a second directory) and, with a Ceph cluster, ``ceph``. Locations are shown.
 
-DIR/clouds.yaml has three users: ``admin``, ``cowshed`` (an ordinary member) and ``stranger`` (of another project).
+DIR/clouds.yaml has the users ``admin``, ``cowshed`` (an ordinary member), ``service`` (of the same project, with the
+role that services have) and ``stranger`` (of another project).
 
 The environment (build/glance-server/venv) and the empty databases (build/glance-server/template) are made once, and
 again when requirements.txt or this file changes. The interpreter is the system's, so that its Ceph bindings are seen.
@@ -44,7 +45,11 @@ PYTHON = "/usr/bin/python3"
 BINDINGS = ("rados", "rbd")
 PLACE = "{place}"  # stands for the directory in the template's files
 WAIT = 90.0  # seconds for a server to answer
-USERS = {"cowshed": "cowshed", "stranger": "elsewhere"}  # user: project
+USERS = {  # user: (project, roles)
+    "cowshed": ("cowshed", ("member",)),
+    "service": ("cowshed", ("member", "service")),
+    "stranger": ("elsewhere", ("member",)),
+}
 
 KEYSTONE = """\
 [DEFAULT]
@@ -227,10 +232,13 @@ def _populate(url: str, password: str, glance_port: int) -> None:
     for interface in ("public", "internal", "admin"):
         make("endpoint", service_id=service, interface=interface, url=address, region_id="here")
     roles = {role["name"]: role["id"] for role in json.load(_call("GET", f"{url}/roles", None, token))["roles"]}
-    for name, project in USERS.items():
-        project_id = make("project", name=project, domain_id="default")
+    projects: dict[str, str] = {}
+    for name, (project, granted) in USERS.items():
+        if project not in projects:
+            projects[project] = make("project", name=project, domain_id="default")
         user = make("user", name=name, domain_id="default", password=password)
-        _call("PUT", f"{url}/projects/{project_id}/users/{user}/roles/{roles['member']}", None, token)
+        for role in granted:
+            _call("PUT", f"{url}/projects/{projects[project]}/users/{user}/roles/{roles[role]}", None, token)
 
 
 def _call(method: str, url: str, body: object, token: str = ""):
@@ -301,7 +309,7 @@ def _configure(place: Path, keystone_port: int, glance_port: int, password: str,
     )
     clouds = "clouds:\n" + "".join(
         CLOUD.format(name=name, project=project, password=password, keystone=keystone)
-        for name, project in {"admin": "admin", **USERS}.items()
+        for name, (project, _) in {"admin": ("admin", ()), **USERS}.items()
     )
     for name, text in {
         "glance-api.conf": glance + (CEPH.format(**ceph) if ceph else ""),

@@ -32,7 +32,7 @@ POOL = "glance-images"
 
 @dataclass(frozen=True)
 class Glance:
-    """A server in ``place``. Users: ``cowshed``, ``admin``, and ``stranger`` of another project."""
+    """A server in ``place``. Users: ``cowshed``, ``service``, ``admin``, and ``stranger`` of another project."""
 
     place: Path
 

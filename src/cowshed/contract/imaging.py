@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.errors import UnsupportedOperation
-from cowshed.model.image import Image, Location
+from cowshed.model.image import Image, ImageStatus, Location
 
 
 class ImageService(ABC):
@@ -69,8 +71,23 @@ class ImageService(ABC):
     def locations(self, image: Image) -> Sequence[Location]:
         """Where else the bytes can be had, best first; may be empty."""
 
-    def add_location(self, image_id: str, location: Location, *, progress: Progress = SILENT) -> Image:
-        """Let the bytes at ``location`` be those of the record ``image_id``, which has none yet.
+    def reserve(self, image: Image) -> Image:
+        """A record whose bytes come later; an empty id is filled in. Some services keep none before :meth:`upload`."""
+        return replace(image, id=image.id or str(uuid.uuid4()), status=ImageStatus.QUEUED)
+
+    def reserved(self, image_id: str) -> Image:
+        """The record that waits for its bytes.
+
+        :raises ImageNotFound: this service keeps such records, and has none of this id
+        :raises NameTaken: it has its bytes already
+        """
+        return Image(id=image_id, status=ImageStatus.QUEUED)
+
+    def release(self, image_id: str) -> None:  # noqa: B027 - see reserve
+        """Forget a record that got no bytes; already gone is success."""
+
+    def add_location(self, image: Image, location: Location, *, progress: Progress = SILENT) -> Image:
+        """Let the bytes at ``location``, of ``image.disk_format``, be those of the record of ``image``.
 
         :raises UnsupportedOperation: this service keeps all bytes itself
         :raises ImageNotFound: the record is gone

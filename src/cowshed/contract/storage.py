@@ -258,6 +258,10 @@ class DirectUpload(ABC):
     def discard(self, location: Location) -> None:
         """Take :meth:`upload` back, for a service that would not register it; already gone is success."""
 
+    @abstractmethod
+    def clean_upload(self, image_id: str, *, near: Sequence[Location] = ()) -> None:
+        """Remove what a process that died in :meth:`upload`, or before it was registered, has left."""
+
 
 # --- optional roles of a backend ------------------------------------------------------------------
 

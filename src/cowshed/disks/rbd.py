@@ -270,6 +270,14 @@ class RbdDisk(RecordedDisk, Snapshotting, Importing, Clonable, DirectUpload):
             reason="the image it came from is not in this Ceph cluster",
         )
 
+    def clean_upload(self, image_id: str, *, near: Sequence[Location] = ()) -> None:
+        pool, image = self._present()
+        try:
+            target = self._image_pool(pool, image, near)
+        except UnsupportedOperation:
+            return  # it did not get far
+        direct.clean(pool, image, target, image_id)
+
     def discard(self, location: Location) -> None:
         if url := self._place.try_url(location):
             direct.discard(self._place.pool_of(url.spec), url.spec.image)

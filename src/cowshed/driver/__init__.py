@@ -33,6 +33,7 @@ from cowshed.driver.power import Power
 from cowshed.driver.rescue import Rescue
 from cowshed.driver.resources import Resources
 from cowshed.driver.rooms import Rooms
+from cowshed.driver.snapshot import Snapshot
 from cowshed.driver.startup import Startup
 from cowshed.driver.statistics import Statistics
 from cowshed.driver.volumes import Volumes
@@ -59,6 +60,7 @@ class LibvirtDriver(
     Guest,
     Host,
     Resources,
+    Snapshot,
     Statistics,
     Aggregates,
     Volumes,

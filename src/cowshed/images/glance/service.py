@@ -6,6 +6,7 @@ import builtins
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -173,6 +174,19 @@ class GlanceService(ImageService):
             self._record(image.id) if response.status_code == 409 else self.client.json(response, action)
         )
 
+    def reserve(self, image: Image) -> Image:
+        return self.create(image)
+
+    def reserved(self, image_id: str) -> Image:
+        found = self._record(image_id)
+        upload.refuse_taken(found, image_id)
+        return self._image(found)
+
+    def release(self, image_id: str) -> None:
+        with suppress(ImageNotFound):
+            if self._record(image_id).get("status") != str(ImageStatus.ACTIVE):
+                self.delete(image_id)
+
     def upload(self, image: Image, source: BinaryIO, *, progress: Progress = SILENT) -> Image:
         """Fill the record ``image.id`` if there is one without bytes, else make one.
 
@@ -258,13 +272,16 @@ class GlanceService(ImageService):
         """As far as this Glance shows them."""
         return stores.locations(self._record(image.id))
 
-    def add_location(self, image_id: str, location: Location, *, progress: Progress = SILENT) -> Image:
-        """Let the bytes at ``location`` be those of the record ``image_id``, which becomes active.
+    def add_location(self, image: Image, location: Location, *, progress: Progress = SILENT) -> Image:
+        """Let the bytes at ``location`` be those of the record of ``image``, which becomes active.
 
-        :raises ImageNotFound: the record is gone :raises PermissionDenied: this Glance does not allow it
+        :raises ImageNotFound: the record is gone :raises NameTaken: it has its bytes already
+        :raises PermissionDenied: this Glance does not allow it
         :raises DeadlineExceeded: it takes longer than is configured
         """
-        return self._image(stores.add_location(self.client, image_id, location, self._patch, progress))
+        if self._waiting(image) is None:
+            raise ImageNotFound(name=image.name or image.id)
+        return self._image(stores.add_location(self.client, image.id, location, self._patch, progress))
 
     def stores(self) -> Mapping[str, Any]:
         """Names of the stores of this Glance -> what it says of them; empty where it has just one."""

@@ -32,18 +32,22 @@ def locations(record: Mapping[str, Any]) -> Sequence[Location]:
 def add_location(
     client: Client, image_id: str, location: Location, patch: Patch, progress: Progress
 ) -> Mapping[str, Any]:
-    """The new call of Glance 2025.1 where there is one, else the change of the record that was before it."""
+    """The new call of Glance 2025.1 where we may use it, else the change of the record that was before it.
+
+    The new call finishes later, the old one at once.
+    """
     action = f"register the location of image {image_id}"
     response = client.call(
         "POST",
         f"/images/{image_id}/locations",
         action=action,
         subject=f"image {image_id}",
-        accept=(404, 405, 501),
+        accept=(403, 404, 405, 501),
         json={"url": location.url, "validation_data": {}},
     )
     if response.status_code >= 400:
-        # 404 may also be about the image: then this one says so.
+        # The new call is for services (403) and may not be there; 404 may also be about the image: this one says so.
+        response.close()
         patch(
             image_id,
             [
@@ -54,14 +58,19 @@ def add_location(
                 }
             ],
         )
-    return _until(client, image_id, action, lambda record: _registered(client, record, action), progress)
+    watch = _Watch(client, image_id, progress)
+    return _until(client, image_id, action, lambda record: _registered(client, record, action, watch), progress)
 
 
-def _registered(client: Client, record: Mapping[str, Any], action: str) -> bool:
+def _registered(client: Client, record: Mapping[str, Any], action: str, watch: _Watch) -> bool:
     status = record.get("status")
+    if status == "active":
+        return True
     if status in ("killed", "deleted", "pending_delete"):
         raise client.failed(action, f"the image is {status} afterwards")
-    return status == "active"
+    if status == "queued" and watch.failed():  # the service did it on its own, and took it back
+        raise client.failed(action, watch.reason() or "it does not say why; its log does")
+    return False
 
 
 def known(client: Client) -> Mapping[str, Any]:
@@ -127,6 +136,9 @@ class _Watch:
 
     def over(self) -> bool:
         return self._last().get("status") in ("success", "failure", None)
+
+    def failed(self) -> bool:
+        return self._last().get("status") == "failure"
 
     def reason(self) -> str:
         return " ".join(str(self._last().get("message") or "").split())[:300]

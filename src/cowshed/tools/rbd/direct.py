@@ -61,6 +61,14 @@ def _part(target: Pool, name: str) -> None:
         target.flatten(name)
 
 
+def clean(source: Pool, image: str, target: Pool, name: str) -> None:
+    """Remove what an :func:`upload` has left whose process died."""
+    discard(target, name)
+    for found in source.snapshots(image):
+        if found.name.startswith(TEMPORARY):
+            source.remove_snapshot(image, found.name, force=True)
+
+
 def discard(target: Pool, name: str) -> None:
     """Take :func:`upload` back; already gone is success."""
     try:

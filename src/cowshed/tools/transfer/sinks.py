@@ -221,9 +221,9 @@ class Qcow2Sink:
         for index, table in sorted(self._l2.items()):
             offset = self._reserve(1)
             l1[index] = offset | COPIED
-            self._append(_big_endian(table), offset)
+            self._append(big_endian(table), offset)
         l1_offset = self._reserve(-(-len(l1) * 8 // self.cluster))
-        self._append(_big_endian(l1), l1_offset)
+        self._append(big_endian(l1), l1_offset)
         table_offset, table_clusters = self._write_refcounts()
         os.ftruncate(self.fd, self._end)
         fixed = struct.pack(
@@ -245,15 +245,15 @@ class Qcow2Sink:
         first = self._reserve(blocks + tables)
         counts = array("H", self._refcounts)
         counts.frombytes(bytes(blocks * self.cluster - len(counts) * 2))
-        self._append(_big_endian(counts), first)
+        self._append(big_endian(counts), first)
         table = array("Q", bytes(tables * self.cluster))
         for number in range(blocks):
             table[number] = first + number * self.cluster
-        self._append(_big_endian(table), first + blocks * self.cluster)
+        self._append(big_endian(table), first + blocks * self.cluster)
         return first + blocks * self.cluster, tables
 
 
-def _big_endian(table: array[int]) -> bytes:
+def big_endian(table: array[int]) -> bytes:
     copy = array(table.typecode, table)
     if sys.byteorder == "little":
         copy.byteswap()
