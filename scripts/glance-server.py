@@ -55,7 +55,8 @@ KEYSTONE = """\
 [DEFAULT]
 log_file = {place}/keystone.log
 [database]
-connection = sqlite:///{place}/keystone.db
+connection = sqlite:///{place}/keystone.db?timeout=60
+sqlite_synchronous = false
 [token]
 provider = fernet
 expiration = 3600
@@ -89,7 +90,8 @@ filesystem_store_datadir = {place}/staging
 [os_glance_tasks_store]
 filesystem_store_datadir = {place}/tasks
 [database]
-connection = sqlite:///{place}/glance.db
+connection = sqlite:///{place}/glance.db?timeout=60
+sqlite_synchronous = false
 [image_format]
 disk_formats = ami,ari,aki,vhd,vhdx,vmdk,raw,qcow2,vdi,iso,ploop
 [oslo_concurrency]
@@ -208,6 +210,9 @@ def _make_template() -> None:
         _populate(url, password, glance_port)
     finally:
         _end(server.pid)
+    for name in ("keystone.db", "glance.db"):
+        with contextlib.closing(sqlite3.connect(TEMPLATE / name)) as database:
+            database.execute("PRAGMA journal_mode = WAL")  # readers and the one writer do not stop each other
     (TEMPLATE / "ports").write_text(f"{keystone_port} {glance_port}")
 
 

@@ -10,7 +10,14 @@ import socket
 import sys
 import threading
 
+import sqlalchemy
 from waitress import create_server
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "before_cursor_execute", retval=True)
+def take_turns(connection, cursor, statement, parameters, context, executemany):
+    """Let SQLite's transactions wait for each other: one that reads first and writes later is refused as locked."""
+    return ("BEGIN IMMEDIATE" if statement == "BEGIN" else statement), parameters
 
 
 def end_with(owner: int) -> None:

@@ -167,7 +167,7 @@ class Client:
                 response = self.once(method, path, action=action, **arguments)
                 if response.status_code in accept:
                     return response
-                self.judge(response, action=action, subject=subject, repeatable=method in ("GET", "HEAD"))
+                self.judge(response, action=action, subject=subject, repeatable=method in ("GET", "DELETE"))
                 return response
             except Transient as error:
                 attempts.again(error)

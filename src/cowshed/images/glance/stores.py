@@ -43,9 +43,10 @@ def add_location(
         action=action,
         subject=f"image {image_id}",
         accept=(403, 404, 405, 501),
+        again=(409,),
         json={"url": location.url, "validation_data": {}},
     )
-    if response.status_code >= 400:
+    if response.status_code >= 400 and response.status_code != 409:
         # The new call is for services (403) and may not be there; 404 may also be about the image: this one says so.
         response.close()
         patch(

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final
 from cowshed import log
 from cowshed.config import ImagesSection
 from cowshed.contract.callbacks import Progress
-from cowshed.errors import Conflict, CowshedError, DataCorrupt, ImageRejected, NameTaken
+from cowshed.errors import CowshedError, DataCorrupt, ImageRejected, NameTaken
 from cowshed.images.attempts import Transient
 from cowshed.images.glance.client import Client
 from cowshed.images.intake import CHUNK, OPAQUE, Digest, allowed, disk_format
@@ -122,13 +122,13 @@ class Upload:
                 if not self._again():
                     raise self._client.failed(action, f"{error}, and the source cannot be read again") from error
                 attempts.again(error)
-                if found := self._arrived():
+                if found := self._arrived(action, error):
                     return found
             finally:
                 if self._digest:
                     self._digest.close()
 
-    def _arrived(self) -> str:
+    def _arrived(self, action: str, error: Transient) -> str:
         """The digest if the service has it all although its answer was lost; the record is ready for more otherwise."""
         response = self._client.call(
             "GET", f"/images/{self._image.id}", action=f"store image {self._name}", subject=f"image {self._name}"
@@ -137,7 +137,7 @@ class Upload:
         if record.get("status") == "active" and record.get("size") == self.sent == (self._length or self.sent):
             return self._result()
         if record.get("status") not in ("queued", "active"):
-            raise Conflict(reason=f"image {self._name} is {record.get('status')}; a broken upload cannot be repeated")
+            raise self._client.failed(action, f"{error}; the image is {record.get('status')} afterwards") from error
         return ""
 
     def _again(self) -> bool:
