@@ -80,7 +80,7 @@ def test_the_guest_keeps_its_data_wherever_its_disk_goes(
     times = 1
     kinds = {
         "raw": ("file", "raw"),
-        "ploop": ("file", "ploop"),
+        "ploop": ("file", "raw"),
         "rbd": ("network", "raw"),
         "qcow2": ("file", "qcow2"),
     }
