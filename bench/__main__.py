@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import command, inputs, lvm, report, storage
+from bench import command, inputs, lvm, rbd, report, storage
 from bench.measure import Result
 
 Job = Callable[[Path, int], Result]
@@ -31,6 +31,7 @@ JOBS: list[tuple[str, Any, int, int]] = [
     ("extract-qcow2", storage.extract("qcow2", 0.8), 3, 1),
     ("extract-compressed", storage.extract("qcow2", 0.15, compress=True), 2, 1),
     ("lvm-thin", lvm.clone, 20, 6),
+    *rbd.JOBS,
     ("import", command.start("import cowshed", sys.executable, "-c", "import cowshed"), 20, 8),
     ("version", command.start("cowshed --version", command.COWSHED, "--version"), 20, 8),
     ("run", command.run, 6, 3),

@@ -72,6 +72,7 @@ lvm=(
 bench=(
     strace
     time
+    libnbd-bin                  # nbdcopy
 )
 
 # What building a small real Debian guest needs.

@@ -10,7 +10,7 @@ from cowshed.tools.rbd import errors
 from cowshed.tools.transfer.sinks import BLOCK, Crcs, used
 
 _IN_FLIGHT = 32 << 20  # bytes
-_PIECE = 1 << 20
+_PIECE = 2 << 20
 
 
 class RbdSink:
