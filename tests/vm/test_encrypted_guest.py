@@ -72,6 +72,7 @@ def test_a_guest_lives_on_encrypted_disks(house: Machines, tiny: Image, backend:
     xml = house.driver.rooms.hypervisor.guest(instance.uuid).xml()
     assert xml.count("<encryption format='luks'") == 3
 
+    assert house.driver.resize_disk(instance, 192 * MiB) == 192 * MiB
     house.driver.power_off(instance, timeout=60, retry_interval=10)
     assert told(house) == []
     held = stored(house, instance)
@@ -82,6 +83,7 @@ def test_a_guest_lives_on_encrypted_disks(house: Machines, tiny: Image, backend:
 
     house.driver.power_on(None, instance, [])
     house.wait(instance, "boot 2\r?\n")
+    assert f"disk vda {192 * MiB} rw" in house.log(instance)
     house.driver.reboot(None, instance, [], "HARD")
     house.wait(instance, "boot 3\r?\n")
     house.driver.destroy(None, instance, [])
