@@ -129,11 +129,17 @@ def test_whole_life(command: Command, tiny: str, tmp_path: Path, hypervisor: Hyp
         assert command(verb, "web")[0].split()[-2:] == ["web", state]
         assert command.instances()[0]["state"] == state
     assert boots(command) == ["1"]  # suspended and not booted again
+    assert command.json("disk", "resize", "web", "+1G")["disk"]["size"] == 2 << 30
+    command("wait", "web", "--for", f"log:cowshed-guest: disk vda {2 << 30} rw", "--timeout", "60s")
     began = time.monotonic()
     command("stop", "web", "--timeout", "60s")
     assert time.monotonic() - began < 50, "the guest was not asked"
     assert "cowshed-guest: down" in command("log", "web")[0]
     command("stop", "web")
+    command("disk", "snapshot", "create", "web", "stopped")
+    command("disk", "snapshot", "rollback", "web", "stopped", "--yes")
+    command("disk", "snapshot", "rm", "web", "stopped", "--yes")
+    assert command.json("disk", "move", "web", "--to", "raw")["disk"]["format"] == "raw"
     command("start", "web")
     command("wait", "web", "--for", "log:cowshed-guest: up", "--timeout", "90s")
     assert boots(command) == ["1", "2"]  # the disk is the same
@@ -142,7 +148,8 @@ def test_whole_life(command: Command, tiny: str, tmp_path: Path, hypervisor: Hyp
     assert command("rm", "--yes", "web")[0] == "REMOVED\nweb\n"
     events = [row["event"] for row in command.json("events")["events"]]
     assert events == [
-        "created", "paused", "resumed", "suspended", "started", "stopped", "stopped", "started", "restarted", "removed",
+        "created", "paused", "resumed", "suspended", "started", "disk resized", "stopped", "snapshot taken",
+        "rolled back", "snapshot removed", "disk moved", "started", "restarted", "removed",
     ]  # fmt: skip
     clean(command, hypervisor)
     bases = command.json("image", "prune", "--yes")["bases"]
