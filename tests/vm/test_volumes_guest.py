@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from cowshed.config import VolumesSection
+from cowshed.config import RbdSection, VolumesSection
 from cowshed.errors import (
     Conflict,
     CowshedError,
@@ -36,6 +36,8 @@ from cowshed.volumes import record
 from tests import volume_servers as servers
 from tests.vm import conftest as vm_tests
 from tests.vm.machines import Machines, machines
+
+pytestmark = pytest.mark.filterwarnings("ignore:(?s).*[Ee]ventlet:DeprecationWarning")  # what os-brick loads
 
 # Says what is at the beginning of each disk that comes, and writes something at 1 MiB.
 SCRIPT = r"""#!/bin/sh
@@ -118,11 +120,19 @@ def assert_gone(house: Machines, instance: Instance, volume: dict[str, Any]) -> 
     assert volume["serial"] not in [one.id for one in house.driver.volumes(instance)]
 
 
+def reach(house: Machines, ceph: Any) -> None:
+    """Tell the driver where the cluster is: its connectors are made anew with that."""
+    rooms = house.driver.rooms
+    section = RbdSection(ceph_conf=str(ceph.conf), keyring=str(ceph.keyring))
+    rooms.config = dataclasses.replace(rooms.config, rbd=section)
+    rooms.__dict__.pop("connectors", None)
+
+
 # --- every kind of storage ------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["file-raw", "file-qcow2", "loop", "nbd-tcp", "nbd-unix", "iscsi"])
-def volume(request: pytest.FixtureRequest, store: Path) -> Iterator[tuple[dict[str, Any], Path]]:
+@pytest.fixture(params=["file-raw", "file-qcow2", "loop", "nbd-tcp", "nbd-unix", "iscsi", "rbd", "os-brick"])
+def volume(request: pytest.FixtureRequest, store: Path) -> Iterator[tuple[dict[str, Any], Any]]:
     """A volume of each kind, and the file where its bytes are in the end."""
     kind = request.param
     identity = f"v-{kind}"
@@ -145,8 +155,26 @@ def volume(request: pytest.FixtureRequest, store: Path) -> Iterator[tuple[dict[s
             socket = store / "nbd.sock"
             stack.enter_context(servers.nbd(raw, socket_path=socket))
             yield info("nbd", identity, socket=str(socket), export="disk"), raw
+        elif kind == "rbd":
+            yield rbd_volume(request, identity, raw)
+        elif kind == "os-brick":
+            yield info("gpfs", identity, name=identity, device_path=str(raw)), raw
         else:
             yield info("iscsi", identity, **stack.enter_context(servers.iscsi(raw)).data()), raw
+
+
+def rbd_volume(request: pytest.FixtureRequest, identity: str, file: Path) -> tuple[dict[str, Any], Any]:
+    """An image with the content of ``file``; what the guest wrote is exported to that again."""
+    ceph, pool = request.getfixturevalue("ceph"), request.getfixturevalue("rbd_pool")
+    ceph.rbd("import", "--no-progress", file, f"{pool}/{identity}")
+    return info("rbd", identity, name=f"{pool}/{identity}"), lambda: exported(ceph, f"{pool}/{identity}", file)
+
+
+def exported(ceph: Any, image: str, file: Path) -> Path:
+    file.unlink()
+    ceph.rbd("export", "--no-progress", image, file)
+    ceph.rbd("rm", "--no-progress", image)
+    return file
 
 
 def run(*words: object) -> None:
@@ -166,9 +194,11 @@ def content(path: Path) -> str:
 
 
 def test_a_guest_sees_reads_and_writes_a_volume_until_it_is_taken_away(
-    house: Machines, running: Instance, volume: tuple[dict[str, Any], Path]
+    house: Machines, running: Instance, volume: tuple[dict[str, Any], Any], request: pytest.FixtureRequest
 ) -> None:
     what, file = volume
+    if what["driver_volume_type"] == "rbd":
+        reach(house, request.getfixturevalue("ceph"))
     serial = what["serial"]
     attach(house, running, what)
     kind = serial.removeprefix("v-")
@@ -182,7 +212,7 @@ def test_a_guest_sees_reads_and_writes_a_volume_until_it_is_taken_away(
         attach(house, running, what)
     detach(house, running, what)
     assert_gone(house, running, what)
-    assert content(file) == f"guest was here on {serial}"
+    assert content(file() if callable(file) else file) == f"guest was here on {serial}"
     house.driver.detach_volume(what, running, "")  # again: already gone is success
 
 

@@ -27,7 +27,7 @@ def open_connectors(
     from cowshed.volumes.rbd import Rbd
 
     bricks: dict[str, Connector] = {
-        kind: os_brick.OsBrick(kind, root_helper=section.root_helper, mounts=state / "mnt") for kind in os_brick.kinds()
+        kind: os_brick.OsBrick(kind, state=state, root_helper=section.root_helper) for kind in os_brick.kinds()
     }
     ours: dict[str, Connector] = {
         "local": BlockDevice(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from cowshed import log
 from cowshed.contract.connecting import ConnectionInfo, Connector
-from cowshed.errors import InvalidRequest, NotFound, OperatorError, PermissionDenied, UnsupportedOperation
+from cowshed.errors import CowshedError, InvalidRequest, NotFound, OperatorError, PermissionDenied, UnsupportedOperation
 from cowshed.model.disk import DiskFormat, DiskSource, DiskType
+from cowshed.tools import qemu_source
 from cowshed.volumes import chain
 from cowshed.volumes import info as infos
 from cowshed.volumes.local import block_size, format_of
@@ -50,30 +51,31 @@ class OsBrick(Connector):
     """Volumes of one kind.
 
     :param root_helper: the words before a command that needs root; "" for root itself
-    :param mounts: where shares are mounted
+    :param state: shares are mounted in its ``mnt``, and os-brick's locks are in its ``locks``
     """
 
-    def __init__(self, kind: str, *, root_helper: str = "", mounts: Path = Path("/var/lib/cowshed/mnt")) -> None:
+    def __init__(self, kind: str, *, state: Path, root_helper: str = "") -> None:
         self.kind = kind
         self._root_helper = root_helper
-        self._mounts = mounts
+        self._mounts = state / "mnt"
+        self._locks = state / "locks"
 
     def check(self, info: ConnectionInfo) -> None:
         infos.data(info)
         if self.kind in FILES:
             format_of(info)
-        module()
+        module(self._locks)
 
     @cached_property
     def _connector(self) -> Any:
-        brick = module()
+        brick = module(self._locks)
         return brick.InitiatorConnector.factory(
             PROTOCOLS.get(self.kind, self.kind.upper()),
             self._root_helper,
             use_multipath=False,
             device_scan_attempts=5,
             mount_point_base=str(self._mounts),
-            nfs_mount_point_base=str(self._mounts),
+            **{f"{self.kind}_mount_point_base": str(self._mounts)},
         )
 
     def connect(self, info: ConnectionInfo) -> DiskSource:
@@ -83,6 +85,9 @@ class OsBrick(Connector):
         if isinstance(info.get("data"), dict):
             info["data"][DEVICE] = {key: _plain(value) for key, value in device.items()}
             info["data"]["device_path"] = str(path)
+        return self._source(info, path)
+
+    def _source(self, info: ConnectionInfo, path: Path) -> DiskSource:
         if self.kind in FILES:
             return chain.source(path, format_of(info))
         if path.is_file():  # some storages show a volume as a file of their own
@@ -99,11 +104,11 @@ class OsBrick(Connector):
         )
 
     def size(self, info: ConnectionInfo) -> int:
-        found = self._call("extend", lambda: self._connector.extend_volume(dict(infos.data(info))))
-        if found:
-            return int(found)
         path = Path(infos.text(info, "device_path"))
-        return path.stat().st_size if stat.S_ISREG(path.stat().st_mode) else block_size(path)
+        if path.is_file():
+            return qemu_source.size(self._source(info, path))
+        found = self._call("extend", lambda: self._connector.extend_volume(dict(infos.data(info))))
+        return int(found) if found else block_size(path)
 
     def _call(self, action: str, function: Any) -> Any:
         """os-brick's errors have many classes; what we can tell apart is told apart."""
@@ -118,22 +123,37 @@ class OsBrick(Connector):
             ) from error
         except PermissionError as error:
             raise PermissionDenied(action=action, path=f"a {self.kind} volume ({error})") from error
-        except (exceptions.BrickException, OSError, ValueError, KeyError, TypeError) as error:
-            raise OperatorError(reason=f"os-brick could not {action} a {self.kind} volume: {error}") from error
+        except CowshedError:
+            raise
+        except Exception as error:  # a tool that failed, an option that is not set, a key that is missing: many classes
+            raise OperatorError(reason=f"os-brick could not {action} a {self.kind} volume: {_line(error)}") from error
 
 
-def module() -> Any:
-    """os-brick's connectors. :raises UnsupportedOperation: it is not installed"""
+def module(locks: Path | None = None) -> Any:
+    """os-brick's connectors.
+
+    :param locks: where its locks are, unless its surroundings (Nova) have said so
+    :raises UnsupportedOperation: it is not installed, or cannot be loaded
+    """
     try:
-        from os_brick import privileged
-        from os_brick.initiator import connector
-    except ImportError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is a library's own business that it needs eventlet
+            import os_brick
+            from os_brick import privileged
+            from os_brick.initiator import connector
+            from oslo_concurrency import lockutils
+            from oslo_config import cfg
+    except Exception as error:
+        missing = isinstance(error, ImportError)
         raise UnsupportedOperation(
             subject="this host",
             operation="connect volumes of this type",
-            reason="os-brick is not installed",
+            reason="os-brick is not installed" if missing else f"os-brick cannot be loaded: {error}",
             hint="pip install 'cowshed[cinder]'",
         ) from error
+    if locks is not None:
+        lockutils.set_defaults(str(locks))
+        os_brick.setup(cfg.CONF)
     if os.geteuid() == 0:
         privileged.default.set_client_mode(False)  # we are root already: no second process for that
     return connector
@@ -160,6 +180,10 @@ def properties(ip: str, *, root_helper: str = "", multipath: bool = False) -> Ma
         _log.info("os-brick cannot tell of this host: %s", error)
         return {}
     return dict(found)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _plain(value: Any) -> Any:
