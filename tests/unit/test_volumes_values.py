@@ -476,3 +476,15 @@ def test_a_used_volume_is_nobody_elses(tmp_path: Path) -> None:
         volumes.refuse_used(rooms, second, {**FILE, "multiattach": True})
     record.save(place.path, volume(info={**FILE, "multiattach": True}))
     volumes.refuse_used(rooms, second, {**FILE, "multiattach": True})
+
+
+def test_volumes_make_room_for_the_disks_of_a_rescue() -> None:
+    from cowshed.driver.steps import volumes
+    from cowshed.model.disk import AttachedDisk
+
+    source = DiskSource(DiskType.FILE, DiskFormat.RAW, Path("/x"))
+    own = [AttachedDisk(source, name) for name in ("vda", "vdb", "vdc")]
+    connected = [AttachedDisk(source, name, serial=name) for name in ("vdb", "vdd", "sda")]
+    connected[2] = dataclasses.replace(connected[2], bus=Bus.SCSI)
+    found = {one.serial: one.target for one in volumes.around(own, connected)}
+    assert found == {"vdd": "vdd", "sda": "sda", "vdb": "vde"}

@@ -51,11 +51,15 @@ def _scsi_controller(guest: Guest) -> None:
 
 def sizes(guest: Guest | None, volumes: Sequence[AttachedVolume]) -> dict[str, int]:
     """Bytes of each volume as the guest sees it, by id; what cannot be told now is left out."""
-    found = {}
-    for volume in volumes if guest else ():
+    from cowshed.driver.steps.volumes import finder
+
+    if guest is None or guest.ended():
+        return {}
+    xml, found = guest.xml(), {}
+    for volume in volumes:
         try:
-            assert guest is not None
-            found[volume.id] = guest.block_jobs.capacity(volume.target)
+            if disk := finder(volume)(xml):
+                found[volume.id] = guest.block_jobs.capacity(disk.target or volume.target)
         except CowshedError:
             continue
     return found

@@ -57,18 +57,19 @@ def define(
     instance: Instance,
     image: Image,
     plugged: Sequence[PluggedVif],
-    volumes: Sequence[AttachedDisk] = (),
+    connected: Sequence[AttachedDisk] = (),
 ) -> Guest:
     """The domain of the instance as its manifest and its launch record say, defined in libvirt.
 
-    :param volumes: what shows the volumes, which are connected
+    :param connected: what shows the volumes
     """
     from cowshed.domain.assemble import assemble
 
+    disks = opening.ready(rooms, instance)
     domain = assemble(
         instance,
         image,
-        disks=[*opening.ready(rooms, instance), *volumes],
+        disks=[*disks, *volumes.around(disks, connected)],
         vifs=plugged,
         host=rooms.capabilities,
         guest=rooms.config.guest,

@@ -179,6 +179,21 @@ def connect_all(
     return disks
 
 
+def around(disks: Sequence[AttachedDisk], connected: Sequence[AttachedDisk]) -> list[AttachedDisk]:
+    """The volumes where the instance's own disks leave room: a rescued or rebuilt one may have others than before.
+
+    Who they are is in alias and serial number; the name is only where they stand.
+    """
+    from cowshed.domain.naming import Names
+
+    own = {one.target for one in disks}
+    names = Names([(one.target, one.bus) for one in disks])
+    return [
+        replace(disk, target=names.take(disk.bus, "" if disk.target in own else disk.target))
+        for disk in sorted(connected, key=lambda disk: disk.target in own)
+    ]
+
+
 def wanted(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> tuple[AttachedVolume, ...]:
     """The volumes of an instance that exists: what the caller says, where it says anything, else the record."""
     from cowshed.domain import naming
