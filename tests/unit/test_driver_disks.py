@@ -306,6 +306,12 @@ def test_the_file_of_a_moved_disk_has_the_usual_name(host: Host) -> None:
         moving.settle(host.rooms, who)
         assert host.files(who) == ["disk", "disk.config", "layout.json", "manifest.json"]
         assert host.read(who) == host.content
+    # What a rebuild has put in its place.
+    (place / "disk").rename(place / "disk.new-0a1b2c3d")
+    with manifest.editing(place) as disks:
+        disks["disk"] = replace(disks["disk"], location="disk.new-0a1b2c3d")
+    moving.settle(host.rooms, who)
+    assert host.files(who) == ["disk", "disk.config", "layout.json", "manifest.json"]
     # Somebody's file of the usual name is left alone.
     (place / "disk").rename(place / "disk.raw")
     (place / "disk").write_bytes(b"else")

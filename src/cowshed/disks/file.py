@@ -175,23 +175,28 @@ class FileDisk(RecordedSnapshots, Importing):
         """Let the content of ``path`` appear, durably, at ``self.path``; then ``path`` is not needed."""
 
     def take_name(self) -> None:
-        """A disk that was moved here gets the file name that disks have, once that is free.
+        """A disk that was made under another name gets the file name that disks have, once that is free.
 
         It has both names for a moment; killed then, the next call ends it. The disk must not be in use.
         """
+        usual = self.directory / self._new_location()
         with manifest.editing(self.directory) as disks:
             entry = disks.get(self.name)
             if entry is None or entry.backend != self.backend:
                 return
-            usual, made = self.directory / self._new_location(), self.directory / self._moved_location()
-            if entry.location == made.name and made.is_file() and _linked(made, usual):
+            made = self.directory / entry.location
+            if made != usual and made.is_file() and _linked(made, usual):
                 filesystem.sync_directory(self.directory)
                 disks[self.name] = replace(entry, location=usual.name)
-        if usual.is_file() and made.is_file() and usual.samefile(made):
-            filesystem.remove_file(made)
+        if manifest.require(self.directory, self.name).location == usual.name:
+            self._drop_names_beside(usual)
 
-    def _moved_location(self) -> str:
-        return f"{self.name}.{self.backend}"
+    def _drop_names_beside(self, usual: Path) -> None:
+        """Other names of the same file."""
+        if usual.is_file() and usual.stat().st_nlink > 1:
+            for path in self.directory.glob(f"{self.name}.*"):
+                if path.is_file() and path.samefile(usual):
+                    filesystem.remove_file(path)
 
     def delete(self) -> None:
         if not (self.exists() or (self.directory / manifest.FILE).exists()):

@@ -59,7 +59,7 @@ def _name_as_usual(rooms: Rooms, instance: Instance, entry: ManifestDisk) -> Non
     from cowshed.disks.file import FileDisk
 
     made = rooms.directory(instance.uuid).path / _new_name(entry, entry.backend)
-    if not made.is_file():
+    if entry.location == entry.name and not made.is_file():
         return
     try:
         disk = rooms.backend(entry.backend).disk(instance.uuid, entry.name)
@@ -118,6 +118,8 @@ def move(rooms: Rooms, instance: Instance, entry: ManifestDisk, to: str) -> None
 
     :raises NoSpace: :raises NameTaken: and what the two backends raise; the old disk stays
     """
+    from cowshed.disks import manifest
+
     directory = rooms.directory(instance.uuid).path
     old = rooms.backend(entry.backend).disk(instance.uuid, entry.name)
     new = rooms.backend(to).disk(instance.uuid, _new_name(entry, to))
@@ -135,7 +137,7 @@ def move(rooms: Rooms, instance: Instance, entry: ManifestDisk, to: str) -> None
         rooms.progress.check()
         _exchange(directory, entry, new.name)
     _remove_left(rooms, instance, _old_name(entry))
-    _name_as_usual(rooms, instance, replace(entry, backend=to))
+    _name_as_usual(rooms, instance, manifest.require(directory, entry.name))
 
 
 def _new_name(entry: ManifestDisk, to: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cowshed.driver.steps import layout, moving
+from cowshed.driver.steps import layout, moving, replacing
 from cowshed.errors import DiskNotFound, InvalidRequest, InvalidState
 from cowshed.model.disk import ManifestDisk
 from cowshed.model.instance import Instance, PowerState
@@ -16,14 +16,14 @@ OFF = (PowerState.SHUTDOWN, PowerState.CRASHED, PowerState.NOSTATE)
 
 
 def entries(rooms: Rooms, instance: Instance) -> dict[str, ManifestDisk]:
-    """The disks of the instance, as its manifest has them; not what an interrupted move has left.
+    """The disks of the instance, as its manifest has them; not what an interrupted move or rebuild has left.
 
     :raises DataCorrupt:
     """
     from cowshed.disks import manifest
 
     found = manifest.load(rooms.directory(instance.uuid).path).disks
-    return {name: entry for name, entry in found.items() if not moving.is_left(entry)}
+    return {name: entry for name, entry in found.items() if not moving.is_left(entry) and not replacing.is_second(name)}
 
 
 def one(rooms: Rooms, instance: Instance, word: str = "") -> ManifestDisk:

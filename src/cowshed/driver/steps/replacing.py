@@ -70,10 +70,15 @@ def exchange(rooms: Rooms, instance: Instance, new: Replacement) -> None:
     manifest.exchange(rooms.directory(instance.uuid).path, {name: name + new.ending for name in new.replaced})
 
 
+def is_second(name: str) -> bool:
+    """Is it the second name of a disk that is being replaced, or was?"""
+    return _ENDING.fullmatch(name) is not None
+
+
 def leftovers(rooms: Rooms, uuid: str) -> None:
     """Delete what has a second name still: the old disks at the end, or what a killed replacement left."""
     for entry in manifest.load(rooms.directory(uuid).path).disks.values():
-        if not _ENDING.fullmatch(entry.name):
+        if not is_second(entry.name):
             continue
         try:
             rooms.backend(entry.backend).disk(uuid, entry.name).delete()
@@ -85,4 +90,4 @@ def surplus(rooms: Rooms, instance: Instance, new: Replacement) -> list[str]:
     """Disks the instance had and shall not have any more, such as the kernel of the image before."""
     wanted = {one.spec.name for one in new.plan.disks}
     entries = manifest.load(rooms.directory(instance.uuid).path).disks
-    return [name for name in entries if name not in wanted and not _ENDING.fullmatch(name)]
+    return [name for name in entries if name not in wanted and not is_second(name)]
