@@ -11,7 +11,10 @@ import pytest
 from cowshed.config import RbdSection
 from cowshed.contract.storage import Backend, Disk
 from cowshed.disks.rbd import RbdBackend
-from cowshed.testing.conformance import BackendConformance
+from cowshed.testing.conformance import BackendConformance, EncryptionConformance
+from cowshed.testing.keys import MemoryKeys
+from cowshed.tools import luks
+from cowshed.tools.rbd import ImageSpec
 from tests.ceph_node import Ceph
 
 pytestmark = pytest.mark.timeout(180)  # the first test of a run starts the cluster
@@ -27,7 +30,8 @@ class TestRbd(BackendConformance):
         self.place.mkdir()
         self.ceph, self.pool = ceph, rbd_pool
         self.backend: Backend = RbdBackend(
-            tmp_path / "instances", RbdSection(pool=rbd_pool, ceph_conf=str(ceph.conf), user=ceph.user)
+            tmp_path / "instances",
+            RbdSection(pool=rbd_pool, ceph_conf=str(ceph.conf), user=ceph.user),
         )
 
     def write(self, disk: Disk, offset: int, content: bytes) -> None:
@@ -60,3 +64,37 @@ class TestRbdNamespace(TestRbd):
         self.backend: Backend = RbdBackend(
             tmp_path / "instances", RbdSection(pool=rbd_pool, namespace=namespace, ceph_conf=str(ceph.conf))
         )
+
+
+class TestRbdEncrypted(EncryptionConformance):
+    blank_is_zero = False  # a container's sectors decrypt to noise until they are written
+
+    @pytest.fixture(autouse=True)
+    def made(self, ceph: Ceph, rbd_pool: str, tmp_path: Path) -> None:
+        self.place = tmp_path / "place"
+        self.place.mkdir()
+        self.keys = MemoryKeys()
+        section = RbdSection(pool=rbd_pool, ceph_conf=str(ceph.conf))
+        self.rbd = RbdBackend(tmp_path / "instances", section, self.keys, iterations=1000)
+        self.backend: Backend = self.rbd
+
+    def key(self, key_id: str) -> bytes:
+        """Of a disk, or of the cluster."""
+        found = self.rbd.secret(key_id)
+        return found[1] if found else self.keys.get(key_id)
+
+    def write(self, disk: Disk, offset: int, content: bytes) -> None:
+        disk.activate()
+        pattern = self.target()
+        pattern.write_bytes(content)
+        chain = luks.Chain(disk.source(), self.key)
+        with luks.handed(chain.keys) as (words, fds):
+            command = ["-c", f"write -s {pattern} {offset} {len(content)}", *words, "--image-opts", chain.options]
+            subprocess.run(["qemu-io", *command], check=True, capture_output=True, timeout=60, pass_fds=fds)
+        pattern.unlink()
+        disk.deactivate()
+
+    def stored(self, disk: Disk) -> bytes:
+        spec = ImageSpec.parse(disk.source().name)
+        with self.rbd.pool_of(spec).open(spec.image, read_only=True) as image:
+            return bytes(image.read(0, image.size()))

@@ -36,7 +36,7 @@ def open_backends(
     if rbd and rbd.pool:
         from cowshed.disks.rbd import RbdBackend
 
-        backends["rbd"] = RbdBackend(instances, rbd)
+        backends["rbd"] = RbdBackend(instances, rbd, keys, iterations=section.luks_iterations)
     if lvm and lvm.volume_group:
         from cowshed.disks.lvm import open_backend
 

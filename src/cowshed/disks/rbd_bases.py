@@ -154,7 +154,7 @@ def new_part(name: str) -> str:
     return f"{PART}{name}_{uuid.uuid4().hex[:12]}"
 
 
-def key_of(part: str) -> str:
+def owner_of(part: str) -> str:
     """What :func:`new_part` was called with."""
     return part.removeprefix(PART).rpartition("_")[0]
 

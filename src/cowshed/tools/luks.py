@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from cowshed.contract.callbacks import SILENT, Progress
-from cowshed.errors import InternalError
 from cowshed.model.disk import DiskFormat, DiskSource, DiskType
-from cowshed.tools import filesystem, luks_header, qemu_img
+from cowshed.tools import filesystem, luks_header, qemu_img, qemu_source
 
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
-Keys = Callable[[str], bytes]  # key id -> key
+Keys = Callable[[str], bytes]  # id of a key, or of a libvirt secret -> key
 Node = dict[str, Any]  # a block node of QEMU: options, nested where QEMU's are
 
 
@@ -60,6 +59,17 @@ class Chain:
         """For ``--image-opts``."""
         return ",".join(f"{name}={text.replace(',', ',,')}" for name, text in _flat(self.node))
 
+    def _protocol(self, source: DiskSource) -> Node:
+        """What lies under the format: a file, a device, an image of a cluster, which wants a key of its own."""
+        if source.path is not None and source.type != DiskType.NETWORK:
+            driver = "host_device" if source.type == DiskType.BLOCK else "file"
+            return {"driver": driver, "filename": str(source.path.absolute())}
+        name = ""
+        if source.secret_uuid:
+            name = f"{self._prefix}{len(self.keys)}"
+            self.keys[name] = self._find(source.secret_uuid)
+        return qemu_source.storage(source, name)
+
     def _node(self, source: DiskSource) -> Node:
         node: Node = {"driver": qemu_img.DRIVER[source.format]}
         if source.encryption:
@@ -69,22 +79,16 @@ class Chain:
                 node |= {"encrypt": {"format": "luks", "key-secret": name}}
             else:
                 node |= {"driver": "luks", "key-secret": name}
-        node["file"] = protocol(source)
+        node["file"] = self._protocol(source)
         if source.backing:
             node["backing"] = self._node(source.backing)
         return node
 
 
-def protocol(source: DiskSource) -> Node:
-    """What lies under the format: a file, a device, an image of a cluster."""
-    if source.type == DiskType.NETWORK or source.path is None:
-        raise InternalError(reason=f"{source.name or source.type} is not a file")
-    driver = "host_device" if source.type == DiskType.BLOCK else "file"
-    return {"driver": driver, "filename": str(source.path.absolute())}
-
-
 def _flat(node: Node, prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, item in node.items():
+        if isinstance(item, list):
+            item = {str(number): one for number, one in enumerate(item)}
         if isinstance(item, dict):
             yield from _flat(item, f"{prefix}{name}.")
         else:

@@ -123,10 +123,14 @@ def payload_offset(fd: int, name: Path) -> int:
 
     :raises DataCorrupt: there is no LUKS1 header
     """
-    data = os.pread(fd, _HEAD.size, 0)
+    return offset_in(os.pread(fd, _HEAD.size, 0), name)
+
+
+def offset_in(data: bytes, name: Path) -> int:
+    """The same, from the first bytes (512 are more than enough) of a container. :raises DataCorrupt:"""
     if len(data) < _HEAD.size or not data.startswith(MAGIC):
         raise DataCorrupt(path=name, reason="its LUKS header is gone")
-    head = _HEAD.unpack(data)
+    head = _HEAD.unpack_from(data)
     if head[1] != 1:
         raise DataCorrupt(path=name, reason=f"its LUKS header has version {head[1]}; QEMU's has 1")
     return int(head[5]) * SECTOR
