@@ -55,12 +55,14 @@ def test_a_guest_boots_from_ceph_and_leaves_nothing(
             assert pool.images(one.uuid) == ()
 
 
-def test_a_guest_boots_from_monitors_on_ipv6(
+def test_a_guest_boots_from_an_encrypted_disk_behind_monitors_on_ipv6(
     libvirt_uri: str, guest_dir: Path, other_ceph: Callable[..., Ceph]
 ) -> None:
     ceph = other_ceph("--ipv6", "--size", "2G")
     section, _ = _pool(ceph, ceph.make_pool())
     with machines(libvirt_uri, guest_dir, rbd=section) as house:
-        instance = house.spawn(house.image("tiny.raw"), backend="rbd")
+        instance = house.spawn(house.image(), backend="rbd", encrypt=True)
         house.wait(instance, r"cowshed-guest: up")
-        assert "<host name='::1'" in house.driver.rooms.hypervisor.guest(instance.uuid).xml()
+        xml = house.driver.rooms.hypervisor.guest(instance.uuid).xml()
+        assert "<host name='::1'" in xml
+        assert "<encryption format='luks'" in xml
