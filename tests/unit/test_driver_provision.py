@@ -188,6 +188,17 @@ def test_an_image_in_another_format_or_storage_is_not_cloned(
     assert bases.cloneable(rooms, cluster, replace(debian, disk_format=DiskFormat.QCOW2)) is None
 
 
+def test_a_kept_base_serves_also_when_the_image_service_does_not(
+    rooms: Rooms, cluster: MemoryCluster, debian: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(rooms, instance(), debian)
+    rooms.images.delete(debian.id)
+    make(rooms, instance(), debian)
+    with pytest.raises(NotFound):
+        make(rooms, instance(), replace(debian, id=str(uuid.uuid4())))
+    assert len(cluster.table) == 2
+
+
 def test_a_base_that_another_host_removed_a_moment_before_is_made_again(
     rooms: Rooms, cluster: MemoryCluster, debian: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

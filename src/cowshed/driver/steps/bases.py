@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cowshed import log
 from cowshed.contract.storage import BaseContent, BaseKeeping, Clonable, Cloning, OpenSink
 from cowshed.driver.steps import kept
-from cowshed.errors import InternalError, NotFound
+from cowshed.errors import CowshedError, InternalError, NotFound
 from cowshed.model.disk import Base, DiskFormat
 from cowshed.model.image import Image, Location
 
@@ -40,10 +40,17 @@ def _on_cached(rooms: Rooms, backend: Backend, disk: Disk, image: Image, size: i
 
 
 def cloneable(rooms: Rooms, backend: Backend, image: Image) -> Location | None:
-    """Where the image's bytes lie such that ``backend`` can stand a disk on them."""
+    """Where the image's bytes lie such that ``backend`` can stand a disk on them.
+
+    A service that cannot tell is no obstacle: the base may be there already, or fetching it says what is wrong.
+    """
     if not isinstance(backend, Cloning):
         return None
-    found = rooms.images.locations(image)
+    try:
+        found = rooms.images.locations(image)
+    except CowshedError as error:
+        _log.info("it is not known where the bytes of image %s lie: %s", image.name or image.id, error)
+        return None
     return next((one for one in found if backend.cloneable(one, image.disk_format)), None)
 
 
