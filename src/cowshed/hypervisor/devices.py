@@ -39,8 +39,8 @@ Find = Callable[[str], Device | None]
 
 class _Outcome(Enum):
     GONE = "gone"
-    REFUSED = "refused"
-    SILENT = "silent"
+    REFUSED = "the guest refuses to let go of it"
+    SILENT = "the guest has not let go of it yet"
 
 
 class Devices:
@@ -90,7 +90,7 @@ class Devices:
                 outcome = self._wait(watch, device.alias or "", find, timeout)
                 if outcome == _Outcome.GONE:
                     return True
-                _log.warning("%s: the guest has not let go of %s (%s, request %d)", self._guest, what, outcome, number)
+                _log.warning("%s: %s (request %d of %d)", what, outcome.value, number, attempts)
         raise DeadlineExceeded(
             what=f"{self._guest.name} letting go of {what}",
             seconds=timeout * attempts,
