@@ -42,7 +42,9 @@ _GONE: Final = (
     "error reading header",
 )
 _DENIED: Final = ("Authentication fail", "Authorization fail", "Permission denied", "Operation not permitted")
-_SPEC: Final = re.compile(r"(qemu-img: )?(Could not open )?'?json:\{.*\}'?:? ?")  # our own description of the volume, repeated
+_SPEC: Final = re.compile(
+    r"(qemu-img: )?(Could not open )?'?json:\{.*\}'?:? ?"
+)  # our own description of the volume, repeated
 
 
 def size(source: DiskSource, *, password: bytes | None = None) -> int:
