@@ -247,14 +247,16 @@ def test_run_hands_everything_on(cowshed: Command, tiny: Path, tmp_path: Path):
         "--user-data", user, "--network", "user", "-p", "127.0.0.2:42022:22", "--backend", "raw", "--ephemeral", "1G",
         "--swap", "256M", "--firmware", "uefi", "--machine", "pc", "--disk-bus", "scsi", "--datasource", "configdrive",
         "--property", "hw_video_model=vga", "--limit", "disk_read_iops_sec=5", "--hostname", "inside",
+        "--encrypt", "--limit", "disk_total_iops_sec@swap=9",
     )  # fmt: skip
     assert result.code == 0, result.err
     assert result.out == "web is running\n  127.0.0.2:42022 leads to its port 22/tcp\n"
     instance, image, vifs = cowshed.driver.spawned
     flavor = instance.flavor
     assert (flavor.vcpus, flavor.memory, flavor.root) == (2, 512 << 20, 20 << 30)
+    assert instance.encrypt is True
     assert (flavor.ephemeral, flavor.swap) == (1 << 30, 256 << 20)
-    assert flavor.extra_specs == {"quota:disk_read_iops_sec": "5"}
+    assert flavor.extra_specs == {"quota:disk_read_iops_sec": "5", "quota:disk_total_iops_sec@swap": "9"}
     assert (instance.backend, instance.hostname, instance.key_data) == ("raw", "inside", "ssh-ed25519 AAAA me")
     assert instance.system_metadata == {"datasource": "configdrive"}
     assert image.properties["hw_firmware_type"] == "uefi"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,19 @@ def told(house: Machines) -> list[str]:
     return sorted(house.driver.rooms.hypervisor.secrets.uuids())
 
 
+def nobody_is_told(house: Machines) -> None:
+    """No process has a key among its words or in its environment, and no file of libvirt or ours but its own."""
+    secrets = [(house.state / "keys" / key_id).read_bytes() for key_id in keys(house)]
+    assert secrets
+    places = [path for process in Path("/proc").glob("[0-9]*") for path in (process / "cmdline", process / "environ")]
+    for folder in (house.state, *(Path(os.environ[f"XDG_{name}"]) for name in ("CONFIG_HOME", "CACHE_HOME"))):
+        places += [path for path in folder.rglob("*") if path.is_file() and path.parent != house.state / "keys"]
+    for path in places:
+        with suppress(OSError):
+            said = path.read_bytes() if path.stat().st_size < 64 * MiB else b""
+            assert not [key for key in secrets if key in said], path
+
+
 @pytest.mark.parametrize("backend", ["qcow2", "raw"])
 def test_a_guest_lives_on_encrypted_disks(house: Machines, tiny: Image, backend: str) -> None:
     instance = house.spawn(
@@ -71,6 +85,8 @@ def test_a_guest_lives_on_encrypted_disks(house: Machines, tiny: Image, backend:
     assert told(house) == keys(house)
     xml = house.driver.rooms.hypervisor.guest(instance.uuid).xml()
     assert xml.count("<encryption format='luks'") == 3
+
+    nobody_is_told(house)
 
     assert house.driver.resize_disk(instance, 192 * MiB) == 192 * MiB
     house.driver.power_off(instance, timeout=60, retry_interval=10)

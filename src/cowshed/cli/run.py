@@ -62,7 +62,11 @@ if TYPE_CHECKING:
 )
 @click.option("--property", "properties", multiple=True, metavar="KEY=VALUE", help="Image property for this instance.")
 @click.option(
-    "--limit", "limits", multiple=True, metavar="KEY=VALUE", help="Such as disk_read_iops_sec=500 or cpu_shares=512."
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Such as disk_read_iops_sec=500, disk_total_iops_sec@swap=100 or cpu_shares=512.",
 )
 @click.option("--wait", "condition", metavar="FOR", help="Also wait for log:TEXT, ssh or address.")
 @click.option("--timeout", default="5m", show_default=True, help="For --wait.")
