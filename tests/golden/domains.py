@@ -206,7 +206,7 @@ def encrypted() -> Domain:
         secret_uuid=keys[3],
         encryption=Encryption(EncryptionFormat.LUKS, keys[2]),
     )
-    return build([replace(root(), source=overlay), AttachedDisk(swap, "vdb"), AttachedDisk(far, "vdc")])
+    return build([replace(root(), source=overlay), AttachedDisk(swap, "vdb"), AttachedDisk(far, "vdc")], encrypt=True)
 
 
 def kernel() -> Domain:

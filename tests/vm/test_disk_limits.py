@@ -86,6 +86,11 @@ def test_limits_change_while_the_guest_runs_and_stay(house: Machines, tiny: Imag
         read_bytes_sec=10 * MiB, write_bytes_sec=20 * MiB, write_bytes_sec_max=30 * MiB, write_bytes_sec_max_length=1
     )
 
+    driver.suspend(None, instance)
+    driver.limit_disk(instance, "root", {"total_iops_sec": 80}, clear=True)
+    driver.resume(None, instance, [])
+    assert holds(house, instance, "vda") == IoTune(total_iops_sec=80), "what was changed while it slept"
+
     record = house.state / "instances" / instance.uuid / "limits.json"
     kept = record.read_bytes()
     record.write_text("{}")

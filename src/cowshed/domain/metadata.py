@@ -32,6 +32,7 @@ class Metadata(Element):
     project: str | None = value("owner/@project")
     user: str | None = value("owner/@user")
     backend: str | None = value("backend")
+    encrypt: bool | None = value("encrypt")
     os_type: str | None = value("os_type")
     image: str | None = value("image/@id")
     image_name: str | None = value("image/@name")
@@ -70,6 +71,7 @@ class Metadata(Element):
             project_id=self.project or "",
             user_id=self.user or "",
             backend=self.backend or "",
+            encrypt=bool(self.encrypt),
             os_type=self.os_type or "linux",
             metadata=_mapping(self.tags),
         )
@@ -96,6 +98,7 @@ def metadata(instance: Instance, image: Image, vifs: Sequence[PluggedVif]) -> Me
         project=instance.project_id or None,
         user=instance.user_id or None,
         backend=instance.backend or None,
+        encrypt=instance.encrypt or None,
         os_type=instance.os_type,
         image=instance.image_ref or image.id,
         image_name=image.name or None,

@@ -8,7 +8,7 @@ from typing import Any
 from cowshed import log
 from cowshed.contract.power import Power as PowerContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import connect, launch, locate, marks, opening, teardown, volumes
+from cowshed.driver.steps import connect, launch, limits, locate, marks, opening, teardown, volumes
 from cowshed.errors import InstanceNotFound, InvalidState
 from cowshed.model.instance import Instance, PowerState, RebootType
 from cowshed.model.vif import Vif
@@ -144,6 +144,7 @@ class Power(PowerContract):
             guest.wait(
                 PowerState.RUNNING, timeout=self.rooms.config.power.start_timeout, what=f"{instance.name} running"
             )
+            limits.apply(self.rooms, instance, guest)
 
     def resume_state_on_host_boot(
         self,

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from cowshed import log
 from cowshed.domain import qos
-from cowshed.errors import DataCorrupt
+from cowshed.errors import CowshedError, DataCorrupt
 from cowshed.model.disk import IoTune
 from cowshed.model.instance import Instance
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cowshed.driver.rooms import Rooms
+    from cowshed.hypervisor.guest import Guest
+
+_log = log.logger(__name__)
 
 FILE = "limits.json"
 VERSION = 1
@@ -64,6 +68,21 @@ def raw(rooms: Rooms, uuid: str) -> bytes | None:
         return _path(rooms, uuid).read_bytes()
     except FileNotFoundError:
         return None
+
+
+def apply(rooms: Rooms, instance: Instance, guest: Guest) -> None:
+    """Let a guest whose saved memory knows the limits of then have those of now; what fails is logged."""
+    from cowshed.driver.steps import layout
+    from cowshed.hypervisor import iotune
+
+    try:
+        changed = _remembered(rooms, instance.uuid)
+        places = layout.remembered(rooms, instance) if changed else {}
+        for name, tune in changed.items():
+            if name in places:
+                iotune.limit(guest, places[name].target, tune)
+    except CowshedError as error:
+        _log.warning("%s runs with the limits it was suspended with: %s", instance.name, error)
 
 
 def _path(rooms: Rooms, uuid: str) -> Path:
