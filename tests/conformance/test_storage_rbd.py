@@ -51,19 +51,30 @@ class TestRbd(BackendConformance):
         return sum(image["used_size"] for image in images)
 
 
-class TestRbdNamespace(TestRbd):
-    """The same in a namespace of the pool."""
-
-    @pytest.fixture(autouse=True)
-    def made(self, ceph: Ceph, rbd_pool: str, tmp_path: Path) -> None:
-        namespace = f"ns-{uuid.uuid4().hex[:8]}"
-        ceph.rbd("namespace", "create", f"{rbd_pool}/{namespace}")
-        self.place = tmp_path / "place"
-        self.place.mkdir()
-        self.ceph, self.pool = ceph, f"{rbd_pool}/{namespace}"
-        self.backend: Backend = RbdBackend(
-            tmp_path / "instances", RbdSection(pool=rbd_pool, namespace=namespace, ceph_conf=str(ceph.conf))
-        )
+@pytest.mark.parametrize(
+    "promise",
+    [
+        "test_a_disk_larger_than_its_base_goes_on_with_zeros",
+        "test_the_disks_of_an_instance_are_listed",
+        "test_an_existing_disk_is_never_taken_over",
+        "test_deleting_may_be_repeated",
+        "test_extracting_to_every_format_gives_the_same_content",
+        "test_disks_made_at_once_are_all_there",
+        "test_a_file_is_taken_over",
+        "test_a_base_is_added_and_found",
+    ],
+)
+def test_a_namespace_of_a_pool(promise: str, ceph: Ceph, rbd_pool: str, tmp_path: Path) -> None:
+    """What differs in one; the rest is the same."""
+    namespace = f"ns-{uuid.uuid4().hex[:8]}"
+    ceph.rbd("namespace", "create", f"{rbd_pool}/{namespace}")
+    suite = TestRbd()
+    suite.place = tmp_path / "place"
+    suite.place.mkdir()
+    suite.ceph, suite.pool = ceph, f"{rbd_pool}/{namespace}"
+    section = RbdSection(pool=rbd_pool, namespace=namespace, ceph_conf=str(ceph.conf))
+    suite.backend = RbdBackend(tmp_path / "instances", section)
+    getattr(suite, promise)()
 
 
 class TestRbdEncrypted(EncryptionConformance):

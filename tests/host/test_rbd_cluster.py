@@ -122,6 +122,26 @@ def test_what_a_cluster_says_of_itself(ceph: Ceph, access: Access, rbd_pool: str
     assert 0 < capacity.free <= capacity.total
 
 
+def test_the_key_is_found_wherever_ceph_finds_it(ceph: Ceph, tmp_path: Path) -> None:
+    """Also where ceph.conf says nothing of authentication, or names the key itself."""
+    text = ceph.conf.read_text()
+    key = cluster(Access(ceph_conf=str(ceph.conf))).key()
+    silent = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("auth client"))
+    (tmp_path / "key").write_text(f"{key}\n")
+    for number, conf in enumerate(
+        (
+            silent,
+            text.replace(f"keyring = {ceph.place}/$name.keyring", f"key = {key}"),
+            text.replace(f"keyring = {ceph.place}/$name.keyring", f"keyfile = {tmp_path}/key"),
+        )
+    ):
+        path = tmp_path / f"ceph{number}.conf"
+        path.write_text(conf)
+        found = Cluster(Access(ceph_conf=str(path)))
+        assert found.uses_cephx()
+        assert found.key() == key
+
+
 def test_monitors_on_ipv6(other_ceph: Callable[..., Ceph]) -> None:
     found = cluster(Access(ceph_conf=str(other_ceph("--ipv6").conf)))
     assert {host.name for host in found.monitors()} == {"::1"}

@@ -57,7 +57,7 @@ class RbdBackend(RbdBases, Cloning, Backend):
     def source(self, location: str) -> DiskSource:
         """How QEMU reaches an image of the cluster."""
         found = self.cluster
-        cephx = found.uses_cephx()
+        cephx = bool(self.section.secret_uuid) or found.uses_cephx()
         return DiskSource(
             DiskType.NETWORK,
             DiskFormat.RAW,

@@ -211,8 +211,13 @@ class Cluster:
         return monitors(self.ask("mon dump"))
 
     def uses_cephx(self) -> bool:
-        """Must clients prove who they are?"""
-        return "none" not in self.rados().conf_get("auth_client_required")
+        """Do clients prove who they are? Ceph's default allows both, so what tells is whether there is a key."""
+        if "cephx" not in self.rados().conf_get("auth_client_required"):
+            return False
+        try:
+            return bool(self.key())
+        except NotFound:
+            return False
 
     def key(self) -> str:
         """The user's key (base64), for a libvirt secret. Never to be logged.
@@ -220,6 +225,10 @@ class Cluster:
         :raises NotFound: it is in no keyring that can be read
         """
         handle = self.rados()
+        if key := handle.conf_get("key"):
+            return str(key)
+        if keyfile := handle.conf_get("keyfile"):
+            return Path(keyfile).read_text().strip()
         for path in filter(None, re.split(r"[,; ]+", handle.conf_get("keyring") or "")):
             if key := _key_in(Path(path), f"client.{self.user}"):
                 return key
