@@ -119,3 +119,31 @@ def test_a_change_of_a_pool_is_taken_back(tmp_path: Path, fails: bool, set_error
     driver_of(tmp_path).undo_aggregate_operation(None, back, pool, "here", set_error)
     assert called == ["here"]
     assert (pool.metadata.get("operational_state") == "error") is broken
+
+
+# --- does another host see the same directory? ----------------------------------------------------
+
+
+def test_a_file_shows_whether_storage_is_shared(tmp_path: Path) -> None:
+    driver, same = driver_of(tmp_path / "one"), driver_of(tmp_path / "one")
+    assert driver.check_instance_shared_storage_local(None, INSTANCE) is None  # there is no directory
+    driver.rooms.directory(INSTANCE.uuid).create()
+    data = driver.check_instance_shared_storage_local(None, INSTANCE)
+    assert same.check_instance_shared_storage_remote(None, data) is True
+    driver.check_instance_shared_storage_cleanup(None, data)
+    driver.check_instance_shared_storage_cleanup(None, data)
+    driver.check_instance_shared_storage_cleanup(None, None)
+    assert same.check_instance_shared_storage_remote(None, data) is False
+    assert not list(driver.rooms.directory(INSTANCE.uuid).path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "instances/../../x", "{instances}/../secret", "{instances}/u/disk", ""]
+)
+def test_another_host_makes_us_look_nowhere_else(tmp_path: Path, name: str) -> None:
+    driver = driver_of(tmp_path)
+    data = {"filename": name.format(instances=tmp_path / "instances")}
+    with pytest.raises(InvalidRequest):
+        driver.check_instance_shared_storage_remote(None, data)
+    with pytest.raises(InvalidRequest):
+        driver.check_instance_shared_storage_cleanup(None, data)

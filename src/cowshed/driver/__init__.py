@@ -33,6 +33,7 @@ from cowshed.driver.power import Power
 from cowshed.driver.rescue import Rescue
 from cowshed.driver.resources import Resources
 from cowshed.driver.rooms import Rooms
+from cowshed.driver.shared_storage import SharedStorage
 from cowshed.driver.snapshot import Snapshot
 from cowshed.driver.startup import Startup
 from cowshed.driver.statistics import Statistics
@@ -65,6 +66,7 @@ class LibvirtDriver(
     Aggregates,
     Volumes,
     Rescue,
+    SharedStorage,
     ComputeDriver,
 ):
     """Runs instances on this host.

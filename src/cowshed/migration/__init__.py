@@ -1,0 +1,1 @@
+"""Migration: what is decided about moving guests, apart from the moving."""
