@@ -132,6 +132,12 @@ def test_move(cowshed: Command, stopped: str) -> None:
     assert [event["event"] for event in cowshed("events", "-o", "json").json["events"]][-2:] == ["disk moved"] * 2
 
 
+def test_move_of_all_disks(cowshed: Command, stopped: str) -> None:
+    rows = cowshed("disk", "move", "web", "--all", "--to", "raw", "-o", "json").json["disks"]
+    assert [(row["name"], row["backend"]) for row in rows] == [("disk", "raw"), ("disk.swap", "raw")]
+    refused(cowshed("disk", "move", "web", "swap", "--all", "--to", "raw"), 2, "--all")
+
+
 def test_move_tells_how_far_it_is(cowshed: Command, stopped: str) -> None:
     phases = [
         json.loads(line)["phase"]

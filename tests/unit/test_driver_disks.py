@@ -354,6 +354,17 @@ def test_where_the_disk_would_go_is_checked_first(host: Host) -> None:
     assert host.files(who) == before
 
 
+def test_a_place_that_is_too_small_is_told_before_anything_is_copied(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    who = host.web("raw")
+    small = MemoryCluster("rbd", instances=host.rooms.instances, size=MiB)
+    host.rooms.__dict__["backends"] = {**host.rooms.backends, "rbd": small}
+    monkeypatch.setattr(FileDisk, "extract", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(NoSpace, match="rbd"):
+        host.driver.move_disk(who, "rbd")
+
+
 def test_snapshots_do_not_move_and_are_not_lost(host: Host) -> None:
     who = host.web("rbd")
     host.driver.take_disk_snapshot(who, "before", "root")

@@ -19,6 +19,7 @@ from cowshed.cli.context import (
 from cowshed.cli.disk_snapshots import describe as describe_snapshot
 from cowshed.cli.disk_snapshots import snapshot
 from cowshed.cli.images import Aliased
+from cowshed.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from cowshed.model.disk import LocalDisk
@@ -124,14 +125,22 @@ def resize(session: Session, instance: str, words: tuple[str, ...]) -> None:
 @instance_argument()
 @click.argument("disk", required=False, default="", shell_complete=disk_names)
 @click.option("--to", required=True, metavar="BACKEND", shell_complete=backend_names, help="See cowshed backends.")
+@click.option("--all", "every", is_flag=True, help="Every disk that the guest can write to, one after the other.")
 @verb
-def move(session: Session, instance: str, disk: str, to: str) -> None:
+def move(session: Session, instance: str, disk: str, to: str, every: bool) -> None:
     """Move a disk of the stopped INSTANCE to another backend.
 
     The copy is read back and compared before the old disk is removed; interrupted anywhere, the instance has one of
     them whole. The new disk stands on no base. Snapshots do not move: remove them first.
     """
+    if every and disk:
+        raise InvalidRequest(reason=f"give --all or {disk}, not both")
     with session.working() as host:
+        if every:
+            names = [one.name for _, one in host.disks.list(instance) if not one.readonly]
+            moved = [describe(host.disks.move(instance, to, name), instance) for name in names]
+            session.emit("disks", moved, COLUMNS)
+            return
         found = host.disks.move(instance, to, disk)
     _emit(session, instance, found)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from cowshed import log
 from cowshed.contract.storage import Importing, Snapshotting
-from cowshed.errors import Conflict, CowshedError, DataCorrupt, NameTaken, UnsupportedOperation
+from cowshed.errors import Conflict, CowshedError, DataCorrupt, NameTaken, NoSpace, UnsupportedOperation
 from cowshed.model.disk import DiskFormat, DiskSource, DiskType, ManifestDisk
 from cowshed.model.instance import Instance
 from cowshed.tools import filesystem
@@ -94,6 +94,7 @@ def check(rooms: Rooms, instance: Instance, entry: ManifestDisk, to: str) -> Non
 
     :raises ConfigError: :raises InvalidRequest: there is no such backend here
     :raises UnsupportedOperation: :raises Conflict: the disk has something that does not move with it
+    :raises NoSpace: it holds more than is free there
     """
     backend = rooms.backend(to)
     disk = rooms.backend(entry.backend).disk(instance.uuid, entry.name)
@@ -111,6 +112,9 @@ def check(rooms: Rooms, instance: Instance, entry: ManifestDisk, to: str) -> Non
             reason=f"the disk {entry.name} of {instance.name} has snapshots that would not move with it: {names}",
             hint=f"remove them first: cowshed disk snapshot rm {instance.name} {entry.name} NAME",
         )
+    needed, free = disk.info().allocated, backend.capacity().free
+    if needed > free:
+        raise NoSpace(place=f"the backend {to}", needed=needed, free=free, hint="free some space there")
 
 
 def move(rooms: Rooms, instance: Instance, entry: ManifestDisk, to: str) -> None:
