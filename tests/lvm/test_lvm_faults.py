@@ -14,7 +14,7 @@ import pytest
 from cowshed.contract.storage import BaseContent, OpenSink
 from cowshed.disks.lvm import LvmBackend, ThinLvmBackend, disk, snapshots
 from cowshed.disks.lvm.disk import LvmDisk
-from cowshed.errors import CowshedError, NameTaken, NoSpace, NotFound, PermissionDenied
+from cowshed.errors import Busy, CowshedError, NameTaken, NoSpace, NotFound, PermissionDenied
 from cowshed.model.disk import Base, DiskFormat
 from cowshed.tools import block, lvm
 from cowshed.units import MiB
@@ -147,6 +147,24 @@ def test_an_ordinary_user_can_touch_nothing_else() -> None:
     with pytest.raises(PermissionDenied) as caught:
         lvm.group("other")
     assert "docs/privilege.md" in str(caught.value.hint)
+
+
+def test_a_disk_that_somebody_has_open_is_not_deleted(backend: LvmBackend, base: Base) -> None:
+    made = new(backend)
+    made.create(0, base)
+    made.activate()
+    path = made.source().path
+    assert path
+    fd = block.open_device(path)
+    try:
+        with pytest.raises(Busy):
+            made.delete()
+        assert made.exists()
+    finally:
+        os.close(fd)
+    assert read(made) == DATA + bytes(3 * MiB)
+    made.delete()
+    assert not made.exists()
 
 
 # --- no room --------------------------------------------------------------------------------------
@@ -375,6 +393,26 @@ def filled(data: bytes, *, pieces: int = 1, announced: int | None = None) -> Cal
         return BaseContent(size, "digest", "source")
 
     return fill
+
+
+def test_a_sparse_volume_without_a_pool_has_its_whole_size() -> None:
+    name = f"cowshed-new-{uuid.uuid4().hex[:8]}"
+    lvm.create_sparse(GROUP, name, 256 * MiB, 8 * MiB, lvm.tags(maker="nobody"))
+    node = lvm.node(GROUP, name)
+    assert block.size(node) == 256 * MiB
+    with pytest.raises(NameTaken):
+        lvm.create_sparse(GROUP, name, MiB, MiB, lvm.tags())
+    fd = block.open_device(node, os.O_RDWR)
+    try:
+        os.pwrite(fd, DATA, 100 * MiB)
+        os.fsync(fd)
+        assert os.pread(fd, MiB, 100 * MiB) == DATA
+        assert not any(os.pread(fd, MiB, 0))
+    finally:
+        os.close(fd)
+    lvm.remove(GROUP, name)
+    lvm.remove(GROUP, name)
+    assert name not in lvm.volumes(GROUP)
 
 
 def test_errors_are_ours(backend: LvmBackend) -> None:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from cowshed import log
+from cowshed import clock, log
 from cowshed.config import LvmSection
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.disks.lvm.temporary import GONE, name
@@ -28,6 +28,8 @@ _log = log.logger(__name__)
 
 _PASSES: Final = 3  # of random bytes, as shred(1) makes
 _CHUNK: Final = 4 * MiB
+_LOOKS: Final = 5
+_PAUSE: Final = 0.2  # seconds
 
 
 class Clearing:
@@ -43,10 +45,14 @@ class Clearing:
         self.progress: Progress = SILENT
 
     def dispose(self, volume: lvm.Volume) -> None:
-        """It is no disk any more when this returns; what must be cleared is cleared later. Gone already is success."""
+        """It is no disk any more when this returns; what must be cleared is cleared later. Gone already is success.
+
+        :raises Busy: a guest has it open
+        """
         if volume.thin or self.section.clear == "none":
             lvm.remove(volume.group, volume.name)
             return
+        _require_closed(volume)
         with suppress(NotFound):
             if volume.origin:
                 lvm.split(volume.group, volume.name)
@@ -130,6 +136,17 @@ class Clearing:
             for _ in range(_PASSES):
                 _overwrite(fd, end, progress)
         block.zero(fd, 0, end, progress=progress)
+
+
+def _require_closed(volume: lvm.Volume) -> None:
+    """LVM renames a volume that a guest has open, which then would be cleared under it; a scanner goes away in a moment."""
+    found: lvm.Volume | None = volume
+    for _ in range(_LOOKS):
+        if found is None or not found.open:
+            return
+        clock.current().sleep(_PAUSE)
+        found = lvm.volume(volume.group, volume.name)
+    raise Busy(what=f"volume {volume.group}/{volume.name}", holder="a guest or a tool", hint="stop the instance first")
 
 
 def _overwrite(fd: int, end: int, progress: Progress) -> None:

@@ -178,8 +178,10 @@ class LvmDisk(RecordedDisk, SnapshottingVolume, Importing):
     # --- grown --------------------------------------------------------------------------------
 
     def resize(self, size: int) -> None:
-        super().resize(size)
-        self._settle()
+        self._entry()
+        with self.working():
+            super().resize(size)
+            self._settle()
 
     def _grow(self, entry: ManifestDisk, size: int) -> None:
         group, name = _place(entry)
@@ -214,12 +216,11 @@ class LvmDisk(RecordedDisk, SnapshottingVolume, Importing):
         group, name = _place(entry) if entry else (self.place.group, self._volume)
         there = lvm.volumes(group)
         volume = there.get(name)
-        if volume and self._is_mine(volume, entry):
+        if volume is None or self._is_mine(volume, entry):
             cryptsetup.close(name)
-            for kept in (*(point.volume for point in self._known(there).values()), *self._moved(there)):
+            for kept in (*(point.volume for point in self._known(there).values()), *self._moved(there), volume):
                 if kept:
                     self.place.dispose(kept)
-            self.place.dispose(volume)
         if entry:
             manifest.forget(self.directory, self.name)
             if entry.encryption and self.place.keys:
@@ -270,13 +271,15 @@ class LvmDisk(RecordedDisk, SnapshottingVolume, Importing):
     # --- made ready for a guest ---------------------------------------------------------------
 
     def activate(self) -> None:
-        volume, _ = self._look(self._entry())
-        entry = self._entry()  # it may be another after what was interrupted is finished
-        self._activate_volume(volume.group, volume.name)
-        if entry.encryption:
-            self._open(entry)
-        if not volume.thin:
-            self._finish_growing(entry)
+        self._entry()
+        with self.working():
+            volume, _ = self._look(self._entry())
+            entry = self._entry()  # it may be another after what was interrupted is finished
+            self._activate_volume(volume.group, volume.name)
+            if entry.encryption:
+                self._open(entry)
+            if not volume.thin:
+                self._finish_growing(entry)
 
     def deactivate(self) -> None:
         """The key leaves the kernel's memory; a volume in clear may stay as it is."""

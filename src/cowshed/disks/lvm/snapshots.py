@@ -11,8 +11,10 @@ Tags say what is under way: what a killed process has left is finished before th
 from __future__ import annotations
 
 import re
+import threading
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +24,7 @@ from cowshed.disks.lvm import content, points, temporary
 from cowshed.disks.lvm.points import Point
 from cowshed.errors import Busy, DiskNotFound, InvalidRequest, NameTaken, SnapshotNotFound
 from cowshed.model.disk import DiskSnapshot, ManifestDisk
-from cowshed.tools import cryptsetup, lvm
+from cowshed.tools import cryptsetup, locks, lvm
 from cowshed.units import MiB
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _ROLLING: Final = "rolling-back"  # tag of a thick volume: to which snapshot
 _REPLACES: Final = "replaces"  # tag of a thin volume: it is becoming the disk
+_LOCK: Final = ".volumes"
+_PATIENCE: Final = 600.0  # seconds; a thick snapshot may be being copied
 _CHUNK: Final = 4096  # bytes of a classic snapshot's chunk; each costs 16 more in its table
 
 
@@ -41,6 +45,7 @@ class SnapshottingVolume(Snapshotting):
     name: str
     directory: Path
     place: LvmBackend
+    _worker = 0  # the thread that holds the lock
 
     @property
     @abstractmethod
@@ -60,42 +65,48 @@ class SnapshottingVolume(Snapshotting):
             raise InvalidRequest(
                 reason=f"{name!r} cannot be the name of a snapshot", hint="letters, digits, . _ -; 64 at most"
             )
-        entry = self._entry()
-        volume, there = self._look(entry)
-        if name in self._known(there):
-            raise NameTaken(kind="snapshot", name=f"{name} of disk {self.label}")
-        point = points.new(name, entry.virtual_size, volume)
-        self._take(volume, point)
-        self._stand(volume, point)
+        self._entry()
+        with self.working():
+            entry = self._entry()
+            volume, there = self._look(entry)
+            if name in self._known(there):
+                raise NameTaken(kind="snapshot", name=f"{name} of disk {self.label}")
+            point = points.new(name, entry.virtual_size, volume)
+            self._take(volume, point)
+            self._stand(volume, point)
 
     def snapshots(self) -> Sequence[DiskSnapshot]:
         _, there = self._look(self._entry())
         return points.described(self._known(there).values())
 
     def roll_back(self, name: str, *, progress: Progress = SILENT) -> None:
-        entry = self._entry()
-        volume, there = self._look(entry)
-        point = self._required(name, there)
-        cryptsetup.close(volume.name)
-        if volume.open and not entry.encryption:
-            raise Busy(what=f"disk {self.label}", holder="a guest or a tool", hint="stop the instance first")
-        if volume.thin:
-            assert point.volume
-            facts = {**self._facts(), _REPLACES: volume.name, points.AT: "-".join(point.place)}
-            if "encrypted" in volume.tags:
-                facts["encrypted"] = volume.tags["encrypted"]
-            clone = temporary.name(temporary.MOVED)
-            lvm.thin_snapshot(volume.group, clone, point.volume.name, lvm.tags(**facts))
-            self._exchange(volume.group, volume.name, clone, there)
-        else:
-            lvm.retag(volume.group, volume.name, add=[lvm.tag_of(_ROLLING, point.name), *_memory(point)])
-            self._merge_back(entry)
+        self._entry()
+        with self.working():
+            entry = self._entry()
+            volume, there = self._look(entry)
+            point = self._required(name, there)
+            cryptsetup.close(volume.name)
+            if volume.open and not entry.encryption:
+                raise Busy(what=f"disk {self.label}", holder="a guest or a tool", hint="stop the instance first")
+            if volume.thin:
+                assert point.volume
+                facts = {**self._facts(), _REPLACES: volume.name, points.AT: "-".join(point.place)}
+                if "encrypted" in volume.tags:
+                    facts["encrypted"] = volume.tags["encrypted"]
+                clone = temporary.name(temporary.MOVED)
+                lvm.thin_snapshot(volume.group, clone, point.volume.name, lvm.tags(**facts))
+                self._exchange(volume.group, volume.name, clone, there)
+            else:
+                lvm.retag(volume.group, volume.name, add=[lvm.tag_of(_ROLLING, point.name), *_memory(point)])
+                self._merge_back(entry)
 
     def remove(self, name: str) -> None:
-        _, there = self._look(self._entry())
-        kept = self._required(name, there).volume
-        assert kept
-        self.place.dispose(kept)
+        self._entry()
+        with self.working():
+            _, there = self._look(self._entry())
+            kept = self._required(name, there).volume
+            assert kept
+            self.place.dispose(kept)
 
     # --- one of them --------------------------------------------------------------------------
 
@@ -182,27 +193,49 @@ class SnapshottingVolume(Snapshotting):
 
     # --- what there is ------------------------------------------------------------------------
 
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Nobody else changes the volumes of this disk during the block; may be nested in one thread.
+
+        Taken before the manifest's lock, never after it.
+        """
+        if self._worker == threading.get_ident():
+            yield
+            return
+        with locks.lock(self.directory / f".{self.name}{_LOCK}", timeout=_PATIENCE, what=f"disk {self.label}"):
+            self._worker = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._worker = 0
+
     def _look(self, entry: ManifestDisk) -> tuple[lvm.Volume, dict[str, lvm.Volume]]:
         """The volume, and all there are; what was interrupted is finished first."""
         group, _, name = entry.location.partition("/")
         there = lvm.volumes(group)
         if self._interrupted(name, there):
-            for moved in self._moved(there):
-                if snapshot := moved.tags.get("snapshot"):
-                    final = lvm.snapshot_volume(group, name, snapshot)
-                    lvm.remove(group, final)
-                    lvm.rename(group, moved.name, final)
-                else:
-                    self._exchange(group, name, moved.name, there)
-            there = lvm.volumes(group)
-            if name in there and _REPLACES in there[name].tags:
-                self._exchange(group, name, name, there)
-            if name in there and _ROLLING in there[name].tags:
-                self._merge_back(entry)
+            with self.working():  # by somebody who is dead, then
+                self._finish(entry)
             there = lvm.volumes(group)
         if name not in there:
             raise DiskNotFound(name=self.label)
         return there[name], there
+
+    def _finish(self, entry: ManifestDisk) -> None:
+        group, _, name = entry.location.partition("/")
+        there = lvm.volumes(group)
+        for moved in self._moved(there):
+            if snapshot := moved.tags.get("snapshot"):
+                final = lvm.snapshot_volume(group, name, snapshot)
+                lvm.remove(group, final)
+                lvm.rename(group, moved.name, final)
+            else:
+                self._exchange(group, name, moved.name, there)
+        there = lvm.volumes(group)
+        if name in there and _REPLACES in there[name].tags:
+            self._exchange(group, name, name, there)
+        if name in there and _ROLLING in there[name].tags:
+            self._merge_back(entry)
 
     def _interrupted(self, name: str, there: Mapping[str, lvm.Volume]) -> bool:
         tags = there[name].tags if name in there else {}
