@@ -36,6 +36,13 @@ class ImageService(ABC):
         :raises ImageNotFound:
         """
 
+    def open_range(self, image: Image, start: int, length: int) -> BinaryIO:
+        """``length`` stored bytes from ``start`` on, without reading others.
+
+        :raises UnsupportedOperation: this service, or the place where it has these bytes, sends only all of them
+        """
+        raise UnsupportedOperation(subject="this image service", operation="send a part", reason="it sends streams")
+
     def local_path(self, image: Image) -> Path | None:
         """The file with the stored bytes, if they lie on this host (random access is faster)."""
         return None

@@ -12,6 +12,7 @@ from cowshed.contract.callbacks import Progress
 from cowshed.contract.imaging import ImageService
 from cowshed.contract.storage import OpenSink
 from cowshed.errors import DataCorrupt, FetchFailed, InvalidRequest
+from cowshed.images import streaming
 from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image
 from cowshed.tools import checksum, filesystem, transfer
@@ -40,6 +41,10 @@ def fill(
         raise InvalidRequest(
             reason=f"image {_name(image)} has a digest of type {algorithm!r}", hint="sha256 and sha512 are known"
         )
+    if not (keep_format and image.disk_format == DiskFormat.QCOW2) and service.local_path(image) is None:
+        streamed = streaming.fill(image, service, open_sink, place, algorithm, progress)
+        if streamed is not None:
+            return _checked(image, algorithm, *streamed)
     with _stored(image, service, place, progress) as source:
         found = formats.inspect(
             source,
@@ -52,6 +57,12 @@ def fill(
         copied = transfer.fetch(
             source, open_sink, found, algorithm=algorithm, keep_format=keep_format, progress=progress
         )
+    return _checked(image, algorithm, found, copied)
+
+
+def _checked(
+    image: Image, algorithm: str, found: formats.Inspection, copied: Copied
+) -> tuple[formats.Inspection, Copied]:
     if image.os_hash_value:
         checksum.check(f"image {_name(image)}", algorithm, image.os_hash_value, copied.source_digest)
     return found, copied

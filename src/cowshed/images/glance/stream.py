@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from cowshed import clock
 from cowshed.contract.callbacks import SILENT, Progress
-from cowshed.errors import Conflict, FetchFailed
+from cowshed.errors import Conflict, FetchFailed, UnsupportedOperation
 from cowshed.images.attempts import Transient
 from cowshed.images.glance.client import Client
 from cowshed.images.glance.signature import Verifier
@@ -167,7 +167,14 @@ class Stream(io.RawIOBase):
         response = self._client.once(
             "GET", f"/images/{self._image.id}/file", action=action, headers=headers, stream=True, log=False
         )
-        if response.status_code in _NO_RANGES and "Range" in headers:
+        if "Range" in headers and not self._whole and response.status_code in (200, *_NO_RANGES):
+            response.close()
+            raise UnsupportedOperation(
+                subject=f"image {self._name}",
+                operation="be read in parts",
+                reason="the place where it lies sends all of it",
+            )
+        if "Range" in headers and response.status_code in _NO_RANGES:
             response.close()  # the store of this image sends only all of it (Ceph's, for one)
             self._ranges = False
             return self._ask()
