@@ -126,7 +126,7 @@ def _write_all(path: Path, leave: int) -> None:
 def test_space_that_ends_in_the_middle_leaves_nothing(loopfs: LoopFs, monkeypatch: pytest.MonkeyPatch) -> None:
     place = loopfs("ext4", size="64M")
     fresh(place / "cache").get(Image("small", size=MiB), Store(NOISE[:MiB]))
-    _write_all(place / "others", 5 * MiB)
+    _write_all(place / "others", 2 * MiB)
     monkeypatch.setattr("cowshed.tools.filesystem.check_space", lambda *_: None)
     free = os.statvfs(place).f_bavail
     with pytest.raises(NoSpace):

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -179,7 +179,7 @@ def test_tables_that_differ_from_those_that_were_judged_are_found(cache: Cache, 
     assert cache.find(image.id) is None
 
 
-def test_what_is_refused_is_refused_before_the_place_is_opened(tmp_path: Path) -> None:
+def test_what_is_refused_is_never_written(cache: Cache, tmp_path: Path) -> None:
     (tmp_path / "base").write_bytes(bytes(CONTENT))
     overlay = tmp_path / "overlay"
     command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", tmp_path / "base", "-F", "raw", overlay]
@@ -189,12 +189,25 @@ def test_what_is_refused_is_refused_before_the_place_is_opened(tmp_path: Path) -
     for data, declared in ((overlay.read_bytes(), DiskFormat.QCOW2), (convert(tmp_path), DiskFormat.RAW)):
         service._bytes[good.id] = data
         image = replace(good, size=len(data), disk_format=declared)
+        sinks: list[Any] = []
 
-        def never(size: int, known: int) -> None:
-            raise AssertionError("opened")
+        class Sink:
+            def __init__(self, size: int, known: int, *, made: list[Any] = sinks) -> None:
+                made.append(self)
+                self.size, self.written, self.closed = size, 0, False
+
+            def write(self, start: int, data: memoryview) -> None:
+                raise AssertionError("written")
+
+            def digest(self) -> str:
+                raise AssertionError("finished")
+
+            def close(self) -> None:
+                self.closed = True
 
         with pytest.raises(ImageRejected):
-            fetch.fill(image, service, never, tmp_path, keep_format=False, progress=NoProgress())  # type: ignore[arg-type]
+            fetch.fill(image, service, Sink, tmp_path, keep_format=False, progress=NoProgress())
+        assert all(sink.closed for sink in sinks)
 
 
 def test_a_footer_is_seen_although_it_comes_last(cache: Cache) -> None:

@@ -54,9 +54,15 @@ class ImageService(ABC):
         :raises DigestMismatch: :raises NoSpace: :raises ImageNotFound:
         """
 
-    @abstractmethod
     def verify(self, image: Image, *, progress: Progress = SILENT) -> None:
-        """Read the stored bytes again and check their digest. :raises DigestMismatch: :raises ImageNotFound:"""
+        """Read the stored bytes again and check their digest.
+
+        :raises DigestMismatch: :raises ImageNotFound:
+        :raises UnsupportedOperation: this service keeps no digests
+        """
+        raise UnsupportedOperation(
+            subject="this image service", operation="check an image", reason="it keeps no digests"
+        )
 
     @abstractmethod
     def upload(self, image: Image, source: BinaryIO, *, progress: Progress = SILENT) -> Image:

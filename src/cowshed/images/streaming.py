@@ -68,29 +68,30 @@ def fill(
 def _raw(
     image: Image, service: ImageService, open_sink: OpenSink, probe: int, algorithm: str, progress: Progress
 ) -> tuple[formats.Inspection, Copied]:
-    with service.open(image) as stream:
+    size = -(-image.size // formats.SECTOR) * formats.SECTOR  # QEMU shows whole sectors
+    # The sink first: where there is no space, nothing is asked for.
+    with _Passing(open_sink(size, image.size), algorithm, progress) as passing, service.open(image) as stream:
+        progress.phase("base", image.size)
         head = stream.read(min(_HEAD, image.size))
         found = _judged(image, probe, [(0, head)])
         tail = b""
-        with _Passing(open_sink(found.virtual_size, image.size), algorithm, progress) as passing:
-            progress.phase("base", image.size)
-            position, waiting = 0, head
-            while position < image.size:
-                buffer = passing.buffer()
-                length = min(CHUNK, image.size - position)
-                done = _read_into(stream, buffer[:length], waiting)
-                waiting = b""
-                if done < length:
-                    raise _broken(image, f"it ended after {position + done} of {image.size} bytes")
-                passing.hash(bytes(buffer[:length]))
-                tail = (tail + bytes(buffer[max(0, length - formats.SECTOR) : length]))[-formats.SECTOR :]
-                whole = min(CHUNK, found.virtual_size - position)  # QEMU shows whole sectors
-                clear(buffer[length:whole])
-                passing.write(position, buffer, whole)
-                position += length
-            _check_end(image, stream)
-            formats.decide(formats.found_in(head[: formats.HEAD], tail), image.disk_format, _name(image))
-            return found, passing.finish()
+        position, waiting = 0, head
+        while position < image.size:
+            buffer = passing.buffer()
+            length = min(CHUNK, image.size - position)
+            done = _read_into(stream, buffer[:length], waiting)
+            waiting = b""
+            if done < length:
+                raise _broken(image, f"it ended after {position + done} of {image.size} bytes")
+            passing.hash(bytes(buffer[:length]))
+            tail = (tail + bytes(buffer[max(0, length - formats.SECTOR) : length]))[-formats.SECTOR :]
+            whole = min(CHUNK, size - position)
+            clear(buffer[length:whole])
+            passing.write(position, buffer, whole)
+            position += length
+        _check_end(image, stream)
+        formats.decide(formats.found_in(head[: formats.HEAD], tail), image.disk_format, _name(image))
+        return found, passing.finish()
 
 
 def _read_into(stream: BinaryIO, buffer: memoryview, first: bytes) -> int:
