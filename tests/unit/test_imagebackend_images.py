@@ -27,6 +27,7 @@ from cowshed.errors import (
     DiskTooSmall,
     ImageRejected,
     InvalidRequest,
+    SnapshotNotFound,
     UnsupportedOperation,
 )
 from cowshed.imagebackend import Backend, Flat, Image, Qcow2
@@ -542,7 +543,6 @@ def test_what_files_cannot_do_says_so_and_clean_up_is_harmless(backend: Backend,
     for call in (
         disk.flatten,
         lambda: disk.direct_snapshot(None, "name", "raw", "image", "base"),
-        lambda: disk.rollback_to_snap("before"),
     ):
         with pytest.raises(NotImplementedError) as caught:
             call()
@@ -551,10 +551,27 @@ def test_what_files_cannot_do_says_so_and_clean_up_is_harmless(backend: Backend,
         disk.clone(None, "image")
     disk.cleanup_direct_snapshot(None)
     disk.cleanup_direct_snapshot({"url": "rbd://a/b/c/d"}, also_destroy_volume=True, ignore_errors=True)
-    disk.create_snap("before")
     disk.remove_snap("before", ignore_errors=True)
     disk.import_file(server, "/no/such/file", "disk")
     assert not Path(disk.path).parent.exists()
+
+
+@BOTH
+def test_a_snapshot_is_kept_where_it_costs_nothing(backend: Backend, server: Server, kind: str, tmp_path: Path) -> None:
+    disk = backend.by_name(server, "disk", kind)
+    with pytest.raises(DiskNotFound):
+        disk.rollback_to_snap("before")
+    disk.cache(Fetch(), "image", 4 * MiB, image_id="image")
+    disk.create_snap("nova-resize")
+    disk.resize_image(8 * MiB)
+    if disk._snapshots_are_instant():
+        disk.rollback_to_snap("nova-resize")
+        assert disk.get_disk_size(disk.path) == 4 * MiB
+        assert content(disk, tmp_path) == DATA + bytes(4 * MiB - len(DATA))
+        disk.remove_snap("nova-resize")
+    with pytest.raises(SnapshotNotFound):
+        disk.rollback_to_snap("nova-resize")
+    disk.remove_snap("nova-resize")
 
 
 # --- facts ----------------------------------------------------------------------------------------

@@ -10,8 +10,12 @@ from cowshed.imagebackend.backend import Backend, UnknownImageType
 from cowshed.imagebackend.config import DiskConfig, FilesystemConfig
 from cowshed.imagebackend.flat import Flat, Raw
 from cowshed.imagebackend.image import Image
+from cowshed.imagebackend.lvm import Lvm
 from cowshed.imagebackend.models import LocalBlockImage, LocalFileImage, LocalImage, RBDImage
+from cowshed.imagebackend.ploop import Ploop
 from cowshed.imagebackend.qcow2 import Qcow2
+from cowshed.imagebackend.rbd import Rbd
+from cowshed.imagebackend.rbd_driver import RADOSClient, RBDDriver, RBDVolumeProxy
 from cowshed.imagebackend.settings import configure
 
 __all__ = [
@@ -23,9 +27,15 @@ __all__ = [
     "LocalBlockImage",
     "LocalFileImage",
     "LocalImage",
+    "Lvm",
+    "Ploop",
     "Qcow2",
+    "RADOSClient",
+    "RBDDriver",
     "RBDImage",
+    "RBDVolumeProxy",
     "Raw",
+    "Rbd",
     "UnknownImageType",
     "configure",
 ]

@@ -11,8 +11,12 @@ from cowshed.disks import manifest
 from cowshed.errors import InvalidRequest
 from cowshed.imagebackend.flat import Flat
 from cowshed.imagebackend.image import Image
+from cowshed.imagebackend.lvm import Lvm
+from cowshed.imagebackend.ploop import Ploop
 from cowshed.imagebackend.qcow2 import Qcow2
+from cowshed.imagebackend.rbd import Rbd
 from cowshed.imagebackend.settings import Settings, current
+from cowshed.tools import ploop
 
 
 class UnknownImageType(InvalidRequest, RuntimeError):
@@ -30,14 +34,17 @@ class Backend:
 
     def __init__(self, use_cow: bool, *, config: configuration.Config | None = None) -> None:
         self._settings = Settings(config) if config else current()
-        self.BACKEND: dict[str, type[Flat | Qcow2]] = {
+        self.BACKEND: dict[str, type[Flat | Qcow2 | Ploop | Lvm | Rbd]] = {
             "raw": Flat,
             "flat": Flat,
             "qcow2": Qcow2,
+            "ploop": Ploop,
+            "lvm": Lvm,
+            "rbd": Rbd,
             "default": Qcow2 if use_cow else Flat,
         }
 
-    def backend(self, image_type: str | None = None) -> type[Flat | Qcow2]:
+    def backend(self, image_type: str | None = None) -> type[Flat | Qcow2 | Ploop | Lvm | Rbd]:
         """The class of ``image_type``; without one, what is configured, else ``default``.
 
         :raises UnknownImageType: (a RuntimeError)
@@ -65,10 +72,8 @@ class Backend:
         return kind(instance=instance, disk_name=name, disk_info_mapping=disk_info_mapping, settings=self._settings)
 
     def by_libvirt_path(self, instance: Any, path: str, image_type: str | None = None) -> Image:
-        """The disk that libvirt calls ``path``; without ``image_type`` the manifest beside it says what it is."""
-        place = Path(path)
-        entry = manifest.find(place.parent, place.name) if place.parent.is_dir() else None
-        kind = self.backend(image_type or (entry.backend if entry else None))
+        """The disk that libvirt calls ``path``; without ``image_type``, the path or the manifest beside it says what it is."""
+        kind = self.backend(image_type or _type_of(path))
         return kind(instance=instance, path=path, settings=self._settings)
 
     image = by_name
@@ -78,3 +83,15 @@ class Backend:
         if disk_path is None or (isinstance(instance, str) and "/" in instance):
             return self.by_libvirt_path(None, instance, disk_path or image_type)
         return self.by_libvirt_path(instance, disk_path, image_type)
+
+
+def _type_of(path: str) -> str | None:
+    """By the place; what lies there is not looked at."""
+    if path.startswith("rbd:"):
+        return "rbd"
+    if path.startswith("/dev/"):
+        return "lvm"
+    place = Path(path)
+    if entry := manifest.find(place.parent, place.name) if place.parent.is_dir() else None:
+        return entry.backend
+    return "ploop" if (place / ploop.FILE).is_file() else None

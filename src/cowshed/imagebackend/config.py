@@ -38,8 +38,37 @@ class DiskConfig:
         return str(self.source.type)
 
     @property
-    def source_path(self) -> str:
-        return str(self.source.path)
+    def source_path(self) -> str | None:
+        return str(self.source.path) if self.source.path else None
+
+    @property
+    def source_protocol(self) -> str | None:
+        """Of a disk that is in a cluster: ``rbd``."""
+        return self.source.protocol or None
+
+    @property
+    def source_name(self) -> str | None:
+        return self.source.name or None
+
+    @property
+    def source_hosts(self) -> list[str]:
+        return [host.name.strip("[]") for host in self.source.hosts]
+
+    @property
+    def source_ports(self) -> list[str]:
+        return [str(host.port) for host in self.source.hosts if host.port]
+
+    @property
+    def auth_username(self) -> str | None:
+        return self.source.auth_user or None
+
+    @property
+    def auth_secret_type(self) -> str | None:
+        return "ceph" if self.source.secret_uuid else None
+
+    @property
+    def auth_secret_uuid(self) -> str | None:
+        return self.source.secret_uuid or None
 
     @property
     def driver_format(self) -> str:

@@ -94,7 +94,7 @@ class Flat(Image):
                 transfer.export(DiskSource(DiskType.FILE, found.format, found.path), part, DiskFormat.RAW)
                 if size and size > found.virtual_size:
                     os.truncate(part, size)
-                self._disk().import_file(part)
+                self._adopt(part)
             finally:
                 filesystem.remove_file(part)
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from cowshed import log
+from cowshed.contract.storage import Backend, Disk, Importing, Snapshotting
 from cowshed.disks import manifest
-from cowshed.disks.file import FileBackend, FileDisk
+from cowshed.disks.file import FileBackend
 from cowshed.errors import (
     DataCorrupt,
     DiskNotFound,
@@ -22,11 +23,12 @@ from cowshed.errors import (
     InvalidRequest,
     NameTaken,
     NotFound,
+    SnapshotNotFound,
     UnsupportedOperation,
 )
 from cowshed.imagebackend import info
 from cowshed.imagebackend.config import QOS_KEYS, DiskConfig, FilesystemConfig
-from cowshed.imagebackend.models import LocalFileImage
+from cowshed.imagebackend.models import ImageModel, LocalFileImage
 from cowshed.imagebackend.settings import Settings, current
 from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType, ManifestDisk, Preallocation
 from cowshed.tools import filesystem, locks, qcow2
@@ -167,7 +169,9 @@ class Image(ABC):
 
     def _adopt(self, finished: Path) -> None:
         """Make the finished raw file this disk."""
-        self._disk().import_file(finished)
+        disk = self._disk()
+        assert isinstance(disk, Importing)
+        disk.import_file(finished)
 
     def _preallocate(self, size: int) -> None:
         if not self.preallocate or not self._can_fallocate() or not os.access(self.path, os.W_OK):
@@ -254,7 +258,7 @@ class Image(ABC):
         :raises InvalidRequest: ``out_format`` cannot be written, or ``target`` is the disk itself
         """
         path, disk = Path(target), self._known_disk()
-        if path.exists() and path.samefile(self.path):
+        if path.exists() and os.path.exists(self.path) and path.samefile(self.path):
             raise InvalidRequest(reason=f"{target} is the disk itself")
         if out_format not in (DiskFormat.RAW, DiskFormat.QCOW2):
             raise InvalidRequest(reason=f"a disk cannot be written as {out_format}", hint="raw or qcow2")
@@ -286,15 +290,36 @@ class Image(ABC):
         """Nothing was made, so nothing is left."""
 
     def create_snap(self, name: str) -> None:
-        """Local files keep no snapshots; the classic API says nothing then, see :meth:`rollback_to_snap`."""
-        _log.info("%s disks keep no snapshots; %s is not taken", self.backend_name, name)
+        """Keep the present content and size, where that costs nothing; else the classic API says nothing.
 
-    def remove_snap(self, name: str, ignore_errors: bool = False) -> None:  # noqa: B027
-        """There is none."""
+        See :meth:`rollback_to_snap`.
+        """
+        if self._snapshots_are_instant():
+            self._snapshotting().take(name)
+        else:
+            _log.info("%s would have to be copied for snapshot %s; it is not taken", self.path, name)
+
+    def remove_snap(self, name: str, ignore_errors: bool = False) -> None:
+        """A missing one is worth a warning, unless ``ignore_errors``."""
+        try:
+            if self.exists():
+                self._snapshotting().remove(name)
+        except SnapshotNotFound as error:
+            if not ignore_errors:
+                _log.warning("%s", error)
 
     def rollback_to_snap(self, name: str) -> None:
-        """:raises UnsupportedOperation: doing nothing here would lose the old content silently"""
-        self._cannot(f"roll back to {name}", "it keeps no snapshots")
+        """:raises SnapshotNotFound: doing nothing here would lose the old content silently"""
+        self._snapshotting().roll_back(name)
+
+    def _snapshots_are_instant(self) -> bool:
+        return self._place().traits.instant_snapshot
+
+    def _snapshotting(self) -> Snapshotting:
+        disk = self._known_disk()
+        if not isinstance(disk, Snapshotting):
+            self._cannot("keep snapshots", "its storage has none")
+        return disk
 
     def import_file(self, instance: Any, local_file: str, remote_name: str) -> None:  # noqa: B027
         """Local files are in the store already."""
@@ -325,7 +350,7 @@ class Image(ABC):
         entry = manifest.find(Path(self.path).parent, Path(self.path).name)
         return str(entry.format) if entry else self.driver_format
 
-    def get_model(self, connection: Any) -> LocalFileImage:
+    def get_model(self, connection: Any) -> ImageModel:
         return LocalFileImage(self.path, self.driver_format)
 
     # --- XML ----------------------------------------------------------------------------------
@@ -405,17 +430,20 @@ class Image(ABC):
 
     # --- the disk below -----------------------------------------------------------------------
 
+    def _place(self) -> Backend:
+        return self._backend()
+
     def _backend(self) -> FileBackend:
         """By the recorded format: an old Flat disk may be a qcow2 file, which is not grown or read as raw."""
         backends = self._settings.backends
         return backends.get(self.driver_format) or backends[self.backend_name]
 
-    def _disk(self) -> FileDisk:
+    def _disk(self) -> Disk:
         path = Path(self.path)
         backend = self._backend()
         return type(backend)(path.parent.parent, backend.section).disk(path.parent.name, path.name)
 
-    def _known_disk(self) -> FileDisk:
+    def _known_disk(self) -> Disk:
         """The disk, with a line in the manifest also where something else has made the file."""
         path = Path(self.path)
         if not path.exists():

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cowshed import config as configuration
+from cowshed.contract.storage import Backend
 from cowshed.disks import open_backends
 from cowshed.disks.file import FileBackend
 from cowshed.images.cache import Cache
+
+if TYPE_CHECKING:
+    from cowshed.contract.imaging import ImageService
+    from cowshed.driver.rooms import Rooms
 
 
 class Settings:
@@ -24,13 +30,27 @@ class Settings:
         return Cache(self.cache_directory, self.config.cache)
 
     @cached_property
-    def backends(self) -> dict[str, FileBackend]:
+    def _rooms(self) -> Rooms:
         from cowshed.driver.rooms import Rooms
 
-        found = open_backends(
-            self.instances, self.config.disks, lvm=self.config.lvm, rbd=self.config.rbd, keys=Rooms(self.config).keys
+        return Rooms(self.config)
+
+    @property
+    def images(self) -> ImageService:
+        """Where the host's images are kept."""
+        return self._rooms.images
+
+    @cached_property
+    def places(self) -> dict[str, Backend]:
+        """Every backend that is configured."""
+        return open_backends(
+            self.instances, self.config.disks, lvm=self.config.lvm, rbd=self.config.rbd, keys=self._rooms.keys
         )
-        return {name: backend for name, backend in found.items() if isinstance(backend, FileBackend)}
+
+    @cached_property
+    def backends(self) -> dict[str, FileBackend]:
+        """Those whose disks are files of an instance's directory."""
+        return {name: backend for name, backend in self.places.items() if isinstance(backend, FileBackend)}
 
     @property
     def locks(self) -> Path:
