@@ -20,6 +20,7 @@ from cowshed.driver.image_cache import ImageCache
 from cowshed.driver.images import Images
 from cowshed.driver.limits import Limits
 from cowshed.driver.rooms import Rooms
+from cowshed.driver.snapshot import Snapshot
 from cowshed.driver.steps import provision
 from cowshed.errors import CowshedError, InstanceNotFound, InvalidState
 from cowshed.model.instance import Instance, PowerState
@@ -28,14 +29,14 @@ from cowshed.model.vif import Vif
 URI = "fake:///one"
 
 
-class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport, Limits, Images, ImageCache):
+class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport, Limits, Images, ImageCache, Snapshot):
     """What the manager calls, without libvirt. ``fail[name]`` is raised by the method of that name."""
 
     def __init__(self, virtapi: object = None, *, config: configuration.Config | None = None) -> None:
         self.rooms = Rooms(config)
         self.rooms.__dict__["uri"] = config.host.uri if config and config.host.uri else URI
         self.rooms.__dict__["capabilities"] = SimpleNamespace(note="", virt_type="qemu")
-        self.rooms.__dict__["hypervisor"] = SimpleNamespace(find=self._guest)
+        self.rooms.__dict__["hypervisor"] = SimpleNamespace(find=self._guest, guest=self._guest)
         self.power: dict[str, PowerState] = {}
         self.calls: list[tuple[str, ...]] = []
         self.fail: dict[str, BaseException] = {}

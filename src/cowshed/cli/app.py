@@ -40,6 +40,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "host": ("host_admin", "This host: show, enable, disable."),
     "volume": ("volumes", "Volumes of instances: attach, detach, ls, extend."),
     "disk": ("disks", "Disks of instances: ls, show, resize, move, export, limit, snapshot."),
+    "snapshot": ("snapshots", "Images made of instances: create."),
     "image": ("images", "Images: pull, ls, show, rm, prune, verify."),
     "backends": ("backends", "Say what each disk backend can do here."),
     "doctor": ("host", "Say what is missing or broken on this host, and how to mend it."),

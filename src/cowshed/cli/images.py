@@ -101,10 +101,10 @@ def pull(
             properties=pairs(properties),
             min_disk=parse_size(min_disk),
         )
-    session.emit("image", describe(found) if session.format != "table" else _for_people(found))
+    session.emit("image", describe(found) if session.format != "table" else for_people(found))
 
 
-def _for_people(found: Image) -> dict[str, Any]:
+def for_people(found: Image) -> dict[str, Any]:
     from cowshed.units import format_size
 
     item = describe(found)
@@ -142,7 +142,7 @@ def ls(session: Session, bases: bool) -> None:
 def show(session: Session, image: str) -> None:
     """Show one image, and who uses it."""
     found = session.host.images.show(image)
-    item = describe(found) if session.format != "table" else _for_people(found)
+    item = describe(found) if session.format != "table" else for_people(found)
     item["instances"] = list(session.host.images.users(found))
     item["bases"] = [f"{one.where}: {one.name}" for one in session.host.images.bases() if one.image_id == found.id]
     session.emit("image", item)

@@ -39,6 +39,7 @@ class Snapshot(SnapshotContract):
         rooms = self.rooms
         with log.about(instance.name), Undo() as undo:
             check_name(name)
+            self.post_interrupted_snapshot_cleanup(None, instance)
             disk = capture.check(rooms, instance)
             origin = locate.remembered_image(rooms, instance)
             inherited = {key: value for key, value in origin.properties.items() if not key.startswith(_NOT_INHERITED)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cowshed import log
-from cowshed.errors import Conflict, CowshedError, ImageNotFound, InvalidRequest
+from cowshed.errors import Conflict, CowshedError, ImageNotFound, InvalidRequest, NameTaken
 from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image
 
@@ -65,6 +65,19 @@ class Images:
             properties=properties,
             min_disk=min_disk,
         )
+
+    def capture(self, ref: str, name: str, *, properties: Mapping[str, str] | None = None) -> Image:
+        """An image of the root disk of an instance.
+
+        :raises UnsupportedOperation: it runs, and its storage takes no snapshot by itself
+        :raises NameTaken: an image has this name
+        """
+        with self._instances.holding(ref, "made an image of") as record:
+            if self._driver.images.list(name=name):
+                raise NameTaken(kind="image", name=name)
+            image = self._driver.create_image(record.instance, name, properties=properties)
+            self._instances.records.update(record, "image made", name)
+        return image
 
     def list(self) -> Sequence[Image]:
         return self._driver.images.list()

@@ -203,6 +203,17 @@ class FakeDevices(FakeLifecycle):
             with path.open("rb") as file:
                 self.images.upload(Image(id=image_id, name=f"snapshot-{image_id}"), file)
 
+    def create_image(self, instance: Instance, name: str, *, properties: Mapping[str, str] | None = None) -> Image:
+        guest = self._find(instance)
+        if guest.running:
+            raise UnsupportedOperation(subject=f"instance {guest.name}", operation="become an image", reason="it runs")
+        disk = self._backend(guest.instance.backend).disk(guest.uuid, "disk")
+        with tempfile.TemporaryDirectory(prefix="cowshed-") as folder:
+            path = Path(folder) / "snapshot"
+            disk.extract(path, DiskFormat.RAW)
+            with path.open("rb") as file:
+                return self.images.upload(Image(id="", name=name, properties=properties or {}), file)
+
     def quiesce(self, context: Any, instance: Instance, image_meta: Image) -> None:
         self._running(instance, "quiesced").frozen = True
 
