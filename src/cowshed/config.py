@@ -122,7 +122,7 @@ class DisksSection:
     encrypt: bool = _option(False, "encrypt the disks of every new instance, not only of those that ask for it")
     keys: str = _option(
         "file",
-        "where the keys of encrypted disks are: files in the state directory, or persistent secrets of libvirt",
+        "where the keys of new encrypted disks go: files in the state directory, or persistent secrets of libvirt",
         choices=("file", "libvirt"),
     )
     luks_iterations: int = _option(

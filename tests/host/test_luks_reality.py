@@ -113,7 +113,7 @@ def test_a_wrong_key_opens_nothing(disk: FileDisk, keys: FileKeys, tmp_path: Pat
     encryption = disk.info().encryption
     assert encryption is not None
     (keys.directory / encryption.key_id).write_bytes(b"wrong" * 12)
-    with pytest.raises(ToolFailed, match="Invalid password"):
+    with pytest.raises(DataCorrupt, match="its key does not open it"):
         disk.extract(tmp_path / "out", DiskFormat.RAW, plaintext=True)
     assert not (tmp_path / "out").exists()
 

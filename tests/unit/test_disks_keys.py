@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cowshed.contract.storage import KeySource
-from cowshed.disks.keys import FileKeys
-from cowshed.errors import InvalidRequest, NameTaken, NotFound
+from cowshed.disks.keys import FileKeys, open_keys
+from cowshed.errors import HypervisorUnavailable, InvalidRequest, NameTaken, NotFound, PermissionDenied
 
 
 @pytest.fixture
@@ -127,3 +127,86 @@ def test_what_is_no_uuid_leads_nowhere(keys: FileKeys, wrong: str) -> None:
         with pytest.raises(InvalidRequest):
             call(wrong)
     assert not keys.directory.exists()
+
+
+class Daemon:
+    """What libvirt keeps: id to (value, on disk); ``away`` is a daemon that cannot be reached."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, tuple[bytes, bool]] = {}
+        self.away = False
+
+    def _reach(self) -> None:
+        if self.away:
+            raise HypervisorUnavailable(uri="qemu:///session", reason="it is away")
+
+    def define(
+        self, uuid: str, usage: object, name: str, content: bytes, *, ephemeral: bool, private: bool, description: str
+    ) -> None:
+        self._reach()
+        self.held[uuid] = (content, not ephemeral)
+
+    def value(self, uuid: str) -> bytes:
+        self._reach()
+        if uuid not in self.held:
+            raise NotFound(kind="secret", name=uuid)
+        content, kept = self.held[uuid]
+        if not kept:
+            raise PermissionDenied(action="read the secret", path=uuid)
+        return content
+
+    def kept(self, uuid: str) -> bool | None:
+        self._reach()
+        return self.held[uuid][1] if uuid in self.held else None
+
+    def undefine(self, uuid: str) -> None:
+        self._reach()
+        self.held.pop(uuid, None)
+
+
+def ring(tmp_path: Path, daemon: Daemon, kind: str) -> KeySource:
+    return open_keys(tmp_path / "keys", kind, lambda: daemon)  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize(("before", "after"), [("file", "libvirt"), ("libvirt", "file")])
+def test_keys_are_found_where_they_were_put_when_the_configuration_changes(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    daemon, old, new = Daemon(), new_id(), new_id()
+    made = ring(tmp_path, daemon, before).create(old)
+    changed = ring(tmp_path, daemon, after)
+    assert changed.get(old) == made
+    changed.create(new)
+    assert (new in daemon.held) == (after == "libvirt")
+    for key_id in (old, new):
+        changed.delete(key_id)
+        changed.delete(key_id)
+        with pytest.raises(NotFound, match=f"key {key_id}"):
+            changed.get(key_id)
+    assert daemon.held == {}
+    assert os.listdir(tmp_path / "keys") == []
+
+
+def test_files_need_no_libvirt(tmp_path: Path) -> None:
+    daemon, key_id = Daemon(), new_id()
+    daemon.away = True
+    keys = ring(tmp_path, daemon, "file")
+    made = keys.create(key_id)
+    assert keys.get(key_id) == made
+    keys.delete(key_id)
+    keys.delete(key_id)
+    with pytest.raises(NotFound, match=f"key {key_id}"):
+        keys.get(key_id)
+    with pytest.raises(HypervisorUnavailable):
+        ring(tmp_path, daemon, "libvirt").get(key_id)
+
+
+def test_what_a_guest_was_started_with_is_not_the_key_source_s(tmp_path: Path) -> None:
+    """A lost file is lost, though the guest that runs still has the key; and deleting leaves the guest its secret."""
+    daemon, key_id = Daemon(), new_id()
+    daemon.held[key_id] = (b"x", False)
+    keys = ring(tmp_path, daemon, "file")
+    with pytest.raises(NotFound):
+        keys.get(key_id)
+    keys.delete(key_id)
+    assert key_id in daemon.held

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cowshed.errors import InvalidRequest, NameTaken, NotFound
+from cowshed.errors import HypervisorUnavailable, InvalidRequest, NameTaken, NotFound, PermissionDenied
 from cowshed.tools import filesystem
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ def open_keys(directory: Path, kind: str, secrets: Callable[[], Secrets]) -> Key
     """The configured source. Nothing is made, and libvirt is not reached before a key is asked for.
 
     :param directory: of the files
-    :param kind: ``file`` or ``libvirt``
+    :param kind: where new keys are kept: ``file`` or ``libvirt``
     """
-    return LibvirtKeys(secrets) if kind == "libvirt" else FileKeys(directory)
+    return Keys(FileKeys(directory), LibvirtKeys(secrets), kind)
 
 
 def new_key() -> bytes:
@@ -88,6 +88,9 @@ class FileKeys:
                 return
             filesystem.sync_directory(self.directory)
 
+    def holds(self, key_id: str) -> bool:
+        return self._path(key_id).exists()
+
     def _path(self, key_id: str) -> Path:
         return self.directory / check_id(key_id)
 
@@ -112,6 +115,10 @@ class LibvirtKeys:
         except NotFound:
             raise missing(key_id) from None
 
+    def keeps(self, key_id: str) -> bool:
+        """A secret in libvirt's memory only is what a guest was started with."""
+        return self._secrets().kept(check_id(key_id)) is True
+
     def delete(self, key_id: str) -> None:
         self._secrets().undefine(check_id(key_id))
 
@@ -129,3 +136,36 @@ def define(secrets: Secrets, key_id: str, key: bytes, *, ephemeral: bool = False
         private=ephemeral,
         description="key of a disk of cowshed",
     )
+
+
+class Keys:
+    """New keys go where it is configured; those of before are found where they were put."""
+
+    def __init__(self, files: FileKeys, libvirt: LibvirtKeys, kind: str) -> None:
+        self._files = files
+        self._libvirt = libvirt
+        self._new = libvirt if kind == "libvirt" else files
+
+    def create(self, key_id: str) -> bytes:
+        return self._new.create(key_id)
+
+    def get(self, key_id: str) -> bytes:
+        if self._files.holds(key_id):
+            return self._files.get(key_id)
+        try:
+            return self._libvirt.get(key_id)
+        except (HypervisorUnavailable, PermissionDenied):
+            if self._new is self._libvirt:
+                raise
+            raise missing(key_id) from None  # a file it would be; one in libvirt's memory only is told to nobody
+
+    def delete(self, key_id: str) -> None:
+        """Also where libvirt, which was never asked to keep a key, cannot be asked now."""
+        if self._files.holds(key_id):
+            return self._files.delete(key_id)
+        try:
+            if self._libvirt.keeps(key_id):
+                self._libvirt.delete(key_id)
+        except HypervisorUnavailable:
+            if self._new is self._libvirt:
+                raise

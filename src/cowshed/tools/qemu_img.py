@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from cowshed.errors import Busy, NoSpace, ToolFailed
+from cowshed.errors import Busy, DataCorrupt, NoSpace, ToolFailed
 from cowshed.model.disk import DiskFormat
 from cowshed.tools import filesystem
 from cowshed.tools.limits import CONVERT, INFO, Limits
@@ -29,13 +29,17 @@ def command(path: Path, *words: str, timeout: float, limits: Limits = CONVERT, f
 
     :param fds: descriptors it inherits (keys)
     :raises Busy: another process, such as a guest, holds the image
-    :raises NoSpace: :raises ToolFailed: :raises ToolMissing:
+    :raises NoSpace: :raises DataCorrupt: its key is not the right one
+    :raises ToolFailed: :raises ToolMissing:
     """
     try:
         return run(["qemu-img", *words], timeout=timeout, limits=limits, pass_fds=fds)
     except ToolFailed as error:
         if "Failed to get" in error.output and "lock" in error.output:
             raise Busy(what=path, holder="a guest or a tool", hint="stop the instance first") from error
+        if "Invalid password" in error.output:
+            reason = "its key does not open it"
+            raise DataCorrupt(path=path, reason=reason, hint="restore the disk's key from a backup") from error
         if "No space left" in error.output:
             free = filesystem.free_space(path.parent)
             raise NoSpace(place=path.parent, needed="more", free=free, hint="free some space") from error

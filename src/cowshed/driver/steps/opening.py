@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cowshed import log
 from cowshed.driver.steps import layout, locate
 from cowshed.errors import CowshedError
-from cowshed.model.disk import AttachedDisk, DiskSource, Encryption, EncryptionFormat
+from cowshed.model.disk import AttachedDisk, DiskSource, EncryptionFormat
 from cowshed.model.instance import Instance
 
 if TYPE_CHECKING:
@@ -63,13 +63,11 @@ def forget_keys(rooms: Rooms, uuid: str) -> None:
 def _forget(rooms: Rooms, disk: Disk) -> None:
     """Persistent secrets are the key source's own, and stay."""
     encryption = disk.info().encryption
-    if encryption and _told(rooms, encryption):
-        rooms.hypervisor.secrets.undefine(encryption.key_id)
-
-
-def _told(rooms: Rooms, encryption: Encryption | None) -> bool:
-    """Is its key given to libvirt for the time a guest runs?"""
-    return encryption is not None and encryption.format == EncryptionFormat.LUKS and rooms.config.disks.keys == "file"
+    if encryption is None or encryption.format != EncryptionFormat.LUKS:
+        return
+    secrets = rooms.hypervisor.secrets
+    if secrets.kept(encryption.key_id) is False:
+        secrets.undefine(encryption.key_id)
 
 
 def _sources(disks: Sequence[AttachedDisk]) -> Iterator[DiskSource]:
@@ -82,11 +80,12 @@ def _sources(disks: Sequence[AttachedDisk]) -> Iterator[DiskSource]:
 
 def _tell(rooms: Rooms, source: DiskSource) -> None:
     """Give libvirt the keys that the domain's XML names, in its memory only."""
-    if source.encryption and _told(rooms, source.encryption):
+    if source.encryption and source.encryption.format == EncryptionFormat.LUKS:
         from cowshed.disks import keys
 
-        key_id = source.encryption.key_id
-        keys.define(rooms.hypervisor.secrets, key_id, rooms.keys.get(key_id), ephemeral=True)
+        secrets, key_id = rooms.hypervisor.secrets, source.encryption.key_id
+        if not secrets.kept(key_id):  # a persistent one is where the key source has it
+            keys.define(secrets, key_id, rooms.keys.get(key_id), ephemeral=True)
     if source.secret_uuid:
         _tell_storage(rooms, source)
 
