@@ -14,6 +14,7 @@ from cowshed.testing.conformance import EncryptionConformance
 from tests.conftest import LoopFs
 
 PROMISES = sorted(name for name in dir(EncryptionConformance) if name.startswith("test_"))
+SEALING = ("qcow2", "raw")  # what the others say is tried with their traits
 QUICK = DisksSection(luks_iterations=1000)
 
 
@@ -30,14 +31,14 @@ class Files(EncryptionConformance):
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("promise", PROMISES)
-@pytest.mark.parametrize("name", sorted(BACKENDS))
+@pytest.mark.parametrize("name", SEALING)
 def test_encrypted_files(name: str, promise: str, tmp_path: Path) -> None:
     getattr(Files(name, tmp_path / "root"), promise)()
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("preallocation", ["falloc", "full"])
-@pytest.mark.parametrize("name", sorted(BACKENDS))
+@pytest.mark.parametrize("name", SEALING)
 def test_preallocated_encrypted_files(name: str, preallocation: str, tmp_path: Path) -> None:
     section = DisksSection(luks_iterations=1000, preallocation=preallocation)
     suite = Files(name, tmp_path / "root", section)
