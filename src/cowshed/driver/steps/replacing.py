@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from cowshed import log
-from cowshed.disks import manifest
 from cowshed.driver.steps import layout, provision
 from cowshed.driver.steps.layout import CONFIG_DRIVE, EPHEMERAL, LOCAL, SWAP
 from cowshed.errors import CowshedError
@@ -38,6 +37,8 @@ def plan(rooms: Rooms, instance: Instance, wanted: layout.Plan, *, keep_ephemera
 
     :param keep_ephemeral: ephemeral and swap disks that are there already stay
     """
+    from cowshed.disks import manifest
+
     entries = manifest.load(rooms.directory(instance.uuid).path).disks
     kept = {one.spec.name for one in wanted.disks if keep_ephemeral and _is_ephemeral(one.spec.name)} & entries.keys()
     replaced = tuple(one.spec.name for one in wanted.disks if one.spec.name not in kept)
@@ -67,6 +68,8 @@ def make(
 
 def exchange(rooms: Rooms, instance: Instance, new: Replacement) -> None:
     """The new disks get the names, the old ones the second names. Again: the other way round."""
+    from cowshed.disks import manifest
+
     manifest.exchange(rooms.directory(instance.uuid).path, {name: name + new.ending for name in new.replaced})
 
 
@@ -77,6 +80,8 @@ def is_second(name: str) -> bool:
 
 def leftovers(rooms: Rooms, uuid: str) -> None:
     """Delete what has a second name still: the old disks at the end, or what a killed replacement left."""
+    from cowshed.disks import manifest
+
     for entry in manifest.load(rooms.directory(uuid).path).disks.values():
         if not is_second(entry.name):
             continue
@@ -88,6 +93,8 @@ def leftovers(rooms: Rooms, uuid: str) -> None:
 
 def surplus(rooms: Rooms, instance: Instance, new: Replacement) -> list[str]:
     """Disks the instance had and shall not have any more, such as the kernel of the image before."""
+    from cowshed.disks import manifest
+
     wanted = {one.spec.name for one in new.plan.disks}
     entries = manifest.load(rooms.directory(instance.uuid).path).disks
     return [name for name in entries if name not in wanted and not is_second(name)]

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from cowshed import log
-from cowshed.disks import manifest
 from cowshed.domain import naming
 from cowshed.driver.steps import layout
 from cowshed.driver.steps.layout import CDROM, CONFIG_DRIVE, KERNEL, LOCAL_BACKEND, RAMDISK, RESCUED, ROOT, Place
@@ -40,6 +39,8 @@ def plan(rooms: Rooms, instance: Instance, image: Image) -> layout.Plan:
 
     :raises InvalidRequest: a property of the image is none of the known words
     """
+    from cowshed.disks import manifest
+
     backend = manifest.require(rooms.directory(instance.uuid).path, _root(rooms, instance)).backend
     section = rooms.config
     buses = naming.buses(image, disks=section.disks, guest=section.guest)
@@ -80,6 +81,8 @@ def _word(image: Image, key: str, kind: type[Word], default: Word) -> Word:
 
 
 def _root(rooms: Rooms, instance: Instance) -> str:
+    from cowshed.disks import manifest
+
     entries = manifest.load(rooms.directory(instance.uuid).path).disks
     return ROOT if ROOT in entries else CDROM
 
@@ -113,6 +116,8 @@ def end(rooms: Rooms, uuid: str) -> None:
 
 def delete_disks(rooms: Rooms, uuid: str) -> None:
     """The rescue disks; what fails is logged, and goes with the instance at the latest."""
+    from cowshed.disks import manifest
+
     for entry in manifest.load(rooms.directory(uuid).path).disks.values():
         if not entry.name.endswith(RESCUED):
             continue
