@@ -49,6 +49,7 @@ def check(rooms: Rooms, instance: Instance) -> Disk:
             subject=f"instance {instance.name}",
             operation="be made an image of",
             reason="its disk is encrypted, and the image would be useless or readable by others",
+            hint=f"if others may read it: cowshed disk export {instance.name} FILE --plaintext, then cowshed image pull FILE",
         )
     if not isinstance(disk, DirectUpload):
         _refuse_running(rooms, instance, f"disks on {entry.backend} are copied when nobody writes to them")
