@@ -230,6 +230,10 @@ def networks() -> Domain:
             PluggedVif(Vif("3", "52:54:00:6f:0e:03", VifType.BRIDGE, "br0", model="e1000e"), target="tap8f1d"),
             PluggedVif(Vif("4", "52:54:00:6f:0e:04", VifType.NETWORK, "lab", subnets=(subnet,)), link_up=False),
             PluggedVif(Vif("5", "52:54:00:6f:0e:05", VifType.NONE)),
+            PluggedVif(Vif("6", "52:54:00:6f:0e:06", VifType.TAP, "tap0", mtu=1400)),
+            PluggedVif(Vif("7", "52:54:00:6f:0e:07", VifType.MACVTAP, "eth0", groups=("web",))),
+            PluggedVif(Vif("8", "52:54:00:6f:0e:08", VifType.MACVTAP, "eth1", details={"macvtap_mode": "vepa"})),
+            PluggedVif(Vif("3fa0c5d0-0001-4a4e-9d5c-5a3c0f8f2b09", "52:54:00:6f:0e:09", VifType.OVS, "br-int")),
         ],
         host=KVM,
     )

@@ -398,10 +398,15 @@ def test_interfaces_are_recovered_with_their_forwards_and_subnets() -> None:
     domain = CASES["networks"]()
     found = read.recover(domain.to_xml())
     assert found is not None
-    assert [vif.type for vif in found.vifs] == ["user", "network", "bridge", "network", "none"]
+    types = ["user", "network", "bridge", "network", "none", "tap", "macvtap", "macvtap", "ovs"]
+    assert [vif.type for vif in found.vifs] == types
+    assert found.vifs[6].groups == ("web",)
     assert found.vifs[0].forwards[1].host_address == "::1"
     assert found.vifs[3].subnets[0].routes == (("198.51.100.0/24", "192.0.2.2"),)
-    assert [one.target for one in read.interfaces(domain.to_xml())] == ["", "", "tap8f1d", ""]
+    assert [one.target for one in read.interfaces(domain.to_xml())] == [
+        *("", "", "tap8f1d", "", "tap0", "", "", ""),
+    ]
+    assert [one.up for one in read.interfaces(domain.to_xml())] == [True, True, True, False, True, True, True, True]
 
 
 def test_no_secret_is_in_the_xml() -> None:

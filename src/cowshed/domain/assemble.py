@@ -22,7 +22,7 @@ from cowshed.domain.domain import Domain
 from cowshed.domain.features import features
 from cowshed.domain.firmware import KernelBoot
 from cowshed.domain.input import inputs
-from cowshed.domain.interface import interface
+from cowshed.domain.interface import Interface, interface
 from cowshed.domain.memballoon import MEMBALLOON
 from cowshed.domain.metadata import metadata
 from cowshed.domain.naming import Machine
@@ -130,12 +130,12 @@ class _Assembly:
         family = naming.machine(self.machine)
         loader = firmware.choose(properties, self.guest, self.host, family)
         modelled = [(one, self._model(one)) for one in self.vifs if one.vif.type != VifType.NONE]
-        raw = [(one, model) for one, model in modelled if _is_raw(one)]
+        raw = [(one, model) for one, model in modelled if is_raw(one)]
         limits = bandwidth(properties)
         interfaces = tuple(
             interface(one, model=model, queues=self._queues(), bandwidth=limits)
             for one, model in modelled
-            if limits or not _is_raw(one)
+            if limits or not is_raw(one)
         )
         domain = Domain(
             type=self.host.virt_type.value,
@@ -213,16 +213,37 @@ class _Assembly:
     # --- devices ------------------------------------------------------------------------------
 
     def _model(self, plugged: PluggedVif) -> str:
-        """The card the interface asks for, else the image, else the host's default."""
-        return plugged.vif.model or naming.vif_model(self.image, plugged.model)
+        return _model(plugged, self.image)
 
     def _queues(self) -> int | None:
-        """One pair for each CPU, where the image says that its guest can use them."""
-        vcpus = self.instance.flavor.vcpus
-        return min(vcpus, QUEUES) if vcpus > 1 and self.properties.flag("hw_vif_multiqueue_enabled") else None
+        return _queues(self.properties, self.instance.flavor.vcpus)
 
 
-def _is_raw(plugged: PluggedVif) -> bool:
+def hot_interface(instance: Instance, image: Image, plugged: PluggedVif) -> Interface:
+    """An interface for a guest that is there already, as :func:`assemble` would make it.
+
+    :raises InvalidRequest: :raises UnsupportedOperation: see ``interface``
+    """
+    properties = Properties.of(image, instance)
+    return interface(
+        plugged,
+        model=_model(plugged, image),
+        queues=_queues(properties, instance.flavor.vcpus),
+        bandwidth=bandwidth(properties),
+    )
+
+
+def _model(plugged: PluggedVif, image: Image) -> str:
+    """The card the interface asks for, else the image, else the host's default."""
+    return plugged.vif.model or naming.vif_model(image, plugged.model)
+
+
+def _queues(properties: Properties, vcpus: int) -> int | None:
+    """One pair for each CPU, where the image says that its guest can use them."""
+    return min(vcpus, QUEUES) if vcpus > 1 and properties.flag("hw_vif_multiqueue_enabled") else None
+
+
+def is_raw(plugged: PluggedVif) -> bool:
     """Is it given to QEMU directly? See ``commandline``."""
     return plugged.vif.type == VifType.USER and plugged.backend != "passt" and bool(plugged.vif.forwards)
 

@@ -111,8 +111,13 @@ def metadata(instance: Instance, image: Image, vifs: Sequence[PluggedVif]) -> Me
         swap=flavor.swap,
         extra_specs=_text(dict(flavor.extra_specs)),
         tags=_text(dict(instance.metadata)),
-        network=_text([_plain(one.vif) for one in vifs]),
+        network=_network([one.vif for one in vifs]),
     )
+
+
+def with_vifs(found: Metadata, vifs: Sequence[Vif]) -> Metadata:
+    """The element with other interfaces."""
+    return replace(found, network=_network(vifs))
 
 
 def changed(found: Metadata, diff: Mapping[str, Sequence[str]]) -> tuple[Metadata, dict[str, str]]:
@@ -137,6 +142,10 @@ def _text(item: Any) -> str | None:
     return json.dumps(item, sort_keys=True) if item else None
 
 
+def _network(vifs: Sequence[Vif]) -> str | None:
+    return _text([_plain(one) for one in vifs])
+
+
 def _plain(vif: Vif) -> dict[str, Any]:
     return asdict(vif) | {"details": dict(vif.details)}
 
@@ -153,6 +162,7 @@ def _vif(record: dict[str, Any]) -> Vif:
                 Subnet(**one | {"dns": tuple(one["dns"]), "routes": tuple((net, via) for net, via in one["routes"])})
                 for one in record["subnets"]
             ),
+            "groups": tuple(record.get("groups", ())),
         }
     )
 

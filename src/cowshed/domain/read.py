@@ -20,6 +20,7 @@ class PluggedInterface:
     source: str = ""
     target: str = ""
     model: str = ""
+    up: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,10 @@ def interfaces(xml: str) -> tuple[PluggedInterface, ...]:
         PluggedInterface(
             address=one.mac or "",
             type=one.type or "",
-            source=one.network or one.bridge or "",
+            source=one.network or one.bridge or one.device or "",
             target=one.target or "",
             model=one.model or "",
+            up=one.link != "down",
         )
         for one in Domain.parse(xml).interfaces
     )

@@ -339,7 +339,15 @@ def _instance(data: dict[str, Any]) -> Instance:
 def _vif(data: dict[str, Any]) -> Vif:
     forwards = tuple(PortForward(**{**one, "protocol": Protocol(one["protocol"])}) for one in data["forwards"])
     subnets = tuple(_subnet(one) for one in data["subnets"])
-    return Vif(**{**data, "type": VifType(data["type"]), "forwards": forwards, "subnets": subnets})
+    return Vif(
+        **{
+            **data,
+            "type": VifType(data["type"]),
+            "forwards": forwards,
+            "subnets": subnets,
+            "groups": tuple(data.get("groups", ())),
+        }
+    )
 
 
 def _subnet(data: dict[str, Any]) -> Subnet:

@@ -8,12 +8,21 @@ from enum import StrEnum
 
 
 class VifType(StrEnum):
-    """Where it leads: QEMU's own user network, a libvirt network, a bridge of the host, nowhere."""
+    """Where it leads: QEMU's own user network, a libvirt network, a bridge of the host, a tap device that somebody
+    else connects, a device of the host that it shares (macvtap), an Open vSwitch bridge, nowhere.
+    """
 
     USER = "user"
     NETWORK = "network"
     BRIDGE = "bridge"
+    TAP = "tap"
+    MACVTAP = "macvtap"
+    OVS = "ovs"
     NONE = "none"
+
+
+LOCAL = (VifType.USER, VifType.NONE)
+"""What has no device on the host."""
 
 
 class Protocol(StrEnum):
@@ -44,7 +53,10 @@ class Subnet:
 
 @dataclass(frozen=True, slots=True)
 class Vif:
-    """One interface asked for. ``source`` names the libvirt network or the bridge."""
+    """One interface asked for. ``source`` names the libvirt network, the bridge, the tap or the shared device.
+
+    ``groups`` are its security groups; with none its packets are not filtered.
+    """
 
     id: str
     address: str
@@ -55,6 +67,7 @@ class Vif:
     subnets: tuple[Subnet, ...] = ()
     mtu: int | None = None
     details: Mapping[str, str] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

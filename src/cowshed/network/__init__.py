@@ -9,7 +9,10 @@ from cowshed.contract.plugging import Plugger
 from cowshed.model.vif import VifType
 from cowshed.network.bridge import BridgePlugger
 from cowshed.network.libvirt_network import Network, NetworkPlugger
+from cowshed.network.macvtap import MacvtapPlugger
 from cowshed.network.nowhere import NowherePlugger
+from cowshed.network.os_vif import OvsPlugger
+from cowshed.network.tap import TapPlugger
 from cowshed.network.user import UserPlugger
 
 
@@ -28,5 +31,8 @@ def open_pluggers(
         VifType.USER: UserPlugger(section),
         VifType.NETWORK: NetworkPlugger(section, networks, start_network),
         VifType.BRIDGE: BridgePlugger(section),
+        VifType.TAP: TapPlugger(section),
+        VifType.MACVTAP: MacvtapPlugger(section),
+        VifType.OVS: OvsPlugger(section),
         VifType.NONE: NowherePlugger(),
     }

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cowshed.errors import InvalidRequest
-from cowshed.model.vif import PortForward, Protocol, Vif, VifType
-from cowshed.network.mac import derived
+from cowshed.model.vif import LOCAL, PortForward, Protocol, Vif, VifType
+from cowshed.network import device
+from cowshed.network.mac import check, derived
 from cowshed.network.user import free_port
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -20,13 +21,16 @@ _FORWARD = re.compile(
     re.IGNORECASE,
 )
 LAST_PORT = 65535
+WORDS = "user, none, network:NAME, bridge:NAME, tap:NAME, macvtap:DEVICE, ovs:BRIDGE or NAME"
+_DEVICES = (VifType.TAP, VifType.MACVTAP, VifType.OVS)
 _FORWARD_HINT = "write HOST:GUEST, for example 2222:22, 127.0.0.1:8080:80 or 5353:53/udp; host port 0 is any free one"
 
 
 def vifs(words: Sequence[str], forwards: Sequence[str], *, instance: str, default: str) -> tuple[Vif, ...]:
     """The interfaces of a new instance.
 
-    :param words: ``user``, ``none``, ``network:NAME``, ``bridge:NAME`` or the NAME of a libvirt network
+    :param words: ``user``, ``none``, ``network:NAME``, ``bridge:NAME``, ``tap:NAME``, ``macvtap:DEVICE``,
+        ``ovs:BRIDGE`` or the NAME of a libvirt network
     :param forwards: port forwards; they belong to the first user network
     :param instance: its UUID; the MAC addresses are derived from it
     :param default: the word to use when ``words`` is empty
@@ -35,6 +39,45 @@ def vifs(words: Sequence[str], forwards: Sequence[str], *, instance: str, defaul
     parsed = tuple(port_forward(text) for text in forwards)
     if not parsed:
         return tuple(found)
+    return _forwarding(found, parsed)
+
+
+def another(
+    word: str,
+    present: Sequence[Vif],
+    *,
+    instance: str,
+    address: str = "",
+    model: str = "",
+    forwards: Sequence[str] = (),
+) -> Vif:
+    """One more interface of an instance.
+
+    :param present: those it has
+    :param address: its MAC address; empty: the next derived one that is free
+    :raises InvalidRequest: there is an interface with this address; or the word, address or forward is none
+    """
+    taken = {vif.address for vif in present}
+    if address and check(address) in taken:
+        raise InvalidRequest(reason=f"the instance has an interface with the address {address}")
+    number = 0
+    while derived(instance, number) in taken or str(_identity(instance, number)) in {vif.id for vif in present}:
+        number += 1
+    found = _vif(word, instance, number)
+    if found.type == VifType.NONE:
+        raise InvalidRequest(reason="an interface that leads nowhere cannot be attached")
+    found = replace(found, address=check(address) if address else found.address, model=model)
+    if forwards:
+        (found,) = _forwarding([found], tuple(port_forward(text) for text in forwards))
+    return found
+
+
+def _identity(instance: str, number: int) -> uuids.UUID:
+    return uuids.uuid5(uuids.UUID(instance), f"vif{number}")
+
+
+def _forwarding(found: list[Vif], parsed: tuple[PortForward, ...]) -> tuple[Vif, ...]:
+    """The first user network has the forwards. :raises InvalidRequest: there is none"""
     for number, vif in enumerate(found):
         if vif.type == VifType.USER:
             found[number] = replace(vif, forwards=parsed)
@@ -46,16 +89,17 @@ def vifs(words: Sequence[str], forwards: Sequence[str], *, instance: str, defaul
 
 def _vif(word: str, instance: str, number: int) -> Vif:
     kind, _, name = word.partition(":")
-    identity = str(uuids.uuid5(uuids.UUID(instance), f"vif{number}"))
+    identity = str(_identity(instance, number))
     address = derived(instance, number)
-    if word in (VifType.USER, VifType.NONE):
+    if word in LOCAL:
         return Vif(identity, address, VifType(word))
+    if kind in _DEVICES and name:
+        device.check_name(name)
+        return Vif(identity, address, VifType(kind), name)
     if kind in (VifType.NETWORK, VifType.BRIDGE) and name:
         return Vif(identity, address, VifType(kind), _checked(name))
     if ":" in word:
-        raise InvalidRequest(
-            reason=f"{word!r} is not a network", hint="write user, none, network:NAME, bridge:NAME or NAME"
-        )
+        raise InvalidRequest(reason=f"{word!r} is not a network", hint=f"write {WORDS}")
     return Vif(identity, address, VifType.NETWORK, _checked(word))
 
 
