@@ -24,6 +24,7 @@ run=(
     util-linux
     openssh-client
     passt
+    nftables                    # security groups
 )
 
 # What building the tiny guest of the demo and the tests needs; its own contents are unpacked, never installed.

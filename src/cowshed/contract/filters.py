@@ -2,9 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 from cowshed.contract.promise import refuse, unfulfilled
 from cowshed.contract.types import NetworkInfo
+from cowshed.errors import InvalidRequest
+from cowshed.model.group import Member, SecurityGroup
 from cowshed.model.instance import Instance
+from cowshed.model.vif import Vif
+
+
+class RuleProvider(Protocol):
+    """Who knows the security groups: the standalone manager, or Neutron behind Nova."""
+
+    def groups(self, instance: Instance, vif: Vif) -> Sequence[SecurityGroup] | None:
+        """The groups of an interface, rules and all. None: its packets are not filtered; empty: nothing passes.
+
+        :raises NotFound: it is in a group that does not exist
+        """
+
+    def members(self, group_id: str) -> Sequence[Member]:
+        """The interfaces in a group, wherever they run; none for a group that does not exist."""
+
+
+class NoRules:
+    """Nobody here knows security groups."""
+
+    def groups(self, instance: Instance, vif: Vif) -> Sequence[SecurityGroup] | None:
+        """:raises InvalidRequest: the interface is in one"""
+        if vif.groups:
+            raise InvalidRequest(reason=f"interface {vif.address} is in security groups, and nobody here knows any")
+        return None
+
+    def members(self, group_id: str) -> Sequence[Member]:
+        return ()
 
 
 class Filters:

@@ -1,0 +1,424 @@
+"""Packet filters in the kernel: frames on a tap device of a bridge, and on a macvtap device, pass or are dropped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from cowshed.errors import ToolFailed
+from cowshed.model.group import Direction, Ethertype, GroupRule, Member
+from cowshed.network import ruleset
+from cowshed.network.filters import Filters
+from cowshed.network.ruleset import Filter
+from cowshed.tools import nft
+from tests import packets
+from tests.packets import BROADCAST, Port, arp, ether, icmp, ip, neighbour, tcp, udp
+
+OUR_MAC, THEIR_MAC, ROUTER_MAC = "52:54:00:00:00:05", "52:54:00:00:00:06", "52:54:00:00:00:01"
+OURS, THEIRS = "10.0.0.5", "10.0.0.6"
+OURS6, THEIRS6 = "2001:db8::5", "2001:db8::6"
+LOCAL6 = ruleset.link_local(OUR_MAC)
+IN, OUT = Direction.INGRESS, Direction.EGRESS
+ALL_OUT = (GroupRule(OUT), GroupRule(OUT, Ethertype.IPV6))
+WEB = GroupRule(IN, protocol="tcp", port_min=80, port_max=81)
+MARK = b"the end of what is looked at"
+IPV4, IPV6 = 0x0800, 0x86DD
+FIN, SYN = 0x01, 0x02
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace"),
+    pytest.mark.skipif(shutil.which("nft") is None, reason="needs nft: see scripts/packages.sh test"),
+]
+
+
+@dataclass
+class Wire:
+    """A guest with its device, and the world at the other end of the bridge."""
+
+    guest: Port
+    world: Port
+    filters: Filters
+    device: str = "t0"
+    shares: bool = False
+
+    def allow(self, *rules: GroupRule, addresses: tuple[str, ...] = (OURS, OURS6), **fields: object) -> Filter:
+        made = Filter(self.device, "vif-1", OUR_MAC, addresses, tuple(rules), shares=self.shares, **fields)  # type: ignore[arg-type]
+        self.filters.ensure([made])
+        return made
+
+    def leaves(self, *frames: bytes) -> list[bool]:
+        """Which of the guest's frames arrive in the world?"""
+        return self._passes(self.guest, self.world, frames, arp(OUR_MAC, OURS, "10.0.0.99") + MARK)
+
+    def arrives(self, *frames: bytes) -> list[bool]:
+        """Which of the world's frames arrive at the guest?"""
+        return self._passes(self.world, self.guest, frames, arp(THEIR_MAC, THEIRS, "10.0.0.99") + MARK)
+
+    def _passes(self, source: Port, target: Port, frames: tuple[bytes, ...], mark: bytes) -> list[bool]:
+        """The mark always passes, and behind the others."""
+        for frame in (*frames, mark):
+            source.send(frame)
+        found = target.receive(MARK)
+        return [any(frame[12:].rstrip(b"\0") in one for one in found) for frame in frames]  # a bridge may cut padding
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with packets.namespace():
+        packets.sh("ip link add br0 type bridge mcast_snooping 0 && ip link set br0 up")
+        guest, world = packets.tap("t0"), packets.tap("w0")
+        packets.sh(
+            "for one in t0 w0; do echo 1 >/proc/sys/net/ipv6/conf/$one/disable_ipv6;"
+            " ip link set $one master br0 && ip link set $one up; done"
+        )
+        try:
+            yield Wire(guest, world, Filters())
+        finally:
+            guest.close()
+            world.close()
+
+
+def out4(payload: bytes, protocol: int, *, source: str = OURS, target: str = THEIRS, mac: str = OUR_MAC) -> bytes:
+    return ether(mac, BROADCAST, IPV4, ip(source, target, protocol, payload))
+
+
+def in4(payload: bytes, protocol: int, *, source: str = THEIRS, mac: str = THEIR_MAC) -> bytes:
+    return ether(mac, BROADCAST, IPV4, ip(source, OURS, protocol, payload))
+
+
+def out6(payload: bytes, protocol: int, *, source: str = OURS6, target: str = THEIRS6) -> bytes:
+    return ether(OUR_MAC, BROADCAST, IPV6, ip(source, target, protocol, payload))
+
+
+def in6(payload: bytes, protocol: int, *, source: str = THEIRS6) -> bytes:
+    return ether(THEIR_MAC, BROADCAST, IPV6, ip(source, OURS6, protocol, payload))
+
+
+# --- what nobody may ------------------------------------------------------------------------------
+
+
+def test_without_a_filter_everything_passes(wire: Wire) -> None:
+    """The other tests prove nothing otherwise."""
+    assert wire.leaves(out4(udp(1, 2, b"a"), 17, source="10.9.9.9"), out6(udp(1, 2, b"b"), 17)) == [True, True]
+    assert wire.arrives(in4(tcp(1, 22, b"c"), 6), in6(tcp(1, 22, b"d"), 6)) == [True, True]
+
+
+def test_a_guest_speaks_with_its_own_addresses_only(wire: Wire) -> None:
+    wire.allow(*ALL_OUT)
+    assert wire.leaves(
+        out4(udp(1, 2, b"mine"), 17),
+        out4(udp(1, 2, b"not my address"), 17, source=THEIRS),
+        out4(udp(1, 2, b"not my card"), 17, mac=THEIR_MAC),
+        ether(OUR_MAC, BROADCAST, IPV4, ip(OURS, THEIRS, 17, udp(1, 2, b"in a VLAN")), vlan=7),
+        ether(OUR_MAC, BROADCAST, 0x88CC, b"no protocol of ours"),
+    ) == [True, False, False, False, False]
+    assert wire.leaves(
+        out6(udp(1, 2, b"mine"), 17),
+        out6(udp(1, 2, b"the link's"), 17, source=LOCAL6),
+        out6(udp(1, 2, b"another one's"), 17, source=THEIRS6),
+        out6(udp(1, 2, b"nobody's"), 17, source="::"),
+    ) == [True, True, False, False]
+
+
+def test_a_guest_answers_for_its_own_addresses_only(wire: Wire) -> None:
+    wire.allow()
+    assert wire.leaves(
+        arp(OUR_MAC, OURS, THEIRS),
+        arp(OUR_MAC, "0.0.0.0", OURS),
+        arp(OUR_MAC, THEIRS, "10.0.0.1"),
+        arp(OUR_MAC, OURS, "10.0.0.1", sender=THEIR_MAC),
+    ) == [True, True, False, False]
+    assert wire.leaves(
+        out6(neighbour(136, OURS6), 58),
+        out6(neighbour(136, LOCAL6), 58, source=LOCAL6),
+        out6(neighbour(136, THEIRS6), 58),
+        out6(neighbour(135, OURS6), 58, source="::"),
+        out6(neighbour(134, OURS6), 58, source=LOCAL6),
+    ) == [True, True, False, True, False], "advertisement, twice; of another; is it free?; I am your router"
+
+
+def test_a_guest_is_no_dhcp_server_and_may_use_one(wire: Wire) -> None:
+    wire.allow()
+    asks = udp(68, 67, b"an address, please")
+    assert wire.leaves(
+        out4(asks, 17, source="0.0.0.0"),
+        out4(asks, 17),
+        out4(asks, 17, source=THEIRS),
+        out4(udp(67, 68, b"here is one"), 17),
+        out6(udp(546, 547, b"please"), 17, source=LOCAL6),
+        out6(udp(547, 546, b"here"), 17, source=LOCAL6),
+    ) == [True, True, False, False, True, False]
+    assert wire.arrives(in4(udp(67, 68, b"here is one"), 17), in6(udp(547, 546, b"here"), 17)) == [True, True]
+
+
+def test_addresses_that_are_not_known_are_not_checked_but_the_card_is(wire: Wire) -> None:
+    wire.allow(*ALL_OUT, addresses=())
+    assert wire.leaves(
+        out4(udp(1, 2, b"any"), 17, source="10.9.9.9"),
+        out6(udp(1, 2, b"any"), 17, source="2001:db8::99"),
+        out4(udp(1, 2, b"not my card"), 17, mac=THEIR_MAC),
+        out6(neighbour(134, OURS6), 58),
+    ) == [True, True, False, False]
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+def test_nothing_passes_that_no_rule_allows(wire: Wire) -> None:
+    wire.allow()
+    assert wire.leaves(out4(udp(1, 53, b"a"), 17), out4(tcp(1, 80, b"b"), 6), out4(icmp(8, b"c"), 1)) == [False] * 3
+    assert wire.arrives(in4(udp(1, 53, b"a"), 17), in4(tcp(1, 80, b"b"), 6), in4(icmp(8, b"c"), 1)) == [False] * 3
+
+
+def test_rules_of_protocol_port_and_network(wire: Wire) -> None:
+    wire.allow(
+        replace(WEB, cidr="10.0.0.0/28"),
+        GroupRule(IN, Ethertype.IPV6, "udp", 53, 53),
+        GroupRule(IN, protocol="icmp", port_min=8),
+        GroupRule(IN, protocol="47"),
+        GroupRule(OUT, protocol="tcp", port_min=443, port_max=443, cidr="10.0.0.6"),
+    )
+    assert wire.arrives(
+        in4(tcp(1, 80, b"first port"), 6),
+        in4(tcp(1, 81, b"last port"), 6),
+        in4(tcp(1, 82, b"beyond"), 6),
+        in4(udp(1, 80, b"other protocol"), 17),
+        in4(tcp(1, 80, b"other network"), 6, source="10.0.0.77"),
+    ) == [True, True, False, False, False]
+    assert wire.arrives(
+        in6(udp(1, 53, b"a"), 17), in4(udp(1, 53, b"other version"), 17), in4(icmp(8, b"b"), 1), in4(icmp(13, b"c"), 1)
+    ) == [True, False, True, False]
+    assert wire.arrives(in4(b"some tunnel", 47), in4(b"another", 50)) == [True, False]
+    assert wire.leaves(
+        out4(tcp(1, 443, b"a"), 6), out4(tcp(1, 443, b"b"), 6, target="10.0.0.7"), out4(tcp(1, 80, b"c"), 6)
+    ) == [True, False, False]
+
+
+def test_members_of_a_group_by_address_and_where_that_is_not_known_by_card(wire: Wire) -> None:
+    known, unknown = Member("52:54:00:00:00:0a", (THEIRS, "10.0.0.7", THEIRS6)), Member("52:54:00:00:00:0b")
+    rules = (GroupRule(IN, group="db"), GroupRule(IN, Ethertype.IPV6, group="db"), GroupRule(IN, group="empty"))
+    wire.allow(*rules, members={"db": [known, unknown], "empty": []})
+    assert wire.arrives(
+        in4(tcp(1, 5432, b"a"), 6),
+        in4(tcp(1, 5432, b"b"), 6, source="10.0.0.8"),
+        in4(tcp(1, 5432, b"c"), 6, source="10.0.0.8", mac="52:54:00:00:00:0b"),
+        in6(tcp(1, 5432, b"d"), 6),
+        in6(tcp(1, 5432, b"e"), 6, source="2001:db8::9"),
+    ) == [True, False, True, True, False]
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_answers_pass_and_only_answers(wire: Wire, version: int) -> None:
+    out, into = (out4, in4) if version == 4 else (out6, in6)
+    kind, ask, answer = (1, 8, 0) if version == 4 else (58, 128, 129)
+    wire.allow(*ALL_OUT)
+    assert wire.arrives(
+        into(tcp(80, 4000, b"early"), 6), into(udp(53, 4000, b"early"), 17), into(icmp(answer, b"e"), kind)
+    ) == [*(False, False, False)]
+    assert (
+        wire.leaves(
+            out(tcp(4000, 80, b"syn", flags=SYN), 6), out(udp(4000, 53, b"question"), 17), out(icmp(ask, b"ping"), kind)
+        )
+        == [True] * 3
+    )
+    assert (
+        wire.arrives(
+            into(tcp(80, 4000, b"answer"), 6), into(udp(53, 4000, b"answer"), 17), into(icmp(answer, b"pong"), kind)
+        )
+        == [True] * 3
+    )
+    assert (
+        wire.arrives(
+            into(tcp(80, 4001, b"other port"), 6),
+            into(udp(54, 4000, b"other port"), 17),
+            into(icmp(ask, b"ping"), kind),
+        )
+        == [False] * 3
+    )
+
+
+def test_a_guest_that_may_only_answer(wire: Wire) -> None:
+    wire.allow(WEB, GroupRule(IN, protocol="icmp", port_min=8))
+    assert wire.leaves(out4(tcp(80, 4000, b"early"), 6), out4(icmp(0, b"early"), 1)) == [False, False]
+    assert wire.arrives(in4(tcp(4000, 80, b"syn", flags=SYN), 6), in4(icmp(8, b"ping"), 1)) == [True, True]
+    assert wire.leaves(out4(tcp(80, 4000, b"answer"), 6), out4(icmp(0, b"pong"), 1)) == [True, True]
+    assert wire.leaves(out4(tcp(80, 4001, b"other port"), 6), out4(icmp(8, b"ping"), 1)) == [False, False]
+
+
+def test_a_connection_that_ends_is_forgotten_soon(wire: Wire) -> None:
+    made = wire.allow(*ALL_OUT)
+
+    def timeout() -> int:
+        listed = subprocess.run(
+            ["nft", "-j", "list", "set", "netdev", "cowshed", f"flows4-{made.key}"], capture_output=True, check=True
+        )
+        (element,) = json.loads(listed.stdout)["nftables"][1]["set"]["elem"]
+        return int(element["elem"]["expires"])
+
+    assert wire.leaves(out4(tcp(4000, 80, b"syn", flags=SYN), 6)) == [True]
+    assert timeout() > ruleset.HOUR
+    assert wire.arrives(in4(tcp(80, 4000, b"fin", flags=FIN), 6)) == [True]
+    assert timeout() <= ruleset.TCP_CLOSING
+
+
+def test_the_network_may_say_what_it_could_not_deliver_and_parts_of_packets_pass(wire: Wire) -> None:
+    wire.allow()
+    assert wire.arrives(in4(icmp(3, b"a", 4), 1), in6(icmp(2, b"b"), 58), in4(icmp(5, b"redirect"), 1)) == [
+        *(True, True, False)
+    ]
+    part = ether(THEIR_MAC, BROADCAST, IPV4, ip(THEIRS, OURS, 17, b"the rest of it", fragment=10))
+    part6 = ether(THEIR_MAC, BROADCAST, IPV6, ip(THEIRS6, OURS6, 17, b"the rest of it", fragment=10))
+    assert wire.arrives(part, part6) == [True, True]
+
+
+# --- changes --------------------------------------------------------------------------------------
+
+
+def test_new_rules_leave_connections_alone(wire: Wire) -> None:
+    made = wire.allow(*ALL_OUT)
+    assert wire.leaves(out4(tcp(4000, 80, b"syn", flags=SYN), 6)) == [True]
+    wire.filters.ensure([replace(made, rules=(WEB,))])
+    assert wire.arrives(in4(tcp(80, 4000, b"goes on"), 6), in4(tcp(1, 80, b"new"), 6)) == [True, True]
+    assert wire.leaves(out4(tcp(4001, 80, b"new", flags=SYN), 6)) == [False]
+
+
+def test_what_is_in_force_is_not_written_again_and_what_is_broken_is(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied: list[object] = []
+    real = nft.apply
+    monkeypatch.setattr(nft, "apply", lambda commands: (applied.append(commands), real(commands)))
+    made = wire.allow(WEB)
+    wire.filters.ensure([made])
+    assert len(applied) == 1
+    handle = max(one["rule"]["handle"] for one in nft.table() if one.get("rule", {}).get("chain") == f"in-{made.key}")
+    packets.sh(f"nft delete rule netdev cowshed in-{made.key} handle {handle}")
+    assert wire.arrives(in4(tcp(1, 80, b"lost"), 6)) == [False]
+    wire.filters.ensure([made])
+    assert wire.arrives(in4(tcp(1, 80, b"again"), 6)) == [True]
+    packets.sh("nft flush ruleset")
+    wire.filters.ensure([made])
+    assert wire.arrives(in4(tcp(1, 22, b"no"), 6), in4(tcp(1, 80, b"yes"), 6)) == [False, True]
+
+
+def test_a_transaction_is_all_or_nothing(wire: Wire) -> None:
+    made = wire.allow(WEB)
+    broken = Filter("w0", "vif-2", THEIR_MAC, rules=(GroupRule(IN, Ethertype.IPV6, cidr="10.0.0.0/24"),))
+    with pytest.raises(ToolFailed):
+        wire.filters.ensure([replace(made, rules=()), broken])
+    assert wire.arrives(in4(tcp(1, 80, b"as before"), 6)) == [True]
+    assert wire.filters.in_force() == {made.key}
+
+
+def test_deferred_changes_come_together(wire: Wire) -> None:
+    wire.filters.defer()
+    made = wire.allow(WEB)
+    other = Filter("w0", "vif-2", THEIR_MAC, rules=ALL_OUT)
+    wire.filters.ensure([other])
+    wire.filters.remove(["vif-3"])
+    assert nft.table() == []
+    wire.filters.apply_deferred()
+    assert wire.filters.in_force() == {made.key, other.key}
+    wire.filters.ensure([])
+    wire.filters.remove(["vif-2"])
+    assert wire.filters.in_force() == {made.key}
+
+
+def test_removed_filters_leave_nothing_and_no_device(wire: Wire) -> None:
+    made = wire.allow(WEB)
+    wire.filters.remove(["vif-1", "never-there"])
+    wire.filters.remove(["vif-1"])
+    assert [one for one in nft.table() if "table" not in one] == []
+    assert wire.arrives(in4(tcp(1, 22, b"open"), 6)) == [True]
+    wire.filters.ensure([made])
+    assert wire.filters.sweep(["vif-1"]) == []
+    assert wire.filters.sweep([]) == [made.key]
+    assert [one for one in nft.table() if "table" not in one] == []
+
+
+def test_a_device_that_comes_again_is_filtered_again(wire: Wire) -> None:
+    """Some kernels drop the chains of a device that goes, some keep them for the next one of its name."""
+    made = wire.allow(WEB)
+    wire.guest.close()
+    wire.guest = packets.tap("t0")
+    packets.sh("echo 1 >/proc/sys/net/ipv6/conf/t0/disable_ipv6; ip link set t0 master br0 && ip link set t0 up")
+    wire.filters.ensure([made])
+    assert wire.arrives(in4(tcp(1, 22, b"no"), 6), in4(tcp(1, 80, b"yes"), 6)) == [False, True]
+
+
+def test_a_filter_moves_to_another_device(wire: Wire) -> None:
+    made = wire.allow(WEB)
+    wire.filters.ensure([replace(made, device="w0")])
+    assert wire.leaves(out4(tcp(1, 22, b"no"), 6), out4(tcp(1, 80, b"yes"), 6)) == [False, True]
+    assert [one.split('"')[1] for one in listed("chain") if "device" in one] == ["w0", "w0"]
+
+
+def listed(word: str) -> list[str]:
+    """Paragraphs of nft's own listing that begin with ``word``."""
+    done = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True)
+    return [word + one for one in done.stdout.split(word)[1:]]
+
+
+def test_two_processes_at_once(wire: Wire) -> None:
+    made = [Filter("t0", f"vif-{number}", OUR_MAC, rules=(WEB,)) for number in range(2)]
+    failed: list[BaseException] = []
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+
+    def work(one: Filter) -> None:
+        try:
+            assert packets._libc.setns(home, packets._NEWNET) == 0
+            filters = Filters()
+            for number in range(6):
+                filters.ensure([replace(one, rules=(replace(WEB, port_max=90 + number),))])
+                filters.remove([one.owner])
+            filters.ensure([one])
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(one,)) for one in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(50)
+    os.close(home)
+    assert not failed
+    assert wire.filters.in_force() == {one.key for one in made}
+
+
+# --- macvtap --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared() -> Iterator[Wire]:
+    """A macvtap device on one end of a cable; the world is the other end."""
+    with packets.namespace():
+        packets.sh(
+            "ip link add v0 type veth peer name v1 && ip link set v0 up && ip link set v1 up;"
+            f"ip link add link v0 name m0 address {OUR_MAC} type macvtap mode bridge && ip link set m0 up"
+        )
+        guest, world = packets.macvtap("m0"), packets.packet_socket("v1")
+        try:
+            yield Wire(guest, Port(world.fileno()), Filters(), device="m0", shares=True)
+        finally:
+            guest.close()
+            world.close()
+
+
+def test_a_shared_device(shared: Wire) -> None:
+    shared.allow(*ALL_OUT, WEB)
+    assert shared.leaves(
+        out4(udp(4000, 53, b"question"), 17), out4(udp(1, 2, b"spoofed"), 17, source=THEIRS), out6(udp(1, 2, b"a"), 17)
+    ) == [True, False, True]
+    assert shared.arrives(
+        in4(udp(53, 4000, b"answer"), 17), in4(tcp(1, 80, b"web"), 6), in4(tcp(1, 22, b"ssh"), 6)
+    ) == [True, True, False]
