@@ -32,7 +32,7 @@ from cowshed.hypervisor.capabilities import qemu_user
 from cowshed.model.disk import Base, Bus, Device, DiskFormat
 from cowshed.model.flavor import Flavor
 from cowshed.model.image import Image
-from cowshed.model.instance import Instance
+from cowshed.model.instance import Instance, PowerState
 from cowshed.units import GiB, MiB
 
 UUID = "0e1d2c3b-4a59-6877-8695-a4b3c2d1e0f9"
@@ -268,12 +268,24 @@ def test_an_instance_keeps_its_port_until_it_is_gone(serving: Rooms) -> None:
 def test_a_port_taken_in_between_is_tried_again(rooms: Rooms, failures: int, works: bool) -> None:
     starts: list[int] = []
 
-    def start() -> None:
+    def start(*, paused: bool) -> None:
+        assert not paused, "it has no packet filters"
         starts.append(1)
         if len(starts) <= failures:
             raise PortInUse(port=5900, address="127.0.0.1")
 
-    guest = cast(Any, SimpleNamespace(name="cow", start=start, wait=lambda *_, **__: None))
+    guest = cast(
+        Any,
+        SimpleNamespace(
+            name="cow",
+            start=start,
+            wait=lambda *_, **__: None,
+            state=lambda: PowerState.RUNNING,
+            has_saved=lambda: False,
+            persistent=lambda: True,
+            xml=lambda **_: "<domain><name>cow</name></domain>",
+        ),
+    )
     if works:
         launch.start(rooms, guest)
     else:

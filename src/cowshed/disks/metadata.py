@@ -201,7 +201,7 @@ def _config_drive(instance: Instance, vifs: Sequence[Vif], injected: Files, pass
     for date in _DATES:
         folder = f"openstack/{date}"
         files[f"{folder}/meta_data.json"] = _json(meta)
-        files[f"{folder}/network_data.json"] = _json(_network_data(vifs))
+        files[f"{folder}/network_data.json"] = _json(network_data(vifs))
         files[f"{folder}/vendor_data.json"] = _json(
             {"cloud-init": instance.vendor_data} if instance.vendor_data else {}
         )
@@ -246,7 +246,7 @@ def _key_names(name: str, count: int) -> list[str]:
     return [name, *(f"{name}-{number}" for number in range(2, count + 1))]
 
 
-def _network_data(vifs: Sequence[Vif]) -> dict[str, Any]:
+def network_data(vifs: Sequence[Vif]) -> dict[str, Any]:
     links: list[dict[str, Any]] = []
     networks: list[dict[str, Any]] = []
     services: list[dict[str, Any]] = []

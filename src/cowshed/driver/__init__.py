@@ -22,10 +22,12 @@ from cowshed.driver.disk_resize import DiskResize
 from cowshed.driver.disk_snapshots import DiskSnapshots
 from cowshed.driver.disks import Disks
 from cowshed.driver.events import Events
+from cowshed.driver.filters import Filters
 from cowshed.driver.guest import Guest
 from cowshed.driver.host import Host
 from cowshed.driver.image_cache import ImageCache
 from cowshed.driver.images import Images
+from cowshed.driver.interfaces import Interfaces
 from cowshed.driver.lifecycle import Lifecycle
 from cowshed.driver.limits import Limits
 from cowshed.driver.listing import Listing
@@ -65,6 +67,8 @@ class LibvirtDriver(
     Statistics,
     Aggregates,
     Volumes,
+    Interfaces,
+    Filters,
     Rescue,
     SharedStorage,
     ComputeDriver,

@@ -10,6 +10,7 @@ from cowshed.contract.lifecycle import Lifecycle as LifecycleContract
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import (
     connect,
+    filtering,
     host_state,
     launch,
     layout,
@@ -50,6 +51,7 @@ class Lifecycle(LifecycleContract):
             plan = layout.plan(rooms, instance, image_meta, block_device_info)
             self._refuse_existing(instance)
             connect.check(rooms, vifs)
+            filtering.check(rooms, instance, vifs)
             launch.check(rooms, instance, image_meta, vifs)
             metadata = provision.metadata(rooms, instance, image_meta, plan, vifs, injected_files, admin_password)
             provision.directory(rooms, instance, undo)
@@ -58,6 +60,7 @@ class Lifecycle(LifecycleContract):
             provision.disks(rooms, instance, image_meta, plan, undo)
             provision.config_drive(rooms, instance, metadata, encrypt=layout.encrypts(rooms, instance, image_meta))
             plugged = connect.plug(rooms, vifs, undo)
+            undo.push("remove its packet filters", filtering.remove, rooms, instance, vifs)
             undo.push("let libvirt forget its keys", opening.forget_keys, rooms, instance.uuid)
             connected = volumes.connect_all(rooms, instance, plan.volumes, undo)
             undo.push("give the serial port back", serial.give_back, rooms, instance.uuid)
@@ -101,6 +104,7 @@ class Lifecycle(LifecycleContract):
         destroy_vifs: bool = True,
     ) -> None:
         if destroy_vifs:
+            filtering.remove(self.rooms, instance, self._vifs(instance, network_info))
             connect.unplug(self.rooms, tuple(network_info or ()))
         teardown.undefine(self.rooms, instance.uuid)
         volumes.disconnect_all(self.rooms, instance, block_device_info)
@@ -111,6 +115,16 @@ class Lifecycle(LifecycleContract):
             teardown.delete_disks(self.rooms, instance)
             self.rooms.directory(instance.uuid).delete()
             serial.give_back(self.rooms, instance.uuid)
+
+    def _vifs(self, instance: Instance, network_info: Sequence[Vif] | None) -> Sequence[Vif]:
+        """What the caller names and what the domain remembers."""
+        found = {vif.id: vif for vif in network_info or ()}
+        if guest := self.rooms.hypervisor.find(instance.uuid):
+            try:
+                found = {vif.id: vif for vif in locate.remembered_vifs(self.rooms, guest)} | found
+            except CowshedError as error:
+                _log.warning("the interfaces of its domain are not known: %s", error)
+        return list(found.values())
 
     def soft_delete(self, instance: Instance) -> None:
         """Off, with the host side of its interfaces gone and autostart forbidden; disks and definition stay."""

@@ -8,7 +8,7 @@ from typing import Any
 from cowshed import log
 from cowshed.contract.power import Power as PowerContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import connect, launch, limits, locate, marks, opening, teardown, volumes
+from cowshed.driver.steps import connect, filtering, launch, limits, locate, marks, opening, teardown, volumes
 from cowshed.errors import InstanceNotFound, InvalidState
 from cowshed.model.instance import Instance, PowerState, RebootType
 from cowshed.model.vif import Vif
@@ -131,6 +131,7 @@ class Power(PowerContract):
 
         marks.refuse_marked(self.rooms, instance, "resumed")
         connect.check(self.rooms, vifs)
+        filtering.check(self.rooms, instance, vifs)
         guest = self.rooms.hypervisor.guest(instance.uuid)
         with Undo() as undo:
             connect.plug(self.rooms, vifs, undo)
@@ -138,7 +139,7 @@ class Power(PowerContract):
             image = locate.remembered_image(self.rooms, instance)
             volumes.connect_all(self.rooms, instance, volumes.wanted(self.rooms, instance, image, block_devices), undo)
             self.rooms.progress.phase("restore")
-            guest.start()
+            launch.begin(self.rooms, guest)
             if guest.state() == PowerState.PAUSED:
                 guest.resume()
             guest.wait(

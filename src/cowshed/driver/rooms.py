@@ -17,6 +17,7 @@ from cowshed import config as configuration
 from cowshed import log
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.connecting import Connector, NoVolumeService, VolumeService
+from cowshed.contract.filters import NoRules, RuleProvider
 from cowshed.contract.imaging import ImageService
 from cowshed.contract.plugging import Plugger
 from cowshed.contract.storage import Backend, KeySource
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from cowshed.host.kvm import KvmState
     from cowshed.hypervisor import Hypervisor
     from cowshed.images.cache import Cache
+    from cowshed.network.filters import Filters
 
 _log = log.logger(__name__)
 
@@ -41,6 +43,7 @@ class Rooms:
         self.config = config or configuration.load()
         self.state = self.config.state
         self.volume_service: VolumeService = NoVolumeService()
+        self.rules: RuleProvider = NoRules()
         self._local = threading.local()
 
     # --- places -------------------------------------------------------------------------------
@@ -198,6 +201,13 @@ class Rooms:
             networks=lambda: self.hypervisor.networks(),  # noqa: PLW0108 - opened only when it is asked
             start_network=lambda name: self.hypervisor.start_network(name),  # noqa: PLW0108
         )
+
+    @cached_property
+    def filters(self) -> Filters:
+        """The packet filters of this host."""
+        from cowshed.network.filters import Filters
+
+        return Filters()
 
     def close(self) -> None:
         if "images" in self.__dict__:

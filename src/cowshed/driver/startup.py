@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cowshed.contract.startup import Startup as StartupContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import sweep, volumes
+from cowshed.driver.steps import filtering, sweep, volumes
 
 
 class Startup(StartupContract):
@@ -18,6 +18,7 @@ class Startup(StartupContract):
         self.rooms.hypervisor.open()
         sweep.leftovers(self.rooms)
         volumes.recover(self.rooms)
+        filtering.sweep(self.rooms)
 
     def clear_leftovers(self) -> None:
         """Finish what killed processes left half done, also in the storage of the backends; what fails is logged."""

@@ -56,6 +56,13 @@ class Devices:
         """
         self._guest.call("attach a device to", lambda domain: domain.attachDeviceFlags(xml, _affected(domain)))
 
+    def update(self, xml: str) -> None:
+        """Change a device of the running guest, until its next start: ``xml`` is all of it.
+
+        :raises UnsupportedOperation: something that cannot be changed while it runs
+        """
+        self._guest.call("change a device of", lambda domain: domain.updateDeviceFlags(xml, LIVE))
+
     def detach(self, find: Find, *, timeout: float, attempts: int, what: str) -> bool:
         """Take a device from the running guest, then from its definition; was it in either?
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cowshed.driver.steps import connect, layout, locate, marks, moving, opening, serial, volumes
+from cowshed.driver.steps import connect, filtering, layout, locate, marks, moving, opening, serial, volumes
 from cowshed.errors import PortInUse
 from cowshed.model.disk import AttachedDisk
 from cowshed.model.image import Image
@@ -70,7 +70,7 @@ def define(
         instance,
         image,
         disks=[*disks, *volumes.around(disks, connected)],
-        vifs=plugged,
+        vifs=filtering.hold(rooms, instance, plugged),
         host=rooms.capabilities,
         guest=rooms.config.guest,
         consoles=_consoles(rooms, instance, serial.take(rooms, instance.uuid)),
@@ -89,12 +89,28 @@ def start(rooms: Rooms, guest: Guest) -> None:
     rooms.progress.phase("start")
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            guest.start()
+            begin(rooms, guest)
             break
         except PortInUse:
             if attempt == START_ATTEMPTS:
                 raise
+    if guest.state() == PowerState.PAUSED:
+        guest.resume()
     guest.wait(PowerState.RUNNING, timeout=rooms.config.power.start_timeout, what=f"{guest.name} running")
+
+
+def begin(rooms: Rooms, guest: Guest) -> None:
+    """Start QEMU; paused, and with its packet filters in force, where it has any."""
+    filtered, saved = filtering.needed(rooms, guest), guest.has_saved()
+    guest.start(paused=filtered)
+    if not filtered:
+        return
+    try:
+        filtering.enforce(rooms, guest)
+    except BaseException:
+        if saved:
+            guest.save()  # paused as it is; it must not go on with an open network
+        raise
 
 
 def relaunch(
@@ -116,6 +132,7 @@ def relaunch(
     image = locate.remembered_image(rooms, instance)
     moving.settle(rooms, instance)
     connect.check(rooms, vifs)
+    filtering.check(rooms, instance, vifs)
     wanted = volumes.wanted(rooms, instance, image, block_devices)
     with Undo() as undo:
         plugged = connect.plug(rooms, vifs, undo)

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from cowshed.contract.types import BlockDevices, NetworkInfo
 from cowshed.domain import qos
+from cowshed.domain.read import PluggedInterface
 from cowshed.errors import DeadlineExceeded, DiskNotFound, InvalidRequest, NameTaken, NotFound, UnsupportedOperation
 from cowshed.hypervisor.agent_files import Executed
 from cowshed.model.disk import DiskFormat, IoTune
@@ -147,6 +148,52 @@ class FakeDevices(FakeLifecycle):
 
     def unplug_vifs(self, instance: Instance, network_info: NetworkInfo) -> None:
         """There is no host side."""
+
+    def interfaces(self, instance: Instance) -> list[PluggedInterface]:
+        guest = self.guests.get(instance.uuid)
+        if guest is None:
+            return []
+        return [
+            PluggedInterface(
+                one.address, str(one.type), one.source, f"fake{number}", one.model, one.id not in guest.down
+            )
+            for number, one in enumerate(guest.vifs)
+        ]
+
+    def set_link(self, instance: Instance, vif: Vif, *, up: bool) -> None:
+        down = self._running(instance, "given a link").down
+        if up:
+            down.discard(vif.id)
+        else:
+            down.add(vif.id)
+
+    def reset_network(self, instance: Instance) -> None:
+        """There is no guest that would ask for an address."""
+        self._find(instance)
+
+    def remembered_image(self, instance: Instance) -> Image:
+        return Image(id=instance.image_ref)
+
+    # --- filters: a fake guest has no packets ---------------------------------------------------
+
+    def ensure_filtering_rules_for_instance(self, instance: Instance, network_info: NetworkInfo) -> None:
+        """Nothing passes anyway."""
+
+    def check_filtering(self, instance: Instance, vifs: Sequence[Vif]) -> None:
+        """It can be, because nothing passes."""
+
+    def inject_network_info(self, instance: Instance, nw_info: NetworkInfo) -> None:
+        if guest := self.guests.get(instance.uuid):
+            guest.vifs = list(nw_info or ())
+
+    def unfilter_instance(self, instance: Instance, network_info: NetworkInfo) -> None:
+        """There is no filter."""
+
+    def refresh_security_group_rules(self, security_group_id: str) -> None:
+        """There is no filter."""
+
+    def refresh_instance_security_rules(self, instance: Instance) -> None:
+        """There is no filter."""
 
     # --- disks --------------------------------------------------------------------------------
 

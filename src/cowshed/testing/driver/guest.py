@@ -24,6 +24,7 @@ class FakeGuest:
     image: Image
     state: PowerState = PowerState.SHUTDOWN
     vifs: list[Vif] = field(default_factory=list)
+    down: set[str] = field(default_factory=set)
     volumes: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)  # of volumes that were extended, in bytes
     limits: dict[str, IoTune | None] = field(default_factory=dict)

@@ -1,0 +1,220 @@
+"""Packet filters of a guest's interfaces: known before it is made, in force before it runs.
+
+The definition of a filtered interface has its link down, so that a guest which somebody else starts (virsh,
+autostart) has no network rather than an open one. Here a guest starts paused, is filtered, and only then the links
+go up and its CPUs on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cowshed import log
+from cowshed.driver.steps import nics
+from cowshed.errors import CowshedError, HypervisorError, UnsupportedOperation
+from cowshed.model.group import SecurityGroup
+from cowshed.model.instance import Instance
+from cowshed.model.vif import LOCAL, PluggedVif, Vif, VifType
+
+if TYPE_CHECKING:
+    from cowshed.driver.rooms import Rooms
+    from cowshed.hypervisor.guest import Guest
+    from cowshed.network.ruleset import Filter
+
+_log = log.logger(__name__)
+
+_PREFIX = "cow"  # of the devices of filtered interfaces; with the key of the filter 15 letters, the most there may be
+
+
+# --- before anything is made ----------------------------------------------------------------------
+
+
+def check(rooms: Rooms, instance: Instance, vifs: Sequence[Vif]) -> None:
+    """Can the packets of these interfaces be filtered as they are to be?
+
+    :raises NotFound: one is in a group that does not exist
+    :raises UnsupportedOperation: it has no device on the host :raises ToolMissing: :raises PermissionDenied:
+    """
+    filtered = list(_groups(rooms, instance, vifs))
+    for vif, groups in filtered:
+        if vif.type in LOCAL:
+            raise UnsupportedOperation(
+                subject="a user network",
+                operation="filter packets",
+                reason="it has no device on the host",
+                hint="use a bridge, a libvirt network, a tap or macvtap; or give it no security group",
+            )
+        _filter(rooms, vif, groups, "").chains()
+    if filtered:
+        _check_host(rooms)
+
+
+def _check_host(rooms: Rooms) -> None:
+    from cowshed.tools import nft, run
+
+    if rooms.capabilities.session:
+        raise UnsupportedOperation(
+            subject="libvirt in session mode",
+            operation="filter packets",
+            reason="that needs root",
+            hint="use --connect qemu:///system",
+        )
+    run.require("nft")
+    nft.table()  # may we?
+
+
+def hold(rooms: Rooms, instance: Instance, plugged: Sequence[PluggedVif]) -> list[PluggedVif]:
+    """With the links of the filtered ones down, and a name of their own for their devices."""
+    return [
+        one if rooms.rules.groups(instance, one.vif) is None else replace(one, link_up=False, target=_target(one))
+        for one in plugged
+    ]
+
+
+def _target(plugged: PluggedVif) -> str:
+    from cowshed.network import ruleset
+
+    given = plugged.target or (plugged.vif.source if plugged.vif.type == VifType.TAP else "")
+    return given or f"{_PREFIX}{ruleset.key(plugged.vif.id)}"
+
+
+# --- when its devices are there -------------------------------------------------------------------
+
+
+def needed(rooms: Rooms, guest: Guest) -> bool:
+    """Is any of its interfaces filtered?"""
+    found = nics.recovered(guest)
+    return found is not None and any(True for _ in _groups(rooms, found.instance, found.vifs))
+
+
+def enforce(rooms: Rooms, guest: Guest) -> None:
+    """The filters of a guest that runs or is paused, then the links that were held down for them.
+
+    :raises HypervisorError: an interface has no device :raises ToolFailed: the kernel refuses
+    """
+    found = nics.recovered(guest)
+    if found is not None:
+        wanted = planned(rooms, guest, found.instance, found.vifs)
+        rooms.filters.ensure(wanted)
+        owners = {one.owner for one in wanted}
+        connect_links(guest, [vif for vif in found.vifs if vif.id in owners])
+
+
+def connect_links(guest: Guest, vifs: Iterable[Vif]) -> None:
+    addresses = {vif.address.lower() for vif in vifs}
+    for one in nics.plugged(guest):
+        if one.address.lower() in addresses and not one.up:
+            nics.set_link(guest, one.address, up=True)
+
+
+def planned(rooms: Rooms, guest: Guest, instance: Instance, vifs: Sequence[Vif]) -> list[Filter]:
+    """The filters of ``vifs`` as their groups are now. :raises HypervisorError: one has no device"""
+    filtered = list(_groups(rooms, instance, vifs))
+    if not filtered:
+        return []
+    devices = {one.address.lower(): one.target for one in nics.plugged(guest)}
+    found = []
+    for vif, groups in filtered:
+        device = devices.get(vif.address.lower())
+        if not device:
+            raise HypervisorError(
+                action=f"filter {vif.address} of {guest.name}", reason="it has no device on the host", number=0
+            )
+        found.append(_filter(rooms, vif, groups, device))
+    return found
+
+
+def _groups(rooms: Rooms, instance: Instance, vifs: Sequence[Vif]) -> Iterable[tuple[Vif, Sequence[SecurityGroup]]]:
+    """Of those that are filtered."""
+    for vif in vifs:
+        if vif.type != VifType.NONE and (groups := rooms.rules.groups(instance, vif)) is not None:
+            yield vif, groups
+
+
+def _filter(rooms: Rooms, vif: Vif, groups: Sequence[SecurityGroup], device: str) -> Filter:
+    from cowshed.network.device import is_tap
+    from cowshed.network.ruleset import Filter
+
+    rules = tuple(dict.fromkeys(replace(rule, id="") for group in groups for rule in group.rules))
+    return Filter(
+        device=device,
+        owner=vif.id,
+        address=vif.address,
+        addresses=addresses(vif),
+        rules=rules,
+        members={rule.group: rooms.rules.members(rule.group) for rule in rules if rule.group},
+        shares=bool(device) and not is_tap(device),
+    )
+
+
+def addresses(vif: Vif) -> tuple[str, ...]:
+    """The IP addresses it may speak with; empty where they are not known."""
+    more = [word.strip() for word in vif.details.get("allowed_addresses", "").split(",") if word.strip()]
+    own = [subnet.address.partition("/")[0] for subnet in vif.subnets if subnet.address]
+    return (*own, *more) if own else ()
+
+
+# --- afterwards -----------------------------------------------------------------------------------
+
+
+def refresh(rooms: Rooms, group_id: str) -> None:
+    """Of every running guest that has to do with the group, in one transaction.
+
+    :raises CowshedError: some have the old rules still
+    """
+    wanted: list[Filter] = []
+    for guest in rooms.hypervisor.guests():
+        found = nics.recovered(guest) if nics.runs(guest) else None
+        if found is None:
+            continue
+        concerned = [
+            vif
+            for vif, groups in _groups(rooms, found.instance, found.vifs)
+            if any(group_id == group.id or group_id in [rule.group for rule in group.rules] for group in groups)
+        ]
+        wanted += planned(rooms, guest, found.instance, concerned)
+    rooms.filters.ensure(wanted)
+
+
+def remove(rooms: Rooms, instance: Instance, vifs: Sequence[Vif]) -> None:
+    """What fails is logged: a filter without a device filters nothing, and is swept later."""
+    try:
+        owners = [vif.id for vif in vifs if _may_be_filtered(rooms, instance, vif)]
+        if owners:
+            rooms.filters.remove(owners)
+    except CowshedError as error:
+        _log.warning("the packet filters of %s were not removed: %s", instance.name, error)
+
+
+def remove_unused(rooms: Rooms, owners: Sequence[str]) -> None:
+    """Of interfaces that are not filtered any more; a host without nft has none."""
+    from cowshed.tools import run
+
+    if owners and not rooms.capabilities.session and run.find("nft"):
+        rooms.filters.remove(owners)
+
+
+def _may_be_filtered(rooms: Rooms, instance: Instance, vif: Vif) -> bool:
+    try:
+        return bool(vif.groups) or rooms.rules.groups(instance, vif) is not None
+    except CowshedError:
+        return True
+
+
+def sweep(rooms: Rooms) -> None:
+    """Remove the filters of guests that do not run any more, where there can be any."""
+    import os
+
+    from cowshed.tools import run
+
+    if os.geteuid() != 0 or run.find("nft") is None:
+        return
+    try:
+        if rooms.filters.in_force():
+            running = [nics.recovered(guest) for guest in rooms.hypervisor.guests() if nics.runs(guest)]
+            gone = rooms.filters.sweep([vif.id for found in running if found for vif in found.vifs])
+            _log.info("removed the packet filters of %d interfaces that are gone", len(gone))
+    except CowshedError as error:
+        _log.warning("could not sweep packet filters: %s", error)
