@@ -41,6 +41,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "volume": ("volumes", "Volumes of instances: attach, detach, ls, extend."),
     "disk": ("disks", "Disks of instances: ls, show, resize, move, export, limit, snapshot."),
     "snapshot": ("snapshots", "Images made of instances: create."),
+    "nic": ("nic", "Interfaces of instances: ls, attach, detach, link, reset."),
+    "group": ("groups", "Security groups: create, ls, show, rm, rule."),
     "image": ("images", "Images: pull, ls, show, rm, prune, verify."),
     "backends": ("backends", "Say what each disk backend can do here."),
     "doctor": ("host", "Say what is missing or broken on this host, and how to mend it."),
@@ -58,6 +60,8 @@ ALIASES = {
     "images": "image",
     "disks": "disk",
     "volumes": "volume",
+    "nics": "nic",
+    "groups": "group",
 }
 
 

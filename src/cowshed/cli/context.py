@@ -164,6 +164,19 @@ def backend_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return []
 
 
+def group_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """From the manager's file alone."""
+    import json
+
+    from cowshed import config
+    from cowshed.manager.groups import FILE
+
+    with suppress(CowshedError, OSError, ValueError, KeyError, TypeError):
+        known = json.loads((config.load().state / FILE).read_text())
+        return [one["name"] for one in known if one["name"].startswith(incomplete)]
+    return []
+
+
 def instance_argument(**options: Any) -> Callable[[Function], Function]:
     return click.argument("instance", shell_complete=instance_names, **options)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cowshed.cli import output
-from cowshed.cli.context import Session, backend_names, image_names, verb
+from cowshed.cli.context import Session, backend_names, group_names, image_names, verb
 from cowshed.errors import CowshedError, InvalidRequest
 from cowshed.units import parse_duration
 
@@ -27,10 +27,22 @@ if TYPE_CHECKING:
 @click.option("--vendor-data", metavar="FILE", help="cloud-init's vendor data.")
 @click.option("--hostname", default="", help="In the guest; default: the name.")
 @click.option(
-    "--network", "networks", multiple=True, metavar="NET", help="user, none, bridge:NAME or NAME of a libvirt network."
+    "--network",
+    "networks",
+    multiple=True,
+    metavar="NET",
+    help="user, none, bridge:NAME, tap:NAME, macvtap:DEVICE or NAME of a libvirt network.",
 )
 @click.option(
     "-p", "--publish", multiple=True, metavar="HOST:GUEST", help="Port forward, such as 2222:22 or 5353:53/udp."
+)
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=group_names,
+    help="Security group of its interfaces; repeatable.",
 )
 @click.option(
     "--backend",
@@ -94,6 +106,7 @@ def run(session: Session, image: str, **options: Any) -> None:
             hostname=options["hostname"],
             networks=options["networks"],
             publish=options["publish"],
+            groups=options["groups"],
             backend=options["backend"],
             disk_backends=pairs(options["disk_backends"], example="swap=raw"),
             encrypt=options["encrypt"],

@@ -15,9 +15,11 @@ from cowshed import log
 from cowshed.errors import CowshedError, InstanceNotFound, InvalidRequest, InvalidState, PermissionDenied
 from cowshed.manager import names
 from cowshed.manager.disks import Disks
+from cowshed.manager.groups import Groups
 from cowshed.manager.images import Images
 from cowshed.manager.instances import Instances
 from cowshed.manager.machine import Machine
+from cowshed.manager.nics import Nics
 from cowshed.manager.records import Entry
 from cowshed.manager.volumes import Volumes
 from cowshed.model.flavor import Flavor
@@ -49,6 +51,8 @@ class Host:
         self.images = Images(driver, self.instances)
         self.disks = Disks(driver, self.instances)
         self.volumes = Volumes(driver, self.instances)
+        self.groups = Groups(driver, self.instances.records, config.state)
+        self.nics = Nics(driver, self.instances)
 
     @classmethod
     def connect(
@@ -100,6 +104,7 @@ class Host:
         hostname: str = "",
         networks: Sequence[str] = (),
         publish: Sequence[str] = (),
+        groups: Sequence[str] = (),
         backend: str = "",
         disk_backends: Mapping[str, str] | None = None,
         kernel: str | None = None,
@@ -119,8 +124,10 @@ class Host:
         :param disk: the root disk's size; None: the image's
         :param ssh_key: public keys: their text, or paths of their files
         :param user_data: cloud-init's, as text (it has line breaks or begins with #) or the path of a file
-        :param networks: ``user``, ``none``, ``network:NAME``, ``bridge:NAME``; empty: as configured
+        :param networks: ``user``, ``none``, ``bridge:NAME``, ``tap:NAME``, ``macvtap:DEVICE``, ``ovs:BRIDGE``, or the NAME of a
+            libvirt network; empty: as configured
         :param publish: port forwards such as ``2222:22``
+        :param groups: security groups of every interface; empty: packets are not filtered
         :param backend: where its disks live; empty: as configured
         :param disk_backends: where single ones do: ``{"swap": "raw"}``; root, swap, ephemeral, cdrom
         :param kernel: boot this image (a kernel) directly, with ``initrd`` and ``cmdline``
@@ -133,7 +140,7 @@ class Host:
         identity = str(uuids.uuid4())
         name = name or names.invent(self.instances.records.exists)
         self.instances.check_free(name)
-        vifs = self._vifs(networks, publish, identity)
+        vifs = self._vifs(networks, publish, identity, groups)
         self._check_backends([backend or self.config.disks.backend, *(disk_backends or {}).values()])
         keys = "\n".join(_key(key) for key in _several(ssh_key))
         user, vendor = _text(user_data, "user data"), _text(vendor_data, "vendor data")
@@ -200,10 +207,15 @@ class Host:
             extra_specs=dict(extra_specs or {}),
         )
 
-    def _vifs(self, networks: Sequence[str], publish: Sequence[str], identity: str) -> tuple[Vif, ...]:
+    def _vifs(
+        self, networks: Sequence[str], publish: Sequence[str], identity: str, groups: Sequence[str]
+    ) -> tuple[Vif, ...]:
         from cowshed.network import parse
 
-        return parse.vifs(networks, publish, instance=identity, default=self.config.network.default)
+        found = parse.vifs(networks, publish, instance=identity, default=self.config.network.default)
+        for name in groups:
+            self.groups.find(name)
+        return tuple(dataclasses.replace(vif, groups=tuple(groups)) for vif in found)
 
     def _check_backends(self, names: Sequence[str]) -> None:
         """Before an image is brought in. :raises ConfigError: :raises InvalidRequest: there is no such backend here"""

@@ -147,6 +147,7 @@ class Instances:
                 launched = dataclasses.replace(instance, launched_at=clock.current().time())
                 record = dataclasses.replace(record, instance=launched, state=InstanceState.RUNNING)
                 self.records.update(record, "created", f"from image {image.name or image.id}")
+                self.refresh_groups(vifs)
             except BaseException as error:
                 self._abandon(record, whole=isinstance(error, Exception) and record.state == InstanceState.BUILDING)
                 raise
@@ -180,6 +181,15 @@ class Instances:
         self.records.update(dataclasses.replace(record, state=InstanceState.DELETING))
         self.driver.destroy(None, record.instance, record.vifs)
         self.records.remove(record, "removed")
+        self.refresh_groups(record.vifs)
+
+    def refresh_groups(self, vifs: Sequence[Vif]) -> None:
+        """Rules of others may name the groups that these interfaces have come to, or have left."""
+        for name in dict.fromkeys(name for vif in vifs for name in vif.groups):
+            try:
+                self.driver.refresh_security_group_rules(name)
+            except CowshedError as error:
+                _log.warning("members of the group %s are not told of all others: %s", name, error)
 
     def recover(self) -> None:
         """Finish what killed processes left half done: their locks are free."""

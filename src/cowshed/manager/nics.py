@@ -1,0 +1,164 @@
+"""Interfaces of a host's instances, as the library and the command show them; one change of an instance at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cowshed.errors import InvalidRequest, NotFound
+from cowshed.manager.records import Record
+from cowshed.model.vif import Subnet, Vif, VifType
+
+if TYPE_CHECKING:
+    from cowshed.driver import LibvirtDriver
+    from cowshed.manager.instances import Instances
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """An interface as it was asked for and as it is. ``device`` is its device on the host, "" where there is none;
+    ``link`` is up, down, or "" where the instance does not run or libvirt cannot tell.
+    """
+
+    vif: Vif
+    device: str = ""
+    link: str = ""
+
+
+class Nics:
+    """List, attach, detach. ``ref`` is an instance: name, UUID, or the beginning of one; ``nic`` a MAC address or an id."""
+
+    def __init__(self, driver: LibvirtDriver, instances: Instances) -> None:
+        self._driver = driver
+        self._instances = instances
+
+    def list(self, ref: str = "") -> list[tuple[Record, Nic]]:
+        """Of one instance, or of all."""
+        records = [self._instances.records.find(ref)] if ref else self._instances.records.all()
+        return [(record, nic) for record in records for nic in _of(self._driver, record)]
+
+    def attach(
+        self,
+        ref: str,
+        network: str,
+        *,
+        address: str = "",
+        model: str = "",
+        publish: Sequence[str] = (),
+        groups: Sequence[str] = (),
+        ip: str = "",
+    ) -> Vif:
+        """One more interface, also while it runs; the guest sees it at once.
+
+        :param network: as for :meth:`Host.run`
+        :param address: its MAC address; empty: one derived from the instance
+        :param model: of the card; empty: as the image or the host says
+        :param publish: port forwards of a user network
+        :param groups: its security groups; empty: its packets are not filtered
+        :param ip: its IP address and the size of its network, such as ``10.0.0.5/24``; a filtered interface may use no
+            other. Empty: it has one from DHCP, and any will do
+        """
+        from cowshed.domain.naming import VIF_MODELS
+        from cowshed.network import parse
+
+        if model and model not in VIF_MODELS:
+            raise InvalidRequest(reason=f"{model!r} is not a network card", hint=f"known: {', '.join(VIF_MODELS)}")
+        with self._instances.holding(ref, "given an interface") as record:
+            vif = parse.another(
+                network, record.vifs, instance=record.uuid, address=address, model=model, forwards=publish
+            )
+            vif = dataclasses.replace(vif, groups=tuple(groups), subnets=_subnets(ip))
+            kept = tuple(one for one in record.vifs if one.type != VifType.NONE)
+            # The intent first: what a killed process has attached is found in the record, and can be detached.
+            self._instances.records.update(dataclasses.replace(record, vifs=(*kept, vif)))
+            try:
+                image = self._driver.remembered_image(record.instance)
+                self._driver.attach_interface(record.instance, image, vif)
+            except BaseException:
+                self._instances.records.update(record)
+                raise
+            self._note(record.uuid, "interface attached", f"{vif.address} on {network}")
+            self._instances.refresh_groups([vif])
+        return vif
+
+    def detach(self, ref: str, nic: str) -> Vif:
+        """:raises NotFound: it has no such interface :raises DeadlineExceeded: the guest does not let go of it"""
+        with self._instances.holding(ref, "deprived of an interface") as record:
+            vif = find(record, nic)
+            self._driver.detach_interface(record.instance, vif)
+            left = tuple(one for one in record.vifs if one is not vif)
+            self._instances.records.update(
+                dataclasses.replace(record, vifs=left), "interface detached", f"{vif.address}"
+            )
+            self._instances.refresh_groups([vif])
+        return vif
+
+    def set_groups(self, ref: str, nic: str, groups: Sequence[str]) -> Vif:
+        """Another set of security groups, in force at once; an empty one ends filtering.
+
+        :raises NotFound: there is no such group :raises UnsupportedOperation: its packets cannot be filtered
+        """
+        with self._instances.holding(ref, "given security groups") as record:
+            before = find(record, nic)
+            vif = dataclasses.replace(before, groups=tuple(groups))
+            vifs = tuple(vif if one is before else one for one in record.vifs)
+            self._driver.check_filtering(record.instance, vifs)
+            self._instances.records.update(
+                dataclasses.replace(record, vifs=vifs),
+                "groups changed",
+                f"{vif.address}: {', '.join(groups) or 'none'}",
+            )
+            self._driver.inject_network_info(record.instance, vifs)
+            self._driver.refresh_instance_security_rules(record.instance)
+            self._instances.refresh_groups([before, vif])
+        return vif
+
+    def set_link(self, ref: str, nic: str, *, up: bool) -> None:
+        """Pull the cable, or put it in again, until the next start. :raises InvalidState: it does not run"""
+        with self._instances.holding(ref, "given a link") as record:
+            self._driver.set_link(record.instance, find(record, nic), up=up)
+
+    def reset(self, ref: str) -> None:
+        """Let the guest's DHCP clients ask anew: every link goes down and up again."""
+        with self._instances.holding(ref, "given a new network") as record:
+            self._driver.reset_network(record.instance)
+
+    def _note(self, uuid: str, event: str, detail: str) -> None:
+        self._instances.records.update(self._instances.records.find(uuid), event, detail)
+
+
+def find(record: Record, nic: str) -> Vif:
+    """By MAC address, or by the beginning of its id (4 letters or more). :raises NotFound:"""
+    word = nic.lower().replace("-", ":") if nic.count("-") == 5 else nic.lower()
+    real = [vif for vif in record.vifs if vif.type != VifType.NONE]
+    found = [vif for vif in real if vif.address.lower() == word or (len(word) >= 4 and vif.id.startswith(word))]
+    if len(found) != 1:
+        known = ", ".join(vif.address for vif in real) or "none"
+        raise NotFound(kind="interface", name=f"{nic} of {record.name}", hint=f"it has {known}")
+    return found[0]
+
+
+def _of(driver: LibvirtDriver, record: Record) -> list[Nic]:
+    seen = {one.address.lower(): one for one in driver.interfaces(record.instance)}
+    found = []
+    for vif in record.vifs:
+        if vif.type == VifType.NONE:
+            continue
+        one = seen.get(vif.address.lower())
+        link = ("up" if one.up else "down") if one and one.target else ""
+        found.append(Nic(vif, one.target if one else "", link))
+    return found
+
+
+def _subnets(ip: str) -> tuple[Subnet, ...]:
+    """:raises InvalidRequest: it is no address with the size of its network"""
+    if not ip:
+        return ()
+    try:
+        found = ipaddress.ip_interface(ip)
+    except ValueError as error:
+        raise InvalidRequest(reason=f"{ip!r} is not an IP address", hint="such as 10.0.0.5/24") from error
+    return (Subnet(str(found.network), str(found.ip)),)
