@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from cowshed.errors import CowshedError, InvalidRequest
 from cowshed.imagebackend.image import Fetch
 from cowshed.imagebackend.models import ImageModel, LocalBlockImage
 from cowshed.imagebackend.stored import Stored
+from cowshed.model.disk import DiskSource
 
 _log = log.logger(__name__)
 _CRYPT = "-dmcrypt"
 
 
 class Lvm(Stored):
-    """``/dev/<vg>/<uuid>_<disk_name>``; encrypted, ``/dev/mapper/<vg>-<uuid>_<disk_name>-dmcrypt`` or as the disk says."""
+    """``/dev/<vg>/<uuid>_<disk_name>``; encrypted, the mapping in clear, ``/dev/mapper/...-dmcrypt``."""
 
     backend_name = "lvm"
     source_kind = "block"
@@ -54,10 +56,15 @@ class Lvm(Stored):
         return group, volume
 
     def _path(self) -> str:
+        """The name under the group, as libvirt knows volumes; of an encrypted one, the mapping that is in clear."""
         disk = self._disk()
-        if disk.exists():
-            return str(disk.source().path)
+        if disk.exists() and (path := disk.source().path) and path.name.endswith(_CRYPT):
+            return str(path)
         return self.lv_path
+
+    def _source(self) -> DiskSource:
+        source = super()._source()
+        return source if source.path and source.path.name.endswith(_CRYPT) else replace(source, path=Path(self.lv_path))
 
     def _parse(self, path: str) -> tuple[str, str]:
         from cowshed.tools import lvm
