@@ -6,13 +6,13 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 logs=build/test-lvm
-limit=${LVM_TIMEOUT:-900}
+limit=${LVM_TIMEOUT:-1300}
 mkdir -p "$logs"
 
 guest() {  # NAME PREPARE-OPTIONS -- PYTEST-WORDS
     local name=$1
     shift
-    scripts/run-in-guest.py --timeout "$limit" --memory 3000 --disks 4G,128M -- \
+    scripts/run-in-guest.py --timeout "$limit" --memory 2048 --disks 4G,128M -- \
         tests/lvm/prepare.sh "$@" >"$logs/$name.log" 2>&1
 }
 tests=(.venv/bin/python -m pytest -p no:cacheprovider tests/lvm --durations=5 "$@")
@@ -32,8 +32,10 @@ wait $user
 user_code=$?
 
 for name in root user; do
+    code=${name}_code lines=12
+    [ "${!code}" -eq 0 ] || lines=180
     printf '\n==> as %s\n' $name
-    tail -n 60 "$logs/$name.log"
+    tr -d '\r' <"$logs/$name.log" | tail -n $lines
 done
 passed=$(cat "$logs"/{root,user}.log | tr -d '\r' | grep -aoE '^=+ .*[0-9]+ passed' | grep -oE '[0-9]+ passed' | awk '{sum += $1} END {print sum + 0}')
 printf '\n==> lvm: %s passed; status as root %s, as a user %s\n' "$passed" $root_code $user_code
