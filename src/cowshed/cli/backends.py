@@ -62,6 +62,11 @@ def _snapshots(row: output.Row) -> Any:
     return row.get("snapshots")
 
 
+def _online(row: output.Row) -> Any:
+    """A qcow2 file is grown by the QEMU that has it open, where the backend itself cannot."""
+    return True if row.get("disk_format") == "qcow2" else row.get("grows_online")
+
+
 def _bases(row: output.Row) -> str:
     if "keeps_bases" not in row:
         return ""
@@ -83,7 +88,7 @@ COLUMNS: output.Columns = {
     "instant": _flag("instant_clone"),
     "snapshots": _snapshots,
     "encrypts": _flag("encrypts"),
-    "online": _flag("grows_online"),
+    "online": _online,
     "shared": _flag("shared"),
     "free": _free,
 }
