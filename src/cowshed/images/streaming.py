@@ -237,7 +237,12 @@ class _Assembly:
         self._probe = probe
         self._size = size
         self._passing = passing
-        self._left = Counter(part.start // CHUNK for part in parts if part.kind)
+        self._left: Counter[int] = Counter()  # parts of each chunk that have not come yet
+        self._bytes: Counter[int] = Counter()  # of each chunk that come at all; the others are zero
+        for part in parts:
+            if part.kind:
+                self._left[part.start // CHUNK] += 1
+                self._bytes[part.start // CHUNK] += part.length
         self._open: dict[int, memoryview] = {}
         self._window = bytearray()
         self._begin = 0  # of the window in the file
@@ -247,7 +252,8 @@ class _Assembly:
             self._pass(stream, part.offset)
             self._have(stream, part.offset + part.stored)
             inside = part.offset - self._begin
-            self._place(part, bytes(self._window[inside : inside + part.stored]))
+            with memoryview(self._window) as window, window[inside : inside + part.stored] as stored:
+                self._place(part, stored)
         self._pass(stream, self._image.size)
         _check_end(self._image, stream)
 
@@ -272,7 +278,7 @@ class _Assembly:
             del self._window[:behind]
             self._begin += behind
 
-    def _place(self, part: _Part, stored: bytes) -> None:
+    def _place(self, part: _Part, stored: memoryview) -> None:
         if part.kind is None:
             if os.pread(self._probe, part.stored, part.offset) != stored:
                 raise _broken(self._image, "its tables are others than before")
@@ -280,9 +286,10 @@ class _Assembly:
         chunk, inside = divmod(part.start, CHUNK)
         if chunk not in self._open:
             buffer = self._passing.buffer()
-            clear(buffer)
+            if self._bytes[chunk] < CHUNK:
+                clear(buffer)
             self._open[chunk] = buffer
-        data = stored if part.kind is Kind.DATA else self._unpacked(stored)
+        data = stored if part.kind is Kind.DATA else self._unpacked(bytes(stored))
         self._open[chunk][inside : inside + part.length] = data[: part.length]
         self._left[chunk] -= 1
         if not self._left[chunk]:
