@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import uuid
@@ -180,8 +182,6 @@ def exported(ceph: Any, image: str, file: Path) -> Path:
 
 
 def run(*words: object) -> None:
-    import subprocess
-
     done = subprocess.run([str(one) for one in words], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -574,6 +574,59 @@ def test_libvirt_may_go_away_while_a_guest_is_asked(
     detach(house, running, other)
 
 
+KILLED = """
+import os, signal, sys
+from cowshed.config import Config, HostSection
+from cowshed.driver import LibvirtDriver
+from cowshed.hypervisor.devices import Devices
+from cowshed.model.flavor import Flavor
+from cowshed.model.instance import Instance
+
+uri, state, uuid, moment, path = sys.argv[1:]
+asked = getattr(Devices, "attach" if moment.endswith("attach") else "detach")
+
+def kill(self, *words, **named):
+    if moment.startswith("after"):
+        asked(self, *words, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(Devices, asked.__name__, kill)
+driver = LibvirtDriver(config=Config(host=HostSection(uri=uri, state=state, virt_type="qemu")))
+info = {"driver_volume_type": "file", "serial": "v-killed", "data": {"path": path, "format": "raw"}}
+instance = Instance(uuid, "killed", Flavor())
+if moment.endswith("attach"):
+    driver.attach_volume(None, info, instance, "")
+else:
+    driver.detach_volume(info, instance, "")
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "there"),
+    [("before attach", False), ("after attach", True), ("before detach", True), ("after detach", False)],
+)
+def test_a_process_killed_in_the_middle_leaves_nothing_unknown(
+    libvirt_uri: str, house: Machines, running: Instance, store: Path, moment: str, there: bool
+) -> None:
+    """The next start of the service finds it attached or not at all; trying again succeeds either way."""
+    what = file_volume(store, "v-killed")
+    if moment.endswith("detach"):
+        attach(house, running, what)
+    words = [sys.executable, "-c", KILLED, libvirt_uri, house.state, running.uuid, moment, what["data"]["path"]]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [one.id for one in house.driver.volumes(running)] == ["v-killed"]  # it is not forgotten
+    house.driver.init_host("here")
+    guest = house.driver.rooms.hypervisor.guest(running.uuid)
+    assert ("v-killed" in guest.xml()) is there
+    assert [one.state for one in house.driver.volumes(running)] == ([VolumeState.ATTACHED] if there else [])
+    house.driver.detach_volume(what, running, "")
+    assert_gone(house, running, what)
+    attach(house, running, what)
+    house.driver.detach_volume(what, running, "")
+    assert_gone(house, running, what)
+
+
 def test_what_a_killed_process_left_is_found_again(house: Machines, running: Instance, store: Path) -> None:
     """Killed before the guest had it: disconnected. Killed after: it is attached."""
     from cowshed.driver.steps import volumes
@@ -590,4 +643,8 @@ def test_what_a_killed_process_left_is_found_again(house: Machines, running: Ins
         assert len(house.driver.volumes(running)) == 2
     house.driver.init_host("here")
     assert [(one.id, one.state) for one in house.driver.volumes(running)] == [("v-attached", VolumeState.ATTACHED)]
+    record.save(place, AttachedVolume("v-lost", lost, "vdz", state=VolumeState.CONNECTING))
+    attach(house, running, lost)  # trying again is enough
+    house.wait(running, "guest: v-lost written")
+    detach(house, running, lost)
     detach(house, running, attached)

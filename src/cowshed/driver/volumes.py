@@ -60,6 +60,7 @@ class Volumes(VolumesContract):
             guest = rooms.hypervisor.guest(instance.uuid)
             self._refuse_saved(instance, guest)
             with volumes.held(rooms, infos.volume_id(connection_info)):
+                volumes.settle(rooms, volumes.directory(rooms, instance), infos.volume_id(connection_info))
                 volumes.refuse_used(rooms, instance, connection_info)
                 (volume,) = volumes.plan(rooms, locate.remembered_image(rooms, instance), devices.names(guest), [asked])
                 with Undo() as undo:
@@ -96,11 +97,26 @@ class Volumes(VolumesContract):
         with volumes.held(rooms, volume.id):
             if guest := rooms.hypervisor.find(instance.uuid):
                 self._refuse_saved(instance, guest)
-                self._take_from(guest, volume, timeout)
+                with self._detaching(instance, volume):
+                    self._take_from(guest, volume, timeout)
             else:
                 _log.warning("there is no domain; disconnecting volume %s", volume.id)
             rooms.progress.phase("disconnect")
             volumes.disconnect_held(rooms, instance.uuid, volume)
+
+    @contextmanager
+    def _detaching(self, instance: Instance, volume: AttachedVolume) -> Iterator[None]:
+        """The record says so meanwhile, so that who is killed here is finished by others."""
+        place = volumes.directory(self.rooms, instance)
+        if volume.id not in [one.id for one in record.load(place)]:
+            yield
+            return
+        record.save(place, replace(volume, state=VolumeState.DETACHING))
+        try:
+            yield
+        except BaseException:
+            record.save(place, replace(volume, state=VolumeState.ATTACHED))
+            raise
 
     def _take_from(self, guest: Guest, volume: AttachedVolume, timeout: float | None) -> None:
         """:raises DeadlineExceeded: the guest does not let go of it"""

@@ -293,12 +293,20 @@ def recover(rooms: Rooms) -> None:
 
 def _recover(rooms: Rooms, place: Path, volume_id: str) -> None:
     with held(rooms, volume_id, patience=0):
-        volume = next((one for one in record.load(place) if one.id == volume_id), None)
-        if volume is None or volume.state == VolumeState.ATTACHED:
-            return
-        guest, look = rooms.hypervisor.find(place.name), finder(volume)
-        if guest and (look(guest.xml()) or look(guest.xml(inactive=True))):
-            record.save(place, replace(volume, state=VolumeState.ATTACHED))
-            return
-        _log.warning("disconnecting volume %s of %s, which was left %s", volume.id, place.name, volume.state)
-        disconnect_held(rooms, place.name, volume)
+        settle(rooms, place, volume_id)
+
+
+def settle(rooms: Rooms, place: Path, volume_id: str) -> None:
+    """What a process left half done is attached, or gone; the caller holds the volume's lock, so it is dead.
+
+    :param place: the directory of the instance
+    """
+    volume = next((one for one in record.load(place) if one.id == volume_id), None)
+    if volume is None or volume.state == VolumeState.ATTACHED:
+        return
+    guest, look = rooms.hypervisor.find(place.name), finder(volume)
+    if guest and (look(guest.xml()) or look(guest.xml(inactive=True))):
+        record.save(place, replace(volume, state=VolumeState.ATTACHED))
+        return
+    _log.warning("disconnecting volume %s of %s, which was left %s", volume.id, place.name, volume.state)
+    disconnect_held(rooms, place.name, volume)
