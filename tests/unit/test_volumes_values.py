@@ -488,3 +488,43 @@ def test_volumes_make_room_for_the_disks_of_a_rescue() -> None:
     connected[2] = dataclasses.replace(connected[2], bus=Bus.SCSI)
     found = {one.serial: one.target for one in volumes.around(own, connected)}
     assert found == {"vdd": "vdd", "sda": "sda", "vdb": "vde"}
+
+
+def test_the_last_of_many_users_disconnects_a_shared_volume_once(tmp_path: Path) -> None:
+    """All leave at the same moment: the host side goes once, with the last, and no record stays."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from cowshed.config import Config, HostSection
+    from cowshed.contract.connecting import Connector
+    from cowshed.driver.rooms import Rooms
+    from cowshed.driver.steps import volumes
+    from cowshed.model.flavor import Flavor
+    from cowshed.model.instance import Instance
+
+    class Counted(Connector):
+        left: list[int]
+
+        def check(self, info: Any) -> None: ...
+
+        def connect(self, info: Any) -> DiskSource:
+            return DiskSource(DiskType.FILE, DiskFormat.RAW, Path("/x"))
+
+        def disconnect(self, info: Any) -> None:
+            self.left.append(len(list(record.users(rooms.instances, "v"))))
+
+        def size(self, info: Any) -> int:
+            return MiB
+
+    rooms = Rooms(Config(host=HostSection(state=str(tmp_path))))
+    counted = Counted()
+    counted.left = []
+    rooms.__dict__["connectors"] = {"file": counted}
+    instances = [Instance(f"00000000-0000-4000-8000-0000000000{n:02d}", f"n{n}", Flavor()) for n in range(50)]
+    shared = volume(info={**FILE, "multiattach": True})
+    for one in instances:
+        rooms.directory(one.uuid).create()
+        volumes.connect(rooms, one, shared)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda one: volumes.disconnect(rooms, one, shared), instances))
+    assert counted.left == [1]
+    assert not list(record.users(rooms.instances, "v"))
