@@ -17,6 +17,8 @@ from cowshed.errors import DataCorrupt, DiskTooSmall, InvalidRequest
 from cowshed.imagebackend import Backend, Lvm, Ploop, Rbd, RBDDriver
 from cowshed.model.disk import DiskFormat
 from cowshed.tools import ploop
+from cowshed.tools.transfer import to_ploop
+from cowshed.tools.transfer.layers import RawLayer
 from cowshed.units import MiB
 
 DATA = bytes(range(255, -1, -1)) * 2048  # 512 KiB that are no image format
@@ -171,3 +173,22 @@ def test_a_storage_that_is_not_configured_is_said_to_be_missing(tmp_path: Path, 
 def test_the_arguments_of_ceph() -> None:
     assert RBDDriver("vms", "cow", "/etc/x.conf", 3).ceph_args() == ["--id", "cow", "--conf", "/etc/x.conf"]
     assert RBDDriver("vms", "", "", 3).ceph_args() == []
+
+
+@FORMATS
+def test_an_image_that_is_ploop_becomes_every_kind_of_disk(
+    config: Config, server: Server, format: str, tmp_path: Path
+) -> None:
+    def fetches(*args: Any, target: str, **named: Any) -> None:
+        source = tmp_path / "source"
+        fetch(target=str(source))
+        with source.open("rb") as file, open(target, "w+b") as image:
+            to_ploop(RawLayer(file.fileno()), image.fileno(), 2 * MiB)
+
+    backend = Backend(True, config=replace(config, disks=DisksSection(ploop_format=format)))
+    for kind in ("ploop", "raw"):
+        disk = backend.by_name(server, f"disk.{kind}", kind)
+        disk.cache(fetches, "image", 4 * MiB, image_id="image")
+        assert content(disk, tmp_path) == DATA + bytes(4 * MiB - len(DATA))
+    with pytest.raises(InvalidRequest):
+        backend.by_name(server, "disk.qcow2", "qcow2").cache(fetches, "image", 4 * MiB, image_id="image")

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from cowshed.contract.callbacks import SILENT
-from cowshed.tools import filesystem, ploop
+from cowshed.errors import ImageRejected
+from cowshed.model.disk import DiskFormat
+from cowshed.tools import filesystem, ploop, transfer
+from cowshed.tools import format as formats
 from cowshed.tools.ploop import Delta, Descriptor, Kind, PloopError
 from cowshed.tools.ploop.descriptor import BACKUP, NONE, TOP, geometry
 from cowshed.tools.transfer.layers import RawLayer
@@ -275,3 +278,34 @@ def test_a_file_that_is_cut_short_is_refused(fd: int) -> None:
         os.ftruncate(fd, end)
         with pytest.raises(PloopError):
             ploop.check(fd)
+
+
+# --- as an image ------------------------------------------------------------------------------
+
+
+def test_an_image_in_the_format_is_inspected_and_becomes_a_raw_base(fd: int, tmp_path: Path) -> None:
+    content = filled(fd, 8 * MiB, {5: 1, 0: 2})
+    found = formats.inspect(fd, image="it", declared=DiskFormat.PLOOP, allowed=(DiskFormat.PLOOP,))
+    assert found == formats.Inspection(DiskFormat.PLOOP, 8 * MiB, 2 * MiB)
+    base = os.open(tmp_path / "base", os.O_RDWR | os.O_CREAT)
+    transfer.fetch(fd, transfer.into_file(base, tmp_path), found)
+    os.close(base)
+    assert (tmp_path / "base").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("offset", "data", "reason"),
+    [(44, struct.pack("<I", 0x746F6E59), "not closed"), (64, b"\0\x80\0\0", "cut short"), (36, b"\xff" * 4, "fit")],
+)
+def test_images_that_are_broken_are_refused(fd: int, offset: int, data: bytes, reason: str) -> None:
+    filled(fd, 8 * MiB, {5: 1, 0: 2})
+    os.pwrite(fd, data, offset)
+    with pytest.raises(ImageRejected, match=reason):
+        formats.inspect(fd, image="it", declared=DiskFormat.PLOOP, allowed=(DiskFormat.PLOOP,))
+
+
+def test_images_in_the_format_are_refused_where_they_are_not_expected(fd: int) -> None:
+    filled(fd, 8 * MiB, {})
+    for declared in (None, DiskFormat.RAW, DiskFormat.PLOOP):
+        with pytest.raises(ImageRejected):
+            formats.inspect(fd, image="it", declared=declared)

@@ -10,28 +10,27 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.storage import Traits
 from cowshed.disks import manifest
-from cowshed.disks.copies import RESTORED, CopiedSnapshots
-from cowshed.disks.encryption import Sealed
+from cowshed.disks.copies import RESTORED
 from cowshed.disks.file import FileBackend
+from cowshed.disks.ploop_content import KINDS, PloopContent, checked, configured
 from cowshed.disks.snapshots import Step
 from cowshed.errors import Busy, DataCorrupt, InvalidRequest
-from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType, Encryption, ManifestDisk
+from cowshed.model.disk import Base, DiskFormat, DiskSource, Encryption, ManifestDisk
 from cowshed.tools import filesystem, ploop, qemu_img, qemu_lock
 from cowshed.tools.filesystem import Publication
 
-_KINDS = {DiskFormat.RAW: ploop.Kind.PLAIN, DiskFormat.PLOOP: ploop.Kind.EXPANDED}
 _LARGEST = 1 << 20  # bytes of a descriptor
 _DELETED = ".deleted"
 
 
-class PloopDisk(CopiedSnapshots):
+class PloopDisk(PloopContent):
     """``<instances>/<uuid>/<name>/``."""
 
     backend = "ploop"
@@ -41,10 +40,6 @@ class PloopDisk(CopiedSnapshots):
         """Of the data file as QEMU opens it: what was recorded when it was made, whatever is configured now."""
         entry = manifest.find(self.directory, self.name)
         return entry.format if entry and entry.backend == self.backend and self.exists() else self._configured
-
-    @property
-    def _configured(self) -> DiskFormat:
-        return configured(self.section.ploop_format)
 
     @property
     def data(self) -> Path:
@@ -65,10 +60,6 @@ class PloopDisk(CopiedSnapshots):
         self._refuse_encryption(encrypt)
         super().create_filled(size, write)
 
-    def _check_base(self, base: Base) -> None:
-        if base.format not in _KINDS:
-            raise InvalidRequest(reason=f"a ploop disk needs a raw or a ploop base, not {base.format}")
-
     @contextmanager
     def _publishing(self, place: Path) -> Iterator[Publication]:
         with filesystem.errors_of(place, "write"):
@@ -88,83 +79,12 @@ class PloopDisk(CopiedSnapshots):
         """What is written of the data file ``fd``."""
         expanded = format == DiskFormat.PLOOP
         size = ploop.read_header(fd).size if expanded else os.fstat(fd).st_size
-        delta = ploop.Delta(ploop.TOP, _KINDS[format], ploop.DATA)
+        delta = ploop.Delta(ploop.TOP, KINDS[format], ploop.DATA)
         return ploop.render(ploop.Descriptor(size, (delta,), preallocated=expanded and self.reserves))
-
-    def _fill(self, new: Publication, size: int, base: Base | None, sealed: Sealed | None, progress: Progress) -> None:
-        self._check_room(size)
-        progress.check()
-        if self._configured == DiskFormat.RAW:
-            self._fill_plain(new.fd, size, base, progress)
-        else:
-            self._fill_expanded(new.fd, size, base, progress)
-
-    def _fill_plain(self, fd: int, size: int, base: Base | None, progress: Progress) -> None:
-        from cowshed.tools import transfer
-
-        if base and base.format == DiskFormat.RAW:
-            self._copy(base.path, fd, progress)
-        elif base:
-            with ExitStack() as stack:
-                transfer.to_raw(transfer.open_layer(_of(base), stack), fd, progress=progress)
-        os.ftruncate(fd, size)
-        self._preallocate(fd, 0, size)
-
-    def _fill_expanded(self, fd: int, size: int, base: Base | None, progress: Progress) -> None:
-        if base is None:
-            ploop.create_blank(fd, size)
-        elif self.reserves or not self._shared(base, fd, size):
-            self._converted(_of(base), fd, size, progress)
-        self._reserve(fd)
-
-    def _shared(self, base: Base, fd: int, size: int) -> bool:
-        """The blocks of the base under a header of our own, or with the base's; False where they cannot be shared."""
-        with filesystem.errors_of(base.path, "read"):
-            source = filesystem.open_regular(base.path)
-        try:
-            if base.format == DiskFormat.RAW:
-                return ploop.clone_raw(source, fd, size)
-            _checked(source, base.path, base.virtual_size)
-            if not filesystem.reflink(source, fd):
-                return False
-            if size > base.virtual_size:
-                ploop.grow(fd, size)
-            return True
-        except ploop.PloopError as error:
-            raise DataCorrupt(path=base.path, reason=str(error)) from error
-        finally:
-            os.close(source)
-
-    def _converted(self, source: DiskSource, fd: int, size: int, progress: Progress) -> None:
-        from cowshed.tools import transfer
-
-        with ExitStack() as stack:
-            layer = transfer.open_layer(source, stack)
-            progress.phase("copy", layer.size)
-            transfer.to_ploop(layer, fd, size, progress=progress)
-
-    def _reserve(self, fd: int) -> None:
-        if self.reserves:
-            self._preallocate(fd, 0, ploop.map_rest(fd))
-
-    def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object], sealed: Sealed | None) -> None:
-        self._check_room(size)
-        if self._configured == DiskFormat.RAW:
-            os.ftruncate(new.fd, size)
-            write(new.path)
-            self._preallocate(new.fd, 0, size)
-            return
-        with filesystem.scratch(self.directory, size) as scratch:
-            write(scratch.path)
-            self._converted(DiskSource(DiskType.FILE, DiskFormat.RAW, scratch.path), new.fd, size, SILENT)
-        self._reserve(new.fd)
 
     def import_file(self, path: Path, *, encrypt: bool = False) -> None:
         self._refuse_encryption(encrypt)
         super().import_file(path)
-
-    def _fill_from(self, new: Publication, size: int, path: Path, sealed: Sealed | None) -> None:
-        self._fill(new, size, Base(path, DiskFormat.RAW, size), sealed, SILENT)
 
     def _take(self, path: Path, size: int) -> None:
         with filesystem.errors_of(self.path, "write"):
@@ -204,7 +124,7 @@ class PloopDisk(CopiedSnapshots):
         if entry.format == DiskFormat.RAW:
             marked, size = False, os.fstat(fd).st_size
         else:
-            header = _checked(fd, self.data)
+            header = checked(fd, self.data)
             marked, size = header.in_use, header.size
         if size < entry.virtual_size:
             raise DataCorrupt(
@@ -220,11 +140,11 @@ class PloopDisk(CopiedSnapshots):
             present = described.present
         except ploop.PloopError as error:
             raise DataCorrupt(path=path, reason=str(error)) from error
-        if present.file != ploop.DATA or present.kind != _KINDS[entry.format]:
+        if present.file != ploop.DATA or present.kind != KINDS[entry.format]:
             raise DataCorrupt(
                 path=path,
                 reason=f"it names {present.file} of type {present.kind}; "
-                f"the disk is {ploop.DATA} of type {_KINDS[entry.format]}",
+                f"the disk is {ploop.DATA} of type {KINDS[entry.format]}",
             )
         return described
 
@@ -263,7 +183,7 @@ class PloopDisk(CopiedSnapshots):
 
     def _grow_expanded(self, fd: int, size: int) -> None:
         qemu_lock.refuse_held(self.data, self.label)
-        header = _checked(fd, self.data)
+        header = checked(fd, self.data)
         if header.in_use:
             qemu_img.repair(self.data, DiskFormat.PLOOP)
         try:
@@ -321,26 +241,6 @@ class PloopDisk(CopiedSnapshots):
     def _drop(self, name: str) -> None:
         with filesystem.errors_of(self.kept / name, "delete"), suppress(FileNotFoundError):
             shutil.rmtree(self.kept / name)
-
-
-def configured(word: str) -> DiskFormat:
-    return DiskFormat.RAW if word == "raw" else DiskFormat.PLOOP
-
-
-def _of(base: Base) -> DiskSource:
-    return DiskSource(DiskType.FILE, base.format, base.path)
-
-
-def _checked(fd: int, path: Path, size: int = 0) -> ploop.Header:
-    """The header of a whole data file. :raises DataCorrupt:"""
-    try:
-        header = ploop.read_header(fd)
-        ploop.check(fd, header)
-        if size and header.size != size:
-            raise ploop.PloopError(f"its size is {header.size}, not {size}")
-        return header
-    except ploop.PloopError as error:
-        raise DataCorrupt(path=path, reason=str(error)) from error
 
 
 def _read(path: Path) -> bytes:

@@ -198,7 +198,7 @@ class Cache:
             raise NotFound(kind="fetched file", name=folder / name) from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        kept = DiskFormat.QCOW2 if found.format == DiskFormat.QCOW2 else DiskFormat.RAW
+        kept = found.format if found.format in (DiskFormat.QCOW2, DiskFormat.PLOOP) else DiskFormat.RAW
         return {
             "format": str(kept),
             "virtual_size": found.virtual_size,

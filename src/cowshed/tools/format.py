@@ -65,7 +65,7 @@ SIGNATURES: Final[dict[str, Callable[[bytes], bool]]] = {
     "ISO 9660 image": _starts(b"CD001", 32769),
 }
 FOOTERS: Final[dict[str, bytes]] = {"VHD": b"conectix", "DMG": b"koly"}  # old VHDs have one of 511 bytes
-OURS: Final = {"qcow2": DiskFormat.QCOW2, "ISO 9660 image": DiskFormat.ISO}
+OURS: Final = {"qcow2": DiskFormat.QCOW2, "ISO 9660 image": DiskFormat.ISO, "ploop": DiskFormat.PLOOP}
 
 
 def found_in(head: bytes, tail: bytes = b"") -> list[str]:
@@ -138,6 +138,8 @@ def inspect(
     _refuse_unlisted(actual, allowed, image)
     if actual == DiskFormat.QCOW2:
         virtual_size, data = _inspect_qcow2(fd, size, image, max_virtual_size)
+    elif actual == DiskFormat.PLOOP:
+        virtual_size, data = _inspect_ploop(fd, image, max_virtual_size)
     else:
         virtual_size, data = -(-size // SECTOR) * SECTOR, min(size, facts.st_blocks * 512)
         if actual == DiskFormat.RAW:
@@ -172,6 +174,22 @@ def _inspect_qcow2(fd: int, size: int, image: str, max_virtual_size: int) -> tup
     except qcow2.QcowError as error:
         raise ImageRejected(image=image, reason=str(error)) from error
     return header.size // SECTOR * SECTOR, data  # QEMU shows whole sectors only
+
+
+def _inspect_ploop(fd: int, image: str, max_virtual_size: int) -> tuple[int, int]:
+    """An expanded data file, whole and closed."""
+    from cowshed.tools import ploop
+
+    try:
+        header = ploop.read_header(fd)
+        if header.size > max_virtual_size:
+            return header.size, 0  # refused by the caller
+        if header.in_use:
+            raise ploop.PloopError("it was not closed properly; repair it with qemu-img check -r")
+        used = sum(1 for entry in ploop.check(fd, header) if entry)
+    except ploop.PloopError as error:
+        raise ImageRejected(image=image, reason=str(error)) from error
+    return header.size, min(used * header.cluster, header.size)
 
 
 def _second_opinion(fd: int, image: str) -> None:

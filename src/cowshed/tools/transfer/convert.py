@@ -49,6 +49,10 @@ def fetch(
     size = os.fstat(source).st_size if keep_format else inspection.virtual_size
     if inspection.format == DiskFormat.QCOW2 and not keep_format:
         layer = Qcow2Layer(source, name="the image")
+    elif inspection.format == DiskFormat.PLOOP and not keep_format:
+        from cowshed.tools.transfer.ploop_layer import PloopLayer
+
+        layer = PloopLayer(source, name="the image")
     sink = open_sink(size, os.fstat(source).st_size if keep_format else min(inspection.data, inspection.virtual_size))
     hasher = _Hasher(source, algorithm)
     hasher.start()
