@@ -148,6 +148,22 @@ class Holder:
         self.process.stdout.close()
 
 
+def test_internal_snapshots_of_others_are_left_alone(tmp_path: Path) -> None:
+    disk = make_disk(tmp_path, "qcow2")
+    disk.create(16 * MiB)
+    for name in ("one", "1", "two"):  # as virsh and qemu-img make them
+        subprocess.run(["qemu-img", "snapshot", "-c", name, str(disk.data)], check=True)
+    disk.take("one")
+    disk.take("1")
+    disk.roll_back("1")
+    disk.remove("one")
+    disk.remove("1")
+    assert list(disk.snapshots()) == []
+    found = qemu_img.info(disk.data, DiskFormat.QCOW2)["snapshots"]
+    assert [snapshot["name"] for snapshot in found] == ["one", "1", "two"]
+    qemu_img.check(disk.data, DiskFormat.QCOW2)
+
+
 # --- blank and config drive -------------------------------------------------------------------
 
 

@@ -226,3 +226,20 @@ def linked(disk: PloopDisk, path: Path) -> None:
     outside = disk.directory / "outside"
     path.rename(outside)
     path.symlink_to(outside)
+
+
+def test_what_killed_processes_left_is_cleaned_and_what_is_being_made_is_not(tmp_path: Path) -> None:
+    base, disk = make_base(tmp_path), make(tmp_path, "raw")
+    disk.create(16 * MiB, base)
+    for name in (".disk.0123456789ab.part", ".disk.eph0.0123456789ab.part", ".disk.deleted"):
+        (disk.directory / name).mkdir()
+        (disk.directory / name / ploop.DATA).write_bytes(b"x")
+    folder = ploop.Folder(disk.directory / "disk.eph1", lambda _: b"")
+    try:
+        PloopBackend(tmp_path / "instances", DisksSection()).clean()
+        names = sorted(name for name in os.listdir(disk.directory) if name.startswith("."))
+        assert [name.startswith(".disk.eph1.") for name in names] == [True]
+    finally:
+        folder.close()
+    same(disk, base)
+    assert sorted(os.listdir(disk.directory)) == ["disk", "manifest.json"]

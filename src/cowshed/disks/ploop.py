@@ -21,7 +21,7 @@ from cowshed.disks.copies import RESTORED
 from cowshed.disks.file import FileBackend
 from cowshed.disks.ploop_content import KINDS, PloopContent, checked, configured
 from cowshed.disks.snapshots import Step
-from cowshed.errors import Busy, DataCorrupt, InvalidRequest
+from cowshed.errors import Busy, DataCorrupt, InvalidRequest, NotFound
 from cowshed.model.disk import Base, DiskFormat, DiskSource, Encryption, ManifestDisk
 from cowshed.tools import filesystem, ploop, qemu_img, qemu_lock
 from cowshed.tools.filesystem import Publication
@@ -270,3 +270,13 @@ class PloopBackend(FileBackend):
             preallocates=True,
             importing=True,
         )
+
+    def clean(self) -> None:
+        """Directories that killed processes were making or removing."""
+        for left in [*self.instances.glob(f"*/.*{filesystem.PART}/"), *self.instances.glob(f"*/.*{_DELETED}/")]:
+            name = left.name[1:].removesuffix(_DELETED)
+            if name.endswith(filesystem.PART):
+                name = name.rsplit(".", 2)[0]
+            with suppress(NotFound), manifest.locked(left.parent):
+                ploop.sweep(left.parent / name)
+                shutil.rmtree(left.parent / f".{name}{_DELETED}", ignore_errors=True)
