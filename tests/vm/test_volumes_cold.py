@@ -12,8 +12,10 @@ import pytest
 
 from cowshed.config import VolumesSection
 from cowshed.errors import CowshedError, InvalidState, OperatorError
+from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
+from cowshed.volumes import chain
 from tests import volume_servers as servers
 from tests.vm.machines import Machines, machines
 
@@ -133,9 +135,33 @@ def test_an_instance_boots_from_a_volume_and_has_no_disk_of_its_own(
     house.driver.power_on(None, instance, [])
     house.wait(instance, "boot 2\r?\n")
     house.wait(instance, rf"cowshed-guest: disk vdb {2 * servers.SIZE} rw serial v-data")
+    _merge_stopped(house, instance, store)
     house.driver.destroy(None, instance, [])
     assert root.exists()
     house.assert_nothing_left(instance)
+
+
+def _merge_stopped(house: Machines, instance: Instance, store: Path) -> None:
+    """Snapshots that were taken while it ran are merged while it does not."""
+    driver, raw = house.driver, store / "v-data-2.raw"
+    for name in ("one", "two"):
+        create = {"snapshot_id": name, "type": "qcow2", "new_file": f"v-data-2.{name}"}
+        driver.volume_snapshot_create(None, instance, "v-data-2", create)
+    driver.power_off(instance)
+    with pytest.raises(InvalidState):
+        driver.volume_snapshot_create(None, instance, "v-data-2", {**create, "new_file": "v-data-2.three"})
+    merge = {"type": "qcow2", "file_to_merge": "v-data-2.one", "merge_target_file": raw.name}
+    driver.volume_snapshot_delete(None, instance, "v-data-2", "one", merge)
+    assert [path.name for path, _ in chain.layers_of(store / "v-data-2.two", DiskFormat.QCOW2)] == [
+        "v-data-2.two",
+        "v-data-2.raw",
+    ]
+    merge = {"type": "qcow2", "file_to_merge": "v-data-2.two", "merge_target_file": raw.name}
+    driver.volume_snapshot_delete(None, instance, "v-data-2", "two", merge)
+    defined = driver.rooms.hypervisor.guest(instance.uuid).xml(inactive=True)
+    assert str(raw) in defined
+    assert "v-data-2.two" not in defined
+    assert servers.text_at(raw, 0) == "hello v-data"
 
 
 def test_a_spawn_that_fails_disconnects_what_it_connected(house: Machines, image: Image, store: Path) -> None:
