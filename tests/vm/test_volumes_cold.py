@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cowshed.config import VolumesSection
-from cowshed.errors import CowshedError, InvalidState, OperatorError
+from cowshed.errors import CowshedError, InstanceNotFound, InvalidState, OperatorError
 from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
@@ -136,6 +136,12 @@ def test_an_instance_boots_from_a_volume_and_has_no_disk_of_its_own(
     house.wait(instance, "boot 2\r?\n")
     house.wait(instance, rf"cowshed-guest: disk vdb {2 * servers.SIZE} rw serial v-data")
     _merge_stopped(house, instance, store)
+    house.driver.rooms.hypervisor.guest(instance.uuid).undefine()  # by somebody else
+    with pytest.raises(InstanceNotFound):
+        house.driver.attach_volume(None, file_volume(store, "v-late"), instance, "")
+    v_data = house.driver.volumes(instance)[-1]
+    house.driver.detach_volume(v_data.connection_info, instance, "/dev/vdb")  # the host side goes all the same
+    assert [one.id for one in house.driver.volumes(instance)] == ["v-root"]
     house.driver.destroy(None, instance, [])
     assert root.exists()
     house.assert_nothing_left(instance)
