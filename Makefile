@@ -9,7 +9,7 @@ TESTS ?= tests/unit tests/golden tests/conformance tests/host tests/vm
 JOBS ?= 2
 ARGS ?=
 
-.PHONY: help demo test test-debian test-lvm bench lint docs venv packages guests guest-debian clean
+.PHONY: help demo test test-debian test-lvm bench lint docs venv packages guests guest-debian clean glance
 
 help:  ## this list
 	@awk -F '## ' '/^[a-z-]+:.*## / {split($$1, name, ":"); printf "  make %-14s %s\n", name[1], $$2}' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ help:  ## this list
 demo:  ## install what is missing, build a small image, run it, show its console, remove it (BACKEND=rbd|raw|qcow2|ploop)
 	@scripts/make-demo.sh
 
-test: packages venv guests  ## install what the tests need and run them (TESTS=..., ARGS=..., JOBS=2)
+test: packages venv guests glance  ## install what the tests need and run them (TESTS=..., ARGS=..., JOBS=2)
 	@$(bin)/python -m pytest -n $(JOBS) --dist loadgroup $(wildcard $(TESTS)) $(ARGS)
 
 test-debian: packages venv guest-debian  ## boot a small real Debian with cloud-init (minutes)
@@ -46,6 +46,9 @@ venv:  ## make .venv with everything for development (only when something change
 guests:  ## build the tiny guest (only when its script changed)
 	@scripts/packages.sh guest
 	@scripts/guest-tiny.sh build/guest
+
+glance:  ## make the environment of the tests' image server (only when its requirements changed)
+	@scripts/glance-server.py install
 
 guest-debian:  ## build a small real Debian guest with cloud-init
 	@scripts/packages.sh guest debian

@@ -33,7 +33,7 @@ def between(glance: Glance) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def driver(glance: Glance, between: Proxy, tmp_path: Path) -> Iterator[LibvirtDriver]:
+def driver(glance: Glance, between: Proxy, tmp_path: Path, name: str) -> Iterator[LibvirtDriver]:
     config = Config(
         host=HostSection(state=str(tmp_path / "state")),
         images=ImagesSection(service="glance"),
@@ -41,9 +41,8 @@ def driver(glance: Glance, between: Proxy, tmp_path: Path) -> Iterator[LibvirtDr
     )
     found = LibvirtDriver(config=config)
     yield found
-    for image in found.images.list():
-        if image.name.startswith("tested-"):
-            found.images.delete(image.id)
+    for image in found.images.list(name=name):
+        found.images.delete(image.id)
     found.rooms.close()
 
 
