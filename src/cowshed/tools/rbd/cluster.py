@@ -206,6 +206,10 @@ class Cluster:
                 self._fsid = str(handle.get_fsid())
         return self._fsid
 
+    def clones_protected(self) -> bool:
+        """Does ceph.conf ask for clones of the old format, whose parents must be protected?"""
+        return str(self.rados().conf_get("rbd_default_clone_format")) == "1"
+
     def monitors(self) -> tuple[NetworkHost, ...]:
         """Where the monitors listen now, from the monitors themselves; IPv6 without brackets."""
         return monitors(self.ask("mon dump"))
