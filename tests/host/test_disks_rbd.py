@@ -112,24 +112,25 @@ def module_pool(ceph: Ceph) -> str:
     return ceph.make_pool()
 
 
-@pytest.fixture
-def place(ceph: Ceph, module_pool: str, tmp_path: Path) -> Place:
-    """In a pool without images."""
-    found = Place(ceph, module_pool, tmp_path)
-    _emptied(found.pool)
-    return found
-
-
 @pytest.fixture(scope="module")
 def module_image_pool(ceph: Ceph) -> str:
     return ceph.make_pool()
 
 
 @pytest.fixture
+def place(ceph: Ceph, module_pool: str, module_image_pool: str, tmp_path: Path) -> Place:
+    """In a pool without images."""
+    found = Place(ceph, module_pool, tmp_path)
+    # Uploads of the test before may still stand on its disks, which are in the trash then.
+    _emptied(Pool(found.pool.cluster, module_image_pool))
+    _emptied(found.pool)
+    return found
+
+
+@pytest.fixture
 def images(ceph: Ceph, place: Place, module_image_pool: str) -> tuple[Pool, Location]:
     """The pool of an image service with one image."""
     pool = Pool(place.pool.cluster, module_image_pool)
-    _emptied(pool)
     pool.create("image", SIZE)
     with pool.open("image") as image:
         image.write(content(5), 0)
