@@ -135,15 +135,23 @@ def packet_socket(name: str) -> socket.socket:
     return found
 
 
-def macvtap(name: str) -> Port:
-    """The character device of a macvtap device of this namespace."""
+@contextmanager
+def sysfs() -> Iterator[Path]:
+    """/sys/class/net as this thread's namespace has it."""
     with tempfile.TemporaryDirectory() as folder:
         sh(f"mount -t sysfs sysfs {folder}")
         try:
-            (place,) = Path(folder, "class/net", name, "macvtap").iterdir()
-            major, minor = (place / "dev").read_text().strip().split(":")
+            yield Path(folder, "class/net")
         finally:
             sh(f"umount {folder}")
+
+
+def macvtap(name: str) -> Port:
+    """The character device of a macvtap device of this namespace."""
+    with sysfs() as devices:
+        (place,) = (devices / name / "macvtap").iterdir()
+        major, minor = (place / "dev").read_text().strip().split(":")
+    with tempfile.TemporaryDirectory() as folder:
         node = Path(folder, "node")
         os.mknod(node, 0o600 | 0o020000, os.makedev(int(major), int(minor)))
         fd = os.open(node, os.O_RDWR)

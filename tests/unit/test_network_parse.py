@@ -31,6 +31,9 @@ def vifs(*words: str, forwards: tuple[str, ...] = (), default: str = "user") -> 
         ("network:lab-1", (VifType.NETWORK, "lab-1")),
         ("bridge:br0", (VifType.BRIDGE, "br0")),
         ("br0", (VifType.NETWORK, "br0")),
+        ("tap:tap-1", (VifType.TAP, "tap-1")),
+        ("macvtap:eth0", (VifType.MACVTAP, "eth0")),
+        ("ovs:br-int", (VifType.OVS, "br-int")),
     ],
 )
 def test_a_word_is_a_network(word: str, expected: tuple[VifType, str]) -> None:

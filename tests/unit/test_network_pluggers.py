@@ -24,7 +24,11 @@ from cowshed.model.vif import PortForward, Protocol, Vif, VifType
 from cowshed.network import bridge, open_pluggers
 from cowshed.network.bridge import BridgePlugger
 from cowshed.network.libvirt_network import NetworkPlugger
+from cowshed.network.macvtap import MacvtapPlugger
+from cowshed.network.os_vif import OvsPlugger
+from cowshed.network.tap import TapPlugger
 from cowshed.network.user import UserPlugger, free_port
+from tests import packets
 
 MAC = "52:54:00:12:34:56"
 SYSTEM = HostCapabilities()
@@ -281,3 +285,76 @@ def test_a_missing_helper_is_named(host: Path) -> None:
     (host / "helper").unlink()
     with pytest.raises(ToolMissing, match="qemu-bridge-helper"):
         bridged(host, "allow br0\n").check(br0(), SESSION)
+
+
+# --- devices of the host --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def devices(tmp_path: Path) -> Path:
+    """As /sys/class/net, with a card and a tap."""
+    for name in ("eth0", "tap0"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tap0" / "tun_flags").touch()
+    return tmp_path
+
+
+def on(kind: VifType, source: str, **fields: object) -> Vif:
+    return Vif("v", MAC, kind, source, **fields)  # type: ignore[arg-type]
+
+
+def test_a_tap_that_is_there_is_used_and_left(devices: Path) -> None:
+    plugger = TapPlugger(NetworkSection(), sys=devices)
+    plugger.check(on(VifType.TAP, "tap0"), SESSION)
+    assert plugger.plug(on(VifType.TAP, "tap0"), SESSION).target == "tap0"
+    plugger.unplug(on(VifType.TAP, "tap0"))
+    assert (devices / "tap0").exists()
+
+
+def test_what_is_no_tap_or_not_there_is_refused(devices: Path) -> None:
+    plugger = TapPlugger(NetworkSection(), sys=devices)
+    with pytest.raises(InvalidRequest, match="eth0 is not a tap"):
+        plugger.check(on(VifType.TAP, "eth0"), SYSTEM)
+    with pytest.raises(NetworkNotFound, match="tap tap1") as caught:
+        plugger.check(on(VifType.TAP, "tap1"), SESSION)
+    assert "ip tuntap add tap1" in str(caught.value.hint)
+    plugger.check(on(VifType.TAP, "tap1"), SYSTEM)
+    with pytest.raises(InvalidRequest):
+        plugger.check(on(VifType.TAP, "a-name-that-is-too-long"), SYSTEM)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace")
+def test_a_missing_tap_is_made_and_only_that_is_removed() -> None:
+    with packets.namespace(), packets.sysfs() as sys:
+        plugger = TapPlugger(NetworkSection(), sys=sys)
+        packets.sh("ip tuntap add theirs mode tap")
+        for name in ("ours", "theirs"):
+            plugger.plug(on(VifType.TAP, name), SYSTEM)
+            plugger.plug(on(VifType.TAP, name), SYSTEM)
+        assert (sys / "ours" / "ifalias").read_text() == "cowshed v\n"
+        plugger.unplug(Vif("another", MAC, VifType.TAP, "ours"))
+        assert (sys / "ours").exists()
+        for name in ("ours", "theirs", "ours"):
+            plugger.unplug(on(VifType.TAP, name))
+        assert not (sys / "ours").exists()
+        assert (sys / "theirs").exists()
+
+
+def test_a_shared_device_must_be_there_and_needs_root(devices: Path) -> None:
+    plugger = MacvtapPlugger(NetworkSection(), sys=devices)
+    plugger.check(on(VifType.MACVTAP, "eth0"), SYSTEM)
+    with pytest.raises(NetworkNotFound, match="device eth1") as caught:
+        plugger.check(on(VifType.MACVTAP, "eth1"), SYSTEM)
+    assert "eth0" in str(caught.value.hint)
+    with pytest.raises(UnsupportedOperation, match="root"):
+        plugger.check(on(VifType.MACVTAP, "eth0"), SESSION)
+
+
+def test_open_vswitch_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugger = OvsPlugger(NetworkSection())
+    with pytest.raises(UnsupportedOperation):
+        plugger.check(on(VifType.OVS, "br-int"), SESSION)
+    monkeypatch.setenv("COWSHED_PATH", "")
+    monkeypatch.setattr("cowshed.tools.run.PATH", "/nowhere")
+    with pytest.raises(ToolMissing, match="ovs-vsctl"):
+        plugger.check(on(VifType.OVS, "br-int"), SYSTEM)

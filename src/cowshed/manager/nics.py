@@ -71,6 +71,7 @@ class Nics:
                 network, record.vifs, instance=record.uuid, address=address, model=model, forwards=publish
             )
             vif = dataclasses.replace(vif, groups=tuple(groups), subnets=_subnets(ip))
+            self._driver.rooms.rules.groups(record.instance, vif)  # are there such groups?
             kept = tuple(one for one in record.vifs if one.type != VifType.NONE)
             # The intent first: what a killed process has attached is found in the record, and can be detached.
             self._instances.records.update(dataclasses.replace(record, vifs=(*kept, vif)))
@@ -105,6 +106,7 @@ class Nics:
             before = find(record, nic)
             vif = dataclasses.replace(before, groups=tuple(groups))
             vifs = tuple(vif if one is before else one for one in record.vifs)
+            self._driver.rooms.rules.groups(record.instance, vif)
             self._driver.check_filtering(record.instance, vifs)
             self._instances.records.update(
                 dataclasses.replace(record, vifs=vifs),

@@ -1,0 +1,218 @@
+"""``cowshed nic`` and ``cowshed group``, and the library under them, on the fake driver."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from cowshed.cli import app
+from cowshed.cli.context import group_names
+from cowshed.cli.nic import network_names, nic_names
+from cowshed.errors import DeadlineExceeded, HypervisorError
+from cowshed.manager.host import Host
+from cowshed.model.group import GroupRule
+from cowshed.model.vif import VifType
+from cowshed.testing import FakeDriver
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeDriver:
+    """Behind every ``cowshed`` of the test; with the instance web."""
+    made = FakeDriver()
+    monkeypatch.setenv("COWSHED_HOST_STATE", str(tmp_path / "state"))
+    monkeypatch.setattr("cowshed.driver.LibvirtDriver", lambda **_: made)
+    made.images.add("debian")
+    Host.connect().run("debian", name="web", memory="64M", networks=["none"])
+    return made
+
+
+@pytest.fixture
+def cowshed(driver: FakeDriver, capfd: pytest.CaptureFixture[str]) -> Call:
+    def call(*words: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = app.run([str(word) for word in words])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+def listed(cowshed: Call) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(cowshed("nic", "ls", "web", "-o", "json")[1])["interfaces"]
+    return found
+
+
+def test_an_interface_comes_is_listed_and_goes(cowshed: Call, driver: FakeDriver) -> None:
+    code, out, _ = cowshed(
+        *("nic", "attach", "web", "--network", "bridge:br0", "--mac", "52-54-00-AA-BB-CC", "--model", "e1000e"),
+        *("--ip", "10.0.0.5/24"),
+    )
+    assert (code, out) == (0, "52:54:00:aa:bb:cc\n")
+    (one,) = listed(cowshed)
+    assert (one["type"], one["source"], one["model"], one["addresses"]) == ("bridge", "br0", "e1000e", ["10.0.0.5"])
+    assert (one["device"][:4], one["link"]) == ("fake", "up")
+    (vif,) = driver.guest("web").vifs[-1:]
+    assert vif.subnets[0].cidr == "10.0.0.0/24"
+    assert [vif.type for vif in Host.connect().machine("web").record.vifs] == [VifType.BRIDGE], "and nowhere no more"
+    assert cowshed("nic", "detach", "web", "52:54:00:AA:BB:CC")[:2] == (0, "52:54:00:aa:bb:cc\n")
+    assert listed(cowshed) == []
+
+
+def test_addresses_are_derived_and_never_given_twice(cowshed: Call) -> None:
+    first, second = (cowshed("nic", "attach", "web", "--network", "user")[1].strip() for _ in range(2))
+    assert first != second
+    assert cowshed("nic", "detach", "web", first)[0] == 0
+    assert cowshed("nic", "attach", "web", "--network", "user")[1].strip() == first
+    code, _, said = cowshed("nic", "attach", "web", "--network", "user", "--mac", first)
+    assert (code, "has an interface with the address" in said) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("attach", "web", "--network", "none"), 2, "leads nowhere"),
+        (("attach", "web", "--network", "switch:x"), 2, "is not a network"),
+        (("attach", "web", "--network", "tap:a/b"), 2, "cannot name a network device"),
+        (("attach", "web", "--network", "user", "--mac", "01:00:5e:00:00:01"), 2, "is not a MAC address"),
+        (("attach", "web", "--network", "user", "--model", "ne1"), 2, "not a network card"),
+        (("attach", "web", "--network", "user", "--ip", "10.0.0.999"), 2, "not an IP address"),
+        (("attach", "web", "--network", "bridge:b", "-p", "1:2"), 2, "need a user network"),
+        (("attach", "web", "--network", "bridge:b", "--group", "nobody"), 3, "security group nobody does not exist"),
+        (("attach", "gone", "--network", "user"), 3, "instance gone does not exist"),
+        (("detach", "web", "52:54:00:00:00:01"), 3, "interface 52:54:00:00:00:01 of web does not exist"),
+        (("link", "web", "52:54:00:00:00:01", "up"), 3, "does not exist"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_changes_nothing(
+    cowshed: Call, words: tuple[str, ...], code: int, said: str
+) -> None:
+    found, _, err = cowshed("nic", *words)
+    assert (found, said in err) == (code, True), err
+    assert listed(cowshed) == []
+
+
+def test_a_failure_leaves_the_record_as_it_was(cowshed: Call, driver: FakeDriver) -> None:
+    driver.fail("attach_interface", HypervisorError(action="attach it", reason="no", number=1))
+    assert cowshed("nic", "attach", "web", "--network", "user")[0] == 1
+    assert listed(cowshed) == []
+    address = cowshed("nic", "attach", "web", "--network", "user")[1].strip()
+    driver.fail("detach_interface", DeadlineExceeded(what="it", seconds=1))
+    assert cowshed("nic", "detach", "web", address)[0] == 7
+    assert [one["address"] for one in listed(cowshed)] == [address]
+
+
+def test_links_go_down_and_up(cowshed: Call) -> None:
+    address = cowshed("nic", "attach", "web", "--network", "user")[1].strip()
+    for state in ("down", "up"):
+        assert cowshed("nic", "link", "web", address, state)[0] == 0
+        assert listed(cowshed)[0]["link"] == state
+    assert cowshed("nic", "reset", "web")[0] == 0
+    assert cowshed("stop", "web", "--force")[0] == 0
+    assert cowshed("nic", "link", "web", address, "down")[0] == 4
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+def test_a_group_and_its_rules(cowshed: Call) -> None:
+    assert cowshed("group", "create", "web", "--description", "servers")[0] == 0
+    assert cowshed("group", "create", "web")[0] == 4
+    code, out, _ = cowshed(
+        "group", "rule", "add", "web", "in", "--protocol", "tcp", "--port", "80-81", "--from", "10.1.2.3/8"
+    )
+    assert (code, out.partition(": ")[2]) == (0, "in, IPv4, tcp 80-81 from 10.0.0.0/8\n")
+    again = cowshed(
+        "group", "rule", "add", "web", "in", "--protocol", "tcp", "--port", "80-81", "--from", "10.0.0.0/8"
+    )[1]
+    assert again == out, "a rule that is there is not made again"
+    cowshed("group", "rule", "add", "web", "in", "--protocol", "icmpv6", "--port", "128")
+    cowshed("group", "rule", "add", "web", "out", "--to", "2001:db8::/32")
+    rules = json.loads(cowshed("group", "show", "web", "-o", "json")[1])["group"]["rules"]
+    assert [
+        (one["direction"], one["ethertype"], one["protocol"], one["port_min"], one["port_max"]) for one in rules
+    ] == [
+        ("egress", "IPv4", "", None, None),
+        ("egress", "IPv6", "", None, None),
+        ("ingress", "IPv4", "tcp", 80, 81),
+        ("ingress", "IPv6", "icmpv6", 128, None),
+        ("egress", "IPv6", "", None, None),
+    ]
+    assert cowshed("group", "rule", "rm", "web", rules[2]["id"])[0] == 0
+    assert cowshed("group", "rule", "rm", "web", rules[2]["id"])[0] == 3
+    assert "servers" in cowshed("group", "ls")[1]
+    assert cowshed("group", "rm", "web")[0] == 0
+    assert cowshed("group", "rm", "web")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--protocol", "gre"), "is not a protocol"),
+        (("--protocol", "300"), "is not a protocol"),
+        (("--port", "80"), "has no ports"),
+        (("--protocol", "tcp", "--port", "http"), "is not a port"),
+        (("--protocol", "tcp", "--port", "90-80"), "are not ports"),
+        (("--protocol", "udp", "--port", "70000"), "are not ports"),
+        (("--protocol", "icmp", "--port", "256"), "go from 0 to 255"),
+        (("--from", "10.0.0.0/33"), "is not a network"),
+        (("--from", "10.0.0.0/8", "--group", "web"), "not both"),
+        (("--protocol", "icmp", "--from", "2001:db8::/64"), "there is no icmp"),
+        (("--group", "others"), "does not exist"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused(cowshed: Call, words: tuple[str, ...], said: str) -> None:
+    cowshed("group", "create", "web", "--empty")
+    code, _, err = cowshed("group", "rule", "add", "web", "in", *words)
+    assert code in (2, 3)
+    assert said in err
+    assert json.loads(cowshed("group", "show", "web", "-o", "json")[1])["group"]["rules"] == []
+
+
+def test_members_are_told_of_each_other(cowshed: Call, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(driver, "refresh_security_group_rules", told.append)
+    host = Host.connect()
+    host.groups.create("db")
+    first = host.nics.attach("web", "bridge:br0", groups=["db"], ip="10.0.0.5/24")
+    second = host.run("debian", name="other", memory="64M", networks=["bridge:br0"], groups=["db"])
+    assert told == ["db", "db"]
+    known = {one.address: one.addresses for one in host.groups.members("db")}
+    assert known == {first.address: ("10.0.0.5",), second.record.vifs[0].address: ()}
+    assert host.groups.users("db") == ["other", "web"]
+    assert cowshed("group", "rm", "db")[0] == 4
+    second.remove()
+    host.nics.set_groups("web", first.address, [])
+    assert told == ["db"] * 4
+    assert [vif.groups for vif in driver.guest("web").vifs] == [()]
+    assert host.groups.groups(host.machine("web").record.instance, first) is not None
+    host.groups.remove("db")
+
+
+def test_a_group_that_a_rule_names_is_not_removed(cowshed: Call) -> None:
+    host = Host.connect()
+    host.groups.create("one")
+    host.groups.create("two")
+    from cowshed.model.group import Direction
+
+    host.groups.add_rule("one", GroupRule(Direction.INGRESS, group="two"))
+    code, _, said = cowshed("group", "rm", "two")
+    assert (code, "rules of one" in said) == (4, True)
+    assert cowshed("group", "rm", "one", "two")[0] == 0
+
+
+def test_completion(cowshed: Call) -> None:
+    cowshed("group", "create", "servers")
+    address = cowshed("nic", "attach", "web", "--network", "user")[1].strip()
+    context = click.Context(click.Command("x"))
+    context.params["instance"] = "web"
+    option = click.Option(["--x"])
+    assert nic_names(context, option, "52:54") == [address]
+    assert group_names(context, option, "ser") == ["servers"]
+    assert "macvtap:" in network_names(context, option, "mac")
