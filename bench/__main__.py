@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import command, inputs, lvm, rbd, report, storage
+from bench import command, inputs, lvm, periodic, rbd, report, storage
 from bench.measure import Result
 
 Job = Callable[[Path, int], Result]
@@ -36,6 +36,7 @@ JOBS: list[tuple[str, Any, int, int]] = [
     ("version", command.start("cowshed --version", command.COWSHED, "--version"), 20, 8),
     ("run", command.run, 6, 3),
     ("ls", command.listing, 20, 8),
+    ("periodic", periodic.periodic, 15, 5),
 ]
 
 

@@ -92,7 +92,7 @@ def run(place: Path, rounds: int) -> Result:
             sh(COWSHED, "rm", f"n{number}", "--yes", env=env)
             sh("virsh", "-c", uri, "destroy", "peer", env=env)
         sh(COWSHED, "rm", "disks", "--yes", env=env)
-        _end(env)
+        end_session(env)
     return result
 
 
@@ -127,11 +127,11 @@ def listing(place: Path, rounds: int) -> Result:
         alternate(result, lambda _: sh(COWSHED, "ls", env=env), peer, rounds)
         for number in range(100):
             sh("virsh", "-c", uri, "undefine", f"m{number}", env=env)
-        _end(env)
+        end_session(env)
     return result
 
 
-def _end(env: dict[str, str]) -> None:
+def end_session(env: dict[str, str]) -> None:
     """End the session daemon of the private environment."""
     run_folder = Path(env["XDG_RUNTIME_DIR"])
     for file in run_folder.rglob("*.pid"):

@@ -152,3 +152,23 @@ def test_writers_at_once_lose_nothing(directory: Path) -> None:
         thread.join()
     assert len(manifest.load(directory).disks) == 40
     assert os.listdir(directory) == [manifest.FILE]
+
+
+def test_a_manifest_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest.record(tmp_path, ManifestDisk("disk", "raw", DiskFormat.RAW, "disk", 512))
+    file = tmp_path / manifest.FILE
+    times: list[int] = []
+    read = manifest._read
+    monkeypatch.setattr(manifest, "_read", lambda path: times.append(1) or read(path))
+    manifest.load(tmp_path)
+    manifest.load(tmp_path)
+    assert len(times) == 2, "what was written just now is not trusted to stay"
+    monkeypatch.setattr(manifest._Loaded, "SETTLED", 0)
+    assert manifest.load(tmp_path) == manifest.load(tmp_path)
+    assert len(times) == 3
+    file.write_text(file.read_text().replace('"raw"', '"rew"'))  # as large as before
+    os.utime(file, ns=(0, 0))
+    with pytest.raises(DataCorrupt):
+        manifest.load(tmp_path)
+    file.unlink()
+    assert not manifest.load(tmp_path).disks

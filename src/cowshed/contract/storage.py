@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from cowshed.contract.callbacks import SILENT, Progress
-from cowshed.model.disk import Base, Capacity, DiskFormat, DiskInfo, DiskSnapshot, DiskSource, KeptBase
+from cowshed.model.disk import Base, Capacity, DiskFormat, DiskInfo, DiskSnapshot, DiskSource, KeptBase, ManifestDisk
 from cowshed.model.image import Location
 
 
@@ -158,6 +158,14 @@ class Backend(ABC):
     @abstractmethod
     def disks(self, instance: str) -> Sequence[Disk]:
         """All disks of the instance that exist here."""
+
+    def measure(self, instance: str, entry: ManifestDisk) -> DiskInfo | None:
+        """Facts of a disk as the manifest names it, for whoever counts many; None: it is not there.
+
+        The same as :meth:`Disk.info`, without a look at the manifest again.
+        """
+        disk = self.disk(instance, entry.name)
+        return disk.info() if disk.exists() else None
 
     @abstractmethod
     def capacity(self) -> Capacity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -22,6 +23,7 @@ from cowshed.model.disk import (
     Base,
     Capacity,
     DiskFormat,
+    DiskInfo,
     DiskSource,
     DiskType,
     EncryptionFormat,
@@ -299,6 +301,22 @@ class FileBackend(Backend):
     def disks(self, instance: str) -> Sequence[FileDisk]:
         disks = [self.disk(instance, entry.name) for entry in recorded(self.instances, instance, self.name)]
         return [disk for disk in disks if disk.exists()]
+
+    def measure(self, instance: str, entry: ManifestDisk) -> DiskInfo | None:
+        try:
+            facts = os.lstat(f"{self.instances}/{instance}/{entry.location}")
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(facts.st_mode):
+            return super().measure(instance, entry)
+        return DiskInfo(
+            format=entry.format,
+            virtual_size=entry.virtual_size,
+            allocated=facts.st_blocks * 512,
+            backing_path=entry.base_path,
+            backing_format=entry.base_format,
+            encryption=entry.encryption,
+        )
 
     def capacity(self) -> Capacity:
         place = self.instances

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, fields, replace
@@ -29,12 +30,17 @@ def load(directory: Path) -> Manifest:
 
     :raises DataCorrupt: it cannot be trusted; nothing is guessed then
     """
+    return _LOADED.get(directory) or _load(directory)
+
+
+def _load(directory: Path) -> Manifest:
     path = directory / FILE
     try:
         with filesystem.errors_of(path, "read"):
-            text = _read(path)
-        if text is None:
+            found = _read(path)
+        if found is None:
             return Manifest(instance=directory.name)
+        text, facts = found
         record = json.loads(text)
         if record["version"] != VERSION:
             raise ValueError(f"its version is {record['version']}, this program knows {VERSION}")
@@ -42,18 +48,61 @@ def load(directory: Path) -> Manifest:
             raise ValueError("its checksum is wrong")
         if record["instance"] != directory.name:
             raise ValueError(f"it belongs to instance {record['instance']}")
-        return Manifest(record["instance"], {name: _disk(entry) for name, entry in record["disks"].items()})
+        manifest = Manifest(record["instance"], {name: _disk(entry) for name, entry in record["disks"].items()})
+        _LOADED.keep(directory, facts, manifest)
+        return manifest
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataCorrupt(
             path=path, reason=str(error), hint="restore it from a backup; disks are not probed"
         ) from error
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: Path) -> tuple[bytes, os.stat_result] | None:
+    """The text, and which file it was."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(), os.fstat(file.fileno())
     except FileNotFoundError:
         return None
+
+
+class _Loaded:
+    """What was read already, good as long as the file is the same.
+
+    A file that has changed only just now is not kept: its next change may fall into the same tick of the
+    file system's clock and could not be told from it.
+    """
+
+    LARGEST = 4096  # manifests
+    SETTLED = 1_000_000_000  # ns
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[tuple[int, ...], Manifest]] = {}
+
+    def get(self, directory: Path) -> Manifest | None:
+        known = self._known.get(str(directory))
+        if known is None:
+            return None
+        try:
+            facts = os.stat(f"{directory}/{FILE}")
+        except OSError:
+            return None
+        return known[1] if known[0] == _identity(facts) else None
+
+    def keep(self, directory: Path, facts: os.stat_result, manifest: Manifest) -> None:
+        self._known.pop(str(directory), None)
+        if time.time_ns() - max(facts.st_mtime_ns, facts.st_ctime_ns) < self.SETTLED:
+            return
+        while len(self._known) >= self.LARGEST:
+            self._known.pop(next(iter(self._known)), None)
+        self._known[str(directory)] = (_identity(facts), manifest)
+
+
+def _identity(facts: os.stat_result) -> tuple[int, ...]:
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
+
+_LOADED = _Loaded()
 
 
 def _disk(entry: dict[str, Any]) -> ManifestDisk:

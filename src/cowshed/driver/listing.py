@@ -11,7 +11,8 @@ class Listing(ListingContract):
     rooms: Rooms
 
     def get_info(self, instance: Instance) -> InstanceInfo:
-        return self.rooms.hypervisor.guest(instance.uuid).info()
+        hypervisor = self.rooms.hypervisor
+        return hypervisor.recent_info(instance.uuid) or hypervisor.guest(instance.uuid).info()
 
     def instance_exists(self, instance: Instance) -> bool:
         return self.rooms.hypervisor.find(instance.uuid) is not None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from cowshed import log
 from cowshed.contract.resources import Resources as ResourcesContract
 from cowshed.driver.rooms import Rooms
 from cowshed.errors import CowshedError
+
+if TYPE_CHECKING:
+    from cowshed.contract.storage import Backend
+    from cowshed.model.disk import DiskInfo
 
 _log = log.logger(__name__)
 
@@ -20,8 +25,8 @@ class Resources(ResourcesContract):
 
         hypervisor, capabilities = self.rooms.hypervisor, self.rooms.capabilities
         node, space, memory = hypervisor.node(), facts.disk(self.rooms.state), facts.memory()
-        stats = hypervisor.stats()
-        disks = [info for uuid in stats for info in self._disk_infos(uuid)]
+        stats = hypervisor.recent_stats()
+        disks = self._disk_infos(stats)
         running = [one for one in stats.values() if one.get("state.state") == 1]
         totals = resources.Totals(
             hostname=hypervisor.hostname(),
@@ -45,16 +50,27 @@ class Resources(ResourcesContract):
         )
         return resources.available(totals, usage)
 
-    def _disk_infos(self, uuid: str) -> list[Any]:
+    def _disk_infos(self, uuids: Iterable[str]) -> list[DiskInfo]:
         """Of the disks that take room on this host; what cannot be told of one instance hides no other."""
-        from cowshed.driver.steps import locate
+        from cowshed.disks import manifest
 
-        try:
-            found = locate.disks(self.rooms, uuid)
-            return [disk.info() for backend, disk in found if not self.rooms.backend(backend).traits.shared]
-        except CowshedError as error:
-            _log.warning("disks of instance %s are not counted: %s", uuid, error)
-            return []
+        found: list[DiskInfo] = []
+        local: dict[str, Backend | None] = {}
+        for uuid in uuids:
+            try:
+                for entry in manifest.load(self.rooms.directory(uuid).path).disks.values():
+                    if entry.backend not in local:
+                        local[entry.backend] = self._local(entry.backend)
+                    if (backend := local[entry.backend]) and (info := backend.measure(uuid, entry)):
+                        found.append(info)
+            except CowshedError as error:
+                _log.warning("disks of instance %s are not counted: %s", uuid, error)
+        return found
+
+    def _local(self, name: str) -> Backend | None:
+        """The backend, if its disks are on this host."""
+        backend = self.rooms.backend(name)
+        return None if backend.traits.shared else backend
 
     def get_available_nodes(self, refresh: bool = False) -> list[str]:
         return [self.rooms.hypervisor.hostname()]

@@ -15,7 +15,7 @@ class Startup(StartupContract):
 
         :raises HypervisorUnavailable: libvirt cannot be reached
         """
-        self.rooms.hypervisor.open()
+        self.rooms.hypervisor.expect_events()
         sweep.leftovers(self.rooms)
         volumes.recover(self.rooms)
         filtering.sweep(self.rooms)

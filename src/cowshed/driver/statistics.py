@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from cowshed.contract.statistics import Statistics as StatisticsContract
@@ -39,35 +40,50 @@ class Statistics(StatisticsContract):
         return [disk["rd.reqs"], disk["rd.bytes"], disk["wr.reqs"], disk["wr.bytes"], max(0, disk.get("errors", 0))]
 
     def get_all_bw_counters(self, instances: Sequence[Instance]) -> list[dict[str, Any]]:
-        from cowshed.domain.domain import Domain
-
         wanted = {instance.uuid for instance in instances}
-        stats = self.rooms.hypervisor.stats()
         found = []
-        for guest in self.rooms.hypervisor.guests():
-            if guest.uuid not in wanted or guest.uuid not in stats:
+        for uuid, stats in self.rooms.hypervisor.recent_stats().items():
+            if uuid not in wanted or not (cards := counters.interfaces(stats)):
                 continue
-            macs = {one.target: one.mac for one in Domain.parse(guest.xml()).interfaces}
+            macs = self._macs(uuid, stats, tuple(card.get("name", "") for card in cards))
             found += [
                 {
-                    "uuid": guest.uuid,
+                    "uuid": uuid,
                     "mac_address": macs[card["name"]],
                     "bw_in": card.get("rx.bytes", 0),
                     "bw_out": card.get("tx.bytes", 0),
                 }
-                for card in counters.interfaces(stats[guest.uuid])
+                for card in cards
                 if macs.get(card.get("name"))
             ]
         return found
 
+    def _macs(self, uuid: str, stats: dict[str, Any], cards: tuple[str, ...]) -> dict[str | None, str | None]:
+        """The address of each card's host side. Read once for each start and each set of cards."""
+        from cowshed.domain.domain import Domain
+
+        key = (stats.get("domain.id"), self.rooms.hypervisor.generation, cards)
+        known = self._cards.get(uuid)
+        if known is None or known[0] != key:
+            guest = self.rooms.hypervisor.find(uuid)
+            interfaces = Domain.parse(guest.xml()).interfaces if guest else ()
+            known = self._cards[uuid] = (key, {one.target: one.mac for one in interfaces})
+        return known[1]
+
+    @cached_property
+    def _cards(self) -> dict[str, tuple[Any, dict[str | None, str | None]]]:
+        return {}
+
     def usage(self) -> dict[str, dict[str, int]]:
         """Of every running guest: ``cpu_time`` (ns), ``memory`` (bytes QEMU holds), disk and network bytes."""
-        return {uuid: counters.summed(stats) for uuid, stats in self.rooms.hypervisor.stats().items() if _runs(stats)}
+        return {
+            uuid: counters.summed(stats) for uuid, stats in self.rooms.hypervisor.recent_stats().items() if _runs(stats)
+        }
 
     def get_per_instance_usage(self) -> dict[str, dict[str, Any]]:
         return {
             uuid: {"memory_mb": stats["balloon.maximum"] // 1024, "uuid": uuid}
-            for uuid, stats in self.rooms.hypervisor.stats().items()
+            for uuid, stats in self.rooms.hypervisor.recent_stats().items()
             if _runs(stats) and "balloon.maximum" in stats
         }
 

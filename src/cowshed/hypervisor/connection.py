@@ -15,16 +15,17 @@ from cowshed.errors import CowshedError, HypervisorUnavailable, InstanceNotFound
 from cowshed.hypervisor import dial, loop, power, session
 from cowshed.hypervisor.binding import libvirt
 from cowshed.hypervisor.errors import Translated
+from cowshed.hypervisor.recent import Recent
 
 if TYPE_CHECKING:
-    from cowshed.hypervisor.events import Hub, Listener, Watch
+    from cowshed.hypervisor.events import GuestEvent, Hub, Listener, Watch
     from cowshed.hypervisor.guest import Guest
     from cowshed.hypervisor.missed import Memory
     from cowshed.hypervisor.network import NetworkFact
     from cowshed.hypervisor.node import NodeInfo
     from cowshed.hypervisor.secrets import Secrets
     from cowshed.model.host import CpuStats, HostCapabilities, VirtType
-    from cowshed.model.instance import PowerState
+    from cowshed.model.instance import InstanceInfo, PowerState
 
 _log = log.logger(__name__)
 T = TypeVar("T")
@@ -58,6 +59,7 @@ class Hypervisor:
         self._wants_events = False
         self._reconnecting = False
         self._closed = threading.Event()
+        self._recent = Recent()
         self.generation = 0
 
     @cached_property
@@ -126,6 +128,8 @@ class Hypervisor:
         :param subject: the instance or network, for people
         :param repeat: it only reads: do it once more if the connection breaks under it
         """
+        if not repeat:
+            self._recent.forget()
         while True:
             with self._lock:
                 self.open()
@@ -138,6 +142,9 @@ class Hypervisor:
                 if not repeat:
                     raise
                 repeat = False
+            finally:
+                if not repeat:
+                    self._recent.forget()
 
     def _usable(self) -> bool:
         if self._connection is None or self._process != os.getpid():
@@ -240,6 +247,18 @@ class Hypervisor:
         """
         return self.call("tell the statistics", lambda c: power.stats(c, uuids), repeat=True)
 
+    def recent_stats(self) -> dict[str, dict[str, Any]]:
+        """:meth:`stats` of all, at most half a second old, and of after every change made or heard of here.
+
+        For work that asks several things about all guests, one after the other.
+        """
+        return self._recent.all(self.stats)
+
+    def recent_info(self, uuid: str) -> InstanceInfo | None:
+        """What such an answer says of one guest, if there is one now and events would have told of a change."""
+        known = self._recent.known() if self._callbacks is not None else None
+        return power.info(known[uuid]) if known and uuid in known else None
+
     # --- networks -----------------------------------------------------------------------------
 
     def networks(self) -> list[NetworkFact]:
@@ -294,7 +313,11 @@ class Hypervisor:
             self._callbacks = subscribe.subscribe(self._connection, self.hub)
             generation = self.generation
             dial.on_close(self._connection, lambda: self._closed_by_peer(generation))
-        self.hub.note = self._memory.note
+        self.hub.note = self._note
+
+    def _note(self, event: GuestEvent) -> None:
+        self._recent.forget()
+        self._memory.note(event)
 
     def _closed_by_peer(self, generation: int) -> None:
         """On the event thread: libvirt went away. Nothing here may wait."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from cowshed.hypervisor.binding import libvirt
 from cowshed.hypervisor.errors import Number
-from cowshed.model.instance import PowerState
+from cowshed.model.instance import InstanceInfo, PowerState
 
 # virDomainState -> the contract's codes. 2 is "blocked on I/O", 4 "being shut down".
 STATES: Final = {
@@ -20,6 +20,7 @@ STATES: Final = {
     6: PowerState.CRASHED,
     7: PowerState.SUSPENDED,
 }
+ID: Final = "domain.id"  # a key of ours among the statistics: libvirt's number of a running domain, else -1
 _ENDING: Final = 4  # VIR_DOMAIN_SHUTDOWN
 _STATE_ONLY: Final = 1  # VIR_DOMAIN_STATS_STATE: needs no word with QEMU
 _NO_WAIT: Final = 1 << 29  # VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT: leave out what a busy guest would delay
@@ -46,7 +47,19 @@ def stats(connection: Any, uuids: Sequence[str] | None) -> dict[str, dict[str, A
         answers = connection.domainListGetStats(domains, 0, _NO_WAIT)
     else:
         answers = []
-    return {domain.UUIDString(): dict(answer) for domain, answer in answers}
+    return {domain.UUIDString(): {**answer, ID: domain.ID()} for domain, answer in answers}
+
+
+def info(stats: Mapping[str, Any]) -> InstanceInfo:
+    """What virDomainGetInfo says, from bulk statistics."""
+    return InstanceInfo(
+        state=state(stats.get("state.state", 0)),
+        internal_id=None if stats[ID] < 0 else stats[ID],
+        max_mem_kb=stats.get("balloon.maximum", 0),
+        mem_kb=stats.get("balloon.current", 0),
+        num_cpu=stats.get("vcpu.current", 0),
+        cpu_time_ns=stats.get("cpu.time", 0),
+    )
 
 
 def _lookup(connection: Any, uuid: str) -> Any:
