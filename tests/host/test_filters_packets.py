@@ -168,6 +168,16 @@ def test_addresses_that_are_not_known_are_not_checked_but_the_card_is(wire: Wire
     ) == [True, True, False, False]
 
 
+def test_a_router_may_use_every_address_of_one_version(wire: Wire) -> None:
+    wire.allow(*ALL_OUT, addresses=(OURS, "0.0.0.0/0", "2001:db8::/64"))
+    assert wire.leaves(
+        out4(udp(1, 2, b"any"), 17, source="10.9.9.9"),
+        arp(OUR_MAC, "10.9.9.9", THEIRS),
+        out6(udp(1, 2, b"of the network"), 17, source="2001:db8::99"),
+        out6(udp(1, 2, b"of another"), 17, source="2001:db8:1::9"),
+    ) == [True, True, True, False]
+
+
 # --- groups ---------------------------------------------------------------------------------------
 
 

@@ -264,6 +264,10 @@ def others(host: Host, machine: Machine, inside: Inside) -> None:
 
 def again(host: Host, machine: Machine) -> None:
     """The interfaces, and their filters, outlive a restart; virsh's start gives no open network."""
+    machine.suspend()
+    machine.resume()
+    until(lambda: answers(80), "an answer of the restored guest")
+    assert not answers(81, timeout=2)
     machine.stop(force=True)
     sh("virsh -q -c qemu:///system start one")
     assert {nic.link for _, nic in host.nics.list("one")} == {"down"}
@@ -277,6 +281,9 @@ def again(host: Host, machine: Machine) -> None:
     host.nics.detach("one", extra.address)
     machine.start()
     assert len(host.driver.interfaces(machine.record.instance)) == 1
+    sh("virsh -q -c qemu:///system destroy one")
+    host.driver.init_host("here")
+    assert filtered() == 0, "what somebody else has ended is swept"
     step("outlived restarts")
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cowshed.errors import InvalidRequest
 from cowshed.model.group import Direction, Ethertype, GroupRule, Member
 from cowshed.tools.nft import FAMILY, TABLE, Statement
 
@@ -27,14 +28,30 @@ TCP_IDLE: Final = 24 * HOUR  # seconds until a silent connection is forgotten; k
 TCP_CLOSING: Final = 60
 IDLE: Final = 180  # of everything else
 _PORTS: Final = ["tcp", "udp", "sctp", "dccp", "udplite"]
+# Also the names that network services use (IANA's list of protocol numbers).
 _NUMBERS: Final = {
-    "tcp": 6,
-    "udp": 17,
     "icmp": 1,
+    "igmp": 2,
+    "ipip": 4,
+    "tcp": 6,
+    "egp": 8,
+    "udp": 17,
+    "dccp": 33,
+    "ipv6-encap": 41,
+    "ipv6-route": 43,
+    "ipv6-frag": 44,
+    "rsvp": 46,
+    "gre": 47,
+    "esp": 50,
+    "ah": 51,
     "icmpv6": 58,
     "ipv6-icmp": 58,
+    "ipv6-nonxt": 59,
+    "ipv6-opts": 60,
+    "ospf": 89,
+    "vrrp": 112,
+    "pgm": 113,
     "sctp": 132,
-    "dccp": 33,
     "udplite": 136,
 }
 
@@ -209,6 +226,12 @@ def _of_version(addresses: Sequence[str], version: int) -> list[Any]:
     return [_network(str(one)) for one in ipaddress.collapse_addresses(n for n in found if n.version == 6)]
 
 
+def _everything(addresses: Sequence[str], version: int) -> bool:
+    """Is every address of this version among them? nft knows no network of all."""
+    networks = [ipaddress.ip_network(one, strict=False) for one in addresses]
+    return any(one.version == version and one.prefixlen == 0 for one in networks)
+
+
 def link_local(address: str) -> str:
     """The IPv6 address that a MAC address makes on its link (RFC 4291, appendix A)."""
     octets = [int(octet, 16) for octet in address.split(":")]
@@ -224,16 +247,17 @@ def _honest(wanted: Filter) -> Iterator[Statement]:
     """The guest speaks with its own addresses, and is no router, DHCP server or other one's neighbour."""
     ether, known = _payload("ether", "type"), wanted.addresses
     four, six = _of_version(known, 4), _of_version([*known, link_local(wanted.address)], 6)
+    bound4, bound6 = (bool(known) and not _everything(known, version) for version in (4, 6))
     yield _rule(_in(ether, ["ip", "ip6", "arp"], "!="), DROP)  # with a VLAN tag it is none of them
     yield _rule(_is(_payload("ether", "saddr"), wanted.address, "!="), DROP)
     yield _rule(_is(_payload("arp", "saddr ether"), wanted.address, "!="), DROP)
-    if known:
+    if bound4:
         yield _rule(_in(_payload("arp", "saddr ip"), ["0.0.0.0", *four], "!="), DROP)  # noqa: S104 - asks who has it
     yield _rule(_is(_meta("protocol"), "arp"), ACCEPT)
     for kind, server, client in ((_IP, 67, 68), (_IP6, 547, 546)):
         yield _rule(kind, *_udp(server, client), DROP)
     source = _payload("ip", "saddr")
-    if known:
+    if bound4:
         yield _rule(_in(source, ["0.0.0.0", *four]), *_udp(68, 67), ACCEPT)  # noqa: S104 - it has none yet
         yield _rule(_in(source, four, "!="), DROP) if four else _rule(_IP, DROP)
     else:
@@ -241,7 +265,7 @@ def _honest(wanted: Filter) -> Iterator[Statement]:
     icmp = _payload("icmpv6", "type")
     yield _rule(_in(icmp, ["nd-router-advert", "nd-redirect", "mld-listener-query"]), DROP)
     source = _payload("ip6", "saddr")
-    if known:
+    if bound6:
         # It asks from :: whether its address is free, and tells what it listens to.
         yield _rule(_is(source, "::"), _in(icmp, ["nd-neighbor-solicit", "nd-router-solicit", *_MLD]), ACCEPT)
         yield _rule(_in(source, six, "!="), DROP)
@@ -350,7 +374,9 @@ def _protocol(rule: GroupRule, six: bool) -> Iterator[Statement]:
     word = rule.protocol.lower()
     if not word or word == "any":
         return
-    number = int(word) if word.isdigit() else _NUMBERS[word]
+    number = int(word) if word.isdigit() else _NUMBERS.get(word, -1)
+    if not 0 <= number <= 255:
+        raise InvalidRequest(reason=f"{rule.protocol!r} is not a protocol")
     if number == 1 and six:
         number = 58  # ICMP is meant to be that of its version
     yield _is(_meta("l4proto"), number)
