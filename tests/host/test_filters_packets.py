@@ -405,6 +405,16 @@ def test_two_processes_at_once(wire: Wire) -> None:
     assert wire.filters.in_force() == {one.key for one in made}
 
 
+def test_very_many_at_once(wire: Wire) -> None:
+    """What nft lists of them is longer than what other tools may say."""
+    rules = [GroupRule(IN, protocol="tcp", port_min=port, port_max=port) for port in range(1, 41)]
+    made = [Filter("t0", f"vif-{number}", OUR_MAC, rules=tuple(rules)) for number in range(60)]
+    wire.filters.ensure(made)
+    assert wire.filters.in_force() == {one.key for one in made}
+    assert wire.arrives(in4(tcp(1, 40, b"yes"), 6), in4(tcp(1, 41, b"no"), 6)) == [True, False]
+    assert len(wire.filters.sweep([made[0].owner])) == len(made) - 1
+
+
 # --- macvtap --------------------------------------------------------------------------------------
 
 

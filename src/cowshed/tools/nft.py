@@ -11,9 +11,11 @@ from typing import Any, Final
 
 from cowshed.errors import DataCorrupt
 from cowshed.tools import privilege
+from cowshed.tools.run import Result
 
 FAMILY: Final = "netdev"
 TABLE: Final = "cowshed"
+_LONGEST: Final = 256 << 20  # bytes of a list; a filtered interface takes about 30 KiB
 _TIMEOUT: Final = 60.0  # seconds; another transaction may hold the kernel's lock
 
 Statement = dict[str, Any]
@@ -30,14 +32,19 @@ def apply(commands: Sequence[Statement]) -> None:
 
 def table() -> list[Statement]:
     """The objects of our table (``{"chain": ...}``, ``{"rule": ...}``); empty where it is not there."""
-    listed = privilege.run(["nft", "-j", "list", "table", FAMILY, TABLE], timeout=_TIMEOUT, check=False)
+    listed = _list("table", FAMILY, TABLE, check=False)
     if listed.status == 0:
         return _objects(listed.stdout)
     # Absent, or something else is wrong, which this call then says: it fails in no other way.
-    tables = _objects(privilege.run(["nft", "-j", "list", "tables"], timeout=_TIMEOUT).stdout)
+    tables = _objects(_list("tables").stdout)
     if any(one.get("table", {}).get("name") == TABLE and one["table"]["family"] == FAMILY for one in tables):
-        return _objects(privilege.run(["nft", "-j", "list", "table", FAMILY, TABLE], timeout=_TIMEOUT).stdout)
+        return _objects(_list("table", FAMILY, TABLE).stdout)
     return []
+
+
+def _list(*what: str, check: bool = True) -> Result:
+    """Without the elements of sets, which may be many."""
+    return privilege.run(["nft", "-j", "-t", "list", *what], timeout=_TIMEOUT, check=check, keep=_LONGEST)
 
 
 def _objects(output: bytes) -> list[Statement]:

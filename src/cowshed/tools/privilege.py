@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cowshed.errors import InternalError, PermissionDenied, ToolFailed
-from cowshed.tools.run import Result, require
+from cowshed.tools.run import OUTPUT, Result, require
 from cowshed.tools.run import run as run_tool
 
 _HEX = "[0-9a-fA-F]"
@@ -100,23 +100,31 @@ NETWORK: Final = (
     Row("ip", "link set dev {tap} up alias cowshed {word}", "it is up, and says whose it is"),
     Row("ip", "link delete dev {tap}", "it goes"),
     Row("nft", "-j -f -", "packet filters of guests' devices"),
-    Row("nft", "-j list (tables|table netdev cowshed)", "which are in force"),
+    Row("nft", "-j -t list (tables|table netdev cowshed)", "which are in force"),
 )
 
 
-def run(words: Sequence[str], *, timeout: float = 120.0, input: bytes | None = None, check: bool = True) -> Result:
+def run(
+    words: Sequence[str],
+    *,
+    timeout: float = 120.0,
+    input: bytes | None = None,
+    check: bool = True,
+    keep: int = OUTPUT,
+) -> Result:
     """Run a tool of the table as root.
 
     :param input: for its standard input; the one way a key may go
+    :param keep: bytes kept of what it prints
     :raises PermissionDenied: we are not root, and sudo has no such rule for us
     :raises ToolFailed: :raises ToolMissing: :raises DeadlineExceeded: as ``tools.run.run``
     """
     if not _allowed(words):
         raise InternalError(reason=f"no row of the privilege table allows {shlex.join(words)}")
     if os.geteuid() == 0:
-        return run_tool(words, timeout=timeout, input=input, check=check, whole=True)
+        return run_tool(words, timeout=timeout, input=input, check=check, whole=True, keep=keep)
     through_sudo = ["sudo", "-n", "--", require(words[0]), *words[1:]]
-    result = run_tool(through_sudo, timeout=timeout, input=input, check=False, whole=True)
+    result = run_tool(through_sudo, timeout=timeout, input=input, check=False, whole=True, keep=keep)
     if result.status == 0:
         return result
     said = result.stderr.decode(errors="replace")

@@ -80,12 +80,14 @@ def run(
     check: bool = True,
     pass_fds: Sequence[int] = (),
     whole: bool = False,
+    keep: int = OUTPUT,
 ) -> Result:
     """Run a tool to its end.
 
     :param timeout: seconds of wall clock
     :param whole: a short one that must not stop half way: it outlives us, and an interruption
         waits for it. For LVM, which would leave suspended devices behind
+    :param keep: bytes kept of what it prints, the last ones
     :raises ToolMissing: it is not installed
     :raises ToolFailed: its exit status is not 0 (only with ``check``)
     :raises DeadlineExceeded: it was ended because it took too long
@@ -94,7 +96,7 @@ def run(
     prefix = [] if whole else [*_die_with_us(), *_limited(limits)]
     process = _start([*prefix, *arguments], input is not None, env, cwd, pass_fds)
     try:
-        stdout, stderr = _communicate(process, input, timeout, shlex.join(arguments))
+        stdout, stderr = _communicate(process, input, timeout, shlex.join(arguments), keep)
     except DeadlineExceeded:
         end(process)
         raise
@@ -156,12 +158,12 @@ def _limited(limits: Limits) -> list[str]:
 
 
 def _communicate(
-    process: subprocess.Popen[bytes], input: bytes | None, timeout: float, what: str
+    process: subprocess.Popen[bytes], input: bytes | None, timeout: float, what: str, keep: int
 ) -> tuple[bytes, bytes]:
     """:raises DeadlineExceeded: it still runs after ``timeout`` seconds"""
     outputs = [bytearray(), bytearray()]
     threads = [
-        threading.Thread(target=_drain, args=(pipe, output), daemon=True)
+        threading.Thread(target=_drain, args=(pipe, output, keep), daemon=True)
         for pipe, output in zip((process.stdout, process.stderr), outputs, strict=True)
         if pipe
     ]
@@ -196,13 +198,13 @@ def _feed(pipe: IO[bytes], data: bytes) -> None:
         pipe.write(data)
 
 
-def _drain(pipe: IO[bytes], output: bytearray) -> None:
-    """Read to the end, keep the last ``OUTPUT`` bytes."""
+def _drain(pipe: IO[bytes], output: bytearray, keep: int) -> None:
+    """Read to the end, keep the last ``keep`` bytes."""
     with suppress(OSError, ValueError), pipe:
         while chunk := pipe.read1(65536):  # type: ignore[attr-defined]
             output += chunk
-            if len(output) > 2 * OUTPUT:
-                del output[:-OUTPUT]
+            if len(output) > 2 * keep:
+                del output[:-keep]
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
