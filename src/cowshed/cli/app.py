@@ -37,7 +37,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "cp": ("guest", "Copy a file into or out of an instance through its guest agent."),
     "password": ("guest", "Set the administrator's password in an instance."),
     "stats": ("stats", "Show what running instances use."),
-    "host": ("host_admin", "This host: show, enable, disable."),
+    "host": ("host_admin", "This host: show, enable, disable, drain."),
     "volume": ("volumes", "Volumes of instances: attach, detach, ls, extend."),
     "disk": ("disks", "Disks of instances: ls, show, resize, move, export, limit, snapshot."),
     "snapshot": ("snapshots", "Images made of instances: create."),

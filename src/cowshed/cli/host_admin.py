@@ -1,4 +1,4 @@
-"""cowshed host: show, enable, disable"""
+"""cowshed host: show, enable, disable, drain"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 from cowshed.cli import output
 from cowshed.cli.context import Session, verb
+from cowshed.errors import InvalidRequest
 
 
 @click.group()
@@ -50,3 +51,19 @@ def _switch(name: str, enabled: bool, text: str) -> None:
 _STATE: output.Columns = {"state": lambda row: row["state"]}
 _switch("enable", True, "Take new instances again.")
 _switch("disable", False, "Take no new instances; running ones go on.")
+
+
+@host.command("drain")
+@click.option("--to", metavar="HOST", help="Move running guests there, live.")
+@click.option("--end", is_flag=True, help="The maintenance is over: take new instances again.")
+@verb
+def drain(session: Session, to: str | None, end: bool) -> None:
+    """Begin a maintenance: take no new instances, and move the running guests away.
+
+    Without --to nothing may run: the guests that do are named. Stopped instances stay.
+    """
+    if end and to:
+        raise InvalidRequest(reason="--end moves nothing", hint="leave --to out")
+    with session.working() as opened:
+        state = opened.drain(to=to, end=end)
+    session.emit("host", [{"state": state}], _STATE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from cowshed.model.event import Event
@@ -38,6 +39,25 @@ class NoProgress:
 
 
 SILENT = NoProgress()
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a running guest is to go. Whoever says so has made the destination ready for it.
+
+    ``migrate_data`` is what the destination's :meth:`pre_live_migration` returned.
+    """
+
+    host: str
+    block_migration: bool = False
+    migrate_data: Any = None
+
+
+class Placement(Protocol):
+    """Who knows the other hosts."""
+
+    def __call__(self, instance: Any) -> Placed | str | None:
+        """Where ``instance`` can go (a host's name is enough where nothing has to be made ready); None: nowhere."""
 
 
 class NetworkWaiter(Protocol):

@@ -23,8 +23,8 @@ def is_fulfilled(kind: type, name: str) -> bool:
     return not getattr(getattr(kind, name), _MARK, False)
 
 
-def refuse(driver: object, operation: str) -> NoReturn:
+def refuse(
+    driver: object, operation: str, reason: str = "this driver does not fulfil that call", hint: str | None = None
+) -> NoReturn:
     """:raises UnsupportedOperation: always, before any side effect"""
-    raise UnsupportedOperation(
-        subject=type(driver).__name__, operation=operation, reason="this driver does not fulfil that call"
-    )
+    raise UnsupportedOperation(subject=type(driver).__name__, operation=operation, reason=reason, hint=hint)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 from cowshed.config import Config
-from cowshed.contract.callbacks import NoNetworkWaiter, Progress
+from cowshed.contract.callbacks import NoNetworkWaiter, Placement, Progress
 from cowshed.contract.compute import ComputeDriver
 from cowshed.driver.aggregates import Aggregates
 from cowshed.driver.consoles import Consoles
@@ -31,6 +31,7 @@ from cowshed.driver.interfaces import Interfaces
 from cowshed.driver.lifecycle import Lifecycle
 from cowshed.driver.limits import Limits
 from cowshed.driver.listing import Listing
+from cowshed.driver.maintenance import Maintenance
 from cowshed.driver.power import Power
 from cowshed.driver.rescue import Rescue
 from cowshed.driver.resources import Resources
@@ -62,6 +63,7 @@ class LibvirtDriver(
     ImageCache,
     Guest,
     Host,
+    Maintenance,
     Resources,
     Snapshot,
     Statistics,
@@ -80,6 +82,7 @@ class LibvirtDriver(
 
     :param virtapi: what the driver calls back when somebody else plugs networks; None: nobody
     :param config: the configuration; None: the files and environment of this host
+    :param placement: says where running guests go when this host is drained; None: they cannot
     """
 
     capabilities: ClassVar[dict[str, bool]] = {
@@ -88,8 +91,16 @@ class LibvirtDriver(
         "supports_migrate_to_same_host": True,
     }
 
-    def __init__(self, virtapi: object = None, *, config: Config | None = None, rooms: Rooms | None = None) -> None:
+    def __init__(
+        self,
+        virtapi: object = None,
+        *,
+        config: Config | None = None,
+        rooms: Rooms | None = None,
+        placement: Placement | None = None,
+    ) -> None:
         super().__init__(virtapi or NoNetworkWaiter())
+        self.placement = placement
         self.rooms = rooms or Rooms(config)
 
     @contextmanager

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from cowshed.contract.consoles import Consoles as ConsolesContract
+from cowshed.contract.promise import refuse, unfulfilled
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import locate
 from cowshed.errors import UnsupportedOperation
 from cowshed.model.console import SerialConsole, SpiceConsole, VncConsole
 from cowshed.model.instance import Instance
 
+_OTHERS = "ask for its VNC, SPICE or serial console"
 OUTPUT = 100 * 1024  # the contract's size of get_console_output
 
 
@@ -38,6 +40,23 @@ class Consoles(ConsolesContract):
         from cowshed.console import endpoints
 
         return endpoints.serial(self.rooms.hypervisor.guest(instance.uuid))
+
+    @unfulfilled
+    def get_rdp_console(self, context: Any, instance: Instance) -> Any:
+        refuse(self, "get_rdp_console", "RDP is Hyper-V's console, and QEMU has no server for it", _OTHERS)
+
+    @unfulfilled
+    def get_mks_console(self, context: Any, instance: Instance) -> Any:
+        refuse(self, "get_mks_console", "MKS is VMware's console, and QEMU has no server for it", _OTHERS)
+
+    def get_console_pool_info(self, console_type: str) -> dict[str, str]:
+        """Consoles are reached without a proxy: the address they listen on, no user name, no password."""
+        section = self.rooms.config.console
+        served = {"vnc": section.vnc, "spice": section.spice, "serial": section.serial_tcp}
+        if not served.get(console_type):
+            names = ", ".join(name for name, serves in served.items() if serves) or "none"
+            refuse(self, "get_console_pool_info", f"no {console_type} consoles are served here (but: {names})")
+        return {"address": section.listen, "username": "", "password": ""}
 
     # --- cowshed's own ------------------------------------------------------------------------
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cowshed import log
 from cowshed.contract.power import Power as PowerContract
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import connect, filtering, launch, limits, locate, marks, opening, teardown, volumes
-from cowshed.errors import InstanceNotFound, InvalidState
+from cowshed.errors import CowshedError, InstanceNotFound, InvalidState
 from cowshed.model.instance import Instance, PowerState, RebootType
 from cowshed.model.vif import Vif
 from cowshed.model.volume import BlockDeviceInfo
+
+if TYPE_CHECKING:
+    from cowshed.hypervisor.guest import Guest
 
 _log = log.logger(__name__)
 
@@ -40,7 +43,13 @@ class Power(PowerContract):
                 return self.unpause(instance)
             if guest and guest.has_saved():
                 return self._restore(instance, vifs, block_device_info)
+            self._refuse_unknown(instance, guest)
             launch.relaunch(self.rooms, instance, vifs, block_device_info)
+
+    def _refuse_unknown(self, instance: Instance, guest: Guest | None) -> None:
+        """Without a domain the definition is made again from what is on disk. :raises InstanceNotFound: neither is there"""
+        if guest is None and not self.rooms.directory(instance.uuid).exists():
+            raise InstanceNotFound(name=instance.name)
 
     def power_off(self, instance: Instance, timeout: float = 0, retry_interval: float = 0) -> None:
         with log.about(instance.name):
@@ -159,8 +168,27 @@ class Power(PowerContract):
             return
         if guest and guest.has_saved():
             return
+        self._refuse_unknown(instance, guest)
         with log.about(instance.name):
             launch.relaunch(self.rooms, instance, tuple(network_info or ()), block_device_info)
+
+    def poll_rebooting_instances(self, timeout: float, instances: Sequence[Instance]) -> None:
+        """What runs has come up meanwhile. The rest is started hard, with the interfaces and volumes that the host
+        remembers; what fails is logged, and the others get their turn.
+        """
+        for instance in instances:
+            with log.about(instance.name):
+                try:
+                    self._end_reboot(instance, timeout)
+                except CowshedError as error:
+                    _log.warning("its reboot could not be ended: %s", error)
+
+    def _end_reboot(self, instance: Instance, timeout: float) -> None:
+        guest = self.rooms.hypervisor.guest(instance.uuid)
+        if guest.state() == PowerState.RUNNING:
+            return
+        _log.info("its reboot takes longer than %g s; starting it hard", timeout)
+        self.reboot(None, instance, locate.remembered_vifs(self.rooms, guest), RebootType.HARD)
 
     def trigger_crash_dump(self, instance: Instance) -> None:
         guest = self.rooms.hypervisor.guest(instance.uuid)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cowshed.contract.startup import Startup as StartupContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import filtering, sweep, volumes
+from cowshed.driver.steps import filtering, host_state, sweep, volumes
 
 
 class Startup(StartupContract):
@@ -16,6 +16,7 @@ class Startup(StartupContract):
         :raises HypervisorUnavailable: libvirt cannot be reached
         """
         self.rooms.hypervisor.expect_events()
+        host_state.watch_libvirt(self.rooms)
         sweep.leftovers(self.rooms)
         volumes.recover(self.rooms)
         filtering.sweep(self.rooms)

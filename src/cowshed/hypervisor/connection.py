@@ -15,6 +15,7 @@ from cowshed.errors import CowshedError, HypervisorUnavailable, InstanceNotFound
 from cowshed.hypervisor import dial, loop, power, session
 from cowshed.hypervisor.binding import libvirt
 from cowshed.hypervisor.errors import Translated
+from cowshed.hypervisor.link import Link
 from cowshed.hypervisor.recent import Recent
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Hypervisor:
         self._reconnecting = False
         self._closed = threading.Event()
         self._recent = Recent()
+        self._link = Link()
         self.generation = 0
 
     @cached_property
@@ -105,6 +107,14 @@ class Hypervisor:
             self.generation += 1
             if self._wants_events:
                 self._subscribe()
+        self._link.is_back()
+
+    def watch_link(self, *, away: Callable[[str], None], back: Callable[[], None]) -> None:
+        """``away(reason)`` when the connection is lost, ``back()`` when it is there again, each once.
+
+        It is opened again without waiting for a call. Closing is no loss.
+        """
+        self._link.watch(away, back)
 
     def close(self) -> None:
         """End the connection and its events; a later call opens it again."""
@@ -159,6 +169,7 @@ class Hypervisor:
             if generation == self.generation:
                 self._drop()
         self._wake()
+        self._keep_trying()
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -324,7 +335,11 @@ class Hypervisor:
         if self._closed.is_set() or generation != self.generation:
             return
         self.hub.wake()
-        if self.hub.listened and not self._reconnecting:
+        self._keep_trying()
+
+    def _keep_trying(self) -> None:
+        wanted = self._link.watched or ("hub" in self.__dict__ and self.hub.listened)
+        if wanted and not self._reconnecting and not self._closed.is_set():
             self._reconnecting = True
             threading.Thread(target=self._reconnect, name="cowshed-libvirt-reconnect", daemon=True).start()
 
@@ -332,11 +347,13 @@ class Hypervisor:
         """Listeners have no call under way that would open the connection again: do it for them."""
         pause, longest = BACK_OFF
         try:
+            self._link.is_away(f"the connection to {self.uri} was lost")
             while not self._closed.wait(pause):
                 try:
                     self._reopen()
                     if self._closed.is_set():
                         return
+                    self._link.is_back()  # a call may have opened it before we said that it was lost
                     now = self.states()
                 except CowshedError as error:
                     _log.info("libvirt is still away: %s", error)

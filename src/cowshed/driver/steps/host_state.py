@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cowshed.driver.rooms import Rooms
 
 FILE: Final = "disabled.json"
-DECIDED, MAINTENANCE = "decided", "maintenance"
+DECIDED, MAINTENANCE, UNREACHABLE = "decided", "maintenance", "unreachable"
 
 
 def reasons(rooms: Rooms) -> dict[str, str]:
@@ -40,8 +40,21 @@ def enable(rooms: Rooms, kind: str) -> None:
     _write(rooms, {other: reason for other, reason in reasons(rooms).items() if other != kind})
 
 
+def watch_libvirt(rooms: Rooms) -> None:
+    """While libvirt cannot be reached the host is disabled for that reason; what others have said stays as it is."""
+
+    def away(reason: str) -> None:
+        disable(rooms, UNREACHABLE, f"libvirt cannot be reached: {reason}")
+
+    rooms.hypervisor.watch_link(away=away, back=lambda: enable(rooms, UNREACHABLE))
+    enable(rooms, UNREACHABLE)  # what a process that was killed meanwhile has said
+
+
 def refuse_disabled(rooms: Rooms) -> None:
-    """:raises HostUnsuitable: no new instances here"""
+    """:raises HostUnsuitable: no new instances here :raises HypervisorUnavailable:"""
+    if UNREACHABLE in reasons(rooms):
+        rooms.hypervisor.open()
+        enable(rooms, UNREACHABLE)
     for reason in reasons(rooms).values():
         raise HostUnsuitable(reason=f"it is disabled ({reason})", hint="cowshed host enable")
 

@@ -61,6 +61,7 @@ class Table(ComputeDriver):
         self.backends = {name: MemoryBackend(name) for name in ("qcow2", "raw", "memory")}
         self.calls: list[Call] = []
         self.enabled = True
+        self.placement: Any = None
         self.pools: dict[str, dict[str, Any]] = {}
         self._failures: defaultdict[str, list[BaseException]] = defaultdict(list)
         self._lock = threading.RLock()
