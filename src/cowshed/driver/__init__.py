@@ -23,6 +23,7 @@ from cowshed.driver.disk_snapshots import DiskSnapshots
 from cowshed.driver.disks import Disks
 from cowshed.driver.events import Events
 from cowshed.driver.filters import Filters
+from cowshed.driver.flags import Flags
 from cowshed.driver.guest import Guest
 from cowshed.driver.host import Host
 from cowshed.driver.image_cache import ImageCache
@@ -63,6 +64,7 @@ class LibvirtDriver(
     ImageCache,
     Guest,
     Host,
+    Flags,
     Maintenance,
     Resources,
     Snapshot,

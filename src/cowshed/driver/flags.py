@@ -1,0 +1,49 @@
+"""Flags: what else this driver can do on this host, in the words of the newest Nova."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Final
+
+from cowshed.driver.rooms import Rooms
+from cowshed.model.disk import DiskFormat
+
+NODE: Final = "node-uuid"
+_ALWAYS: Final = (
+    "supports_device_tagging",
+    "supports_tagged_attach_volume",
+    "supports_multiattach",
+)
+
+
+class Flags:
+    rooms: Rooms
+
+    def more_flags(self) -> dict[str, bool]:
+        """Beside those that follow from the contract; what is left out is not supported.
+
+        Interfaces have no tags, guests are not pinned to processors, and no directories are shared with them.
+        """
+        from cowshed.tools import run
+
+        allowed, host = set(self.rooms.config.images.formats), self.rooms.capabilities
+        encrypts = any(backend.traits.encrypts for backend in self.rooms.backends.values())
+        return {
+            **dict.fromkeys(_ALWAYS, True),
+            **{f"supports_image_type_{kind}": kind.value in allowed for kind in DiskFormat},
+            "supports_vtpm": run.find("swtpm") is not None,
+            "supports_secure_boot": any(firmware.secure_boot for firmware in host.firmwares),
+            "supports_ephemeral_encryption": encrypts,
+            "supports_ephemeral_encryption_luks": encrypts,
+        }
+
+    def node_uuid(self) -> str:
+        """Of this host, made once and kept: it stays when the host is renamed."""
+        from cowshed.tools import filesystem, locks
+
+        path = self.rooms.facts / NODE
+        filesystem.make_directory(path.parent)
+        with locks.directory(path.parent, timeout=60, what="what this host knows of itself"):
+            if not path.exists():
+                filesystem.write_atomically(path, str(uuid.uuid4()).encode())
+        return str(uuid.UUID(path.read_text().strip()))
