@@ -222,6 +222,31 @@ class PowerSection:
 
 
 @dataclass(frozen=True, slots=True)
+class MigrationSection:
+    uri: str = _option(
+        "qemu+ssh://%s/system", "libvirt of another host, as this host's libvirt reaches it; %s: its name"
+    )
+    address: str = _option("", "where this host's QEMU takes guests in; empty: its host name")
+    downtime: int = _option(500, "how long a guest may stand still at the end, in milliseconds")
+    completion: float = _option(800.0, "how long a migration may take, for each GiB of memory and disks; 0: no limit")
+    stall: float = _option(150.0, "how long a migration may get no further; 0: no limit", unit="s")
+    bandwidth: int = _option(0, "bytes a second that a migration may send; 0: no limit", unit="B")
+    at_timeout: str = _option(
+        "abort",
+        "what happens to a migration that takes too long: none, the guest pauses until it is over, or it goes on over there",
+        choices=("abort", "pause", "post-copy"),
+    )
+    post_copy: bool = _option(False, "a guest may go on over there before all its memory is; a broken cable kills it")
+    auto_converge: bool = _option(False, "slow a guest down that changes its memory faster than it can be sent")
+    tls: bool = _option(False, "send guests and disks through TLS, with the certificates of libvirt and QEMU")
+    parallel: int = _option(0, "connections for the memory of one guest; 0: one, the usual way")
+    unsafe: bool = _option(False, "trust a shared directory that libvirt does not know to be coherent between hosts")
+    command: tuple[str, ...] = _option(
+        ("ssh", "%s", "cowshed"), "how cowshed is run on another host; %s: its name, and words are added at the end"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LimitsSection:
     tool_timeout: float = _option(300.0, "wall clock of one host tool", unit="s")
     tool_memory: int = _option(2 * GiB, "address space of one host tool", unit="B")
@@ -244,6 +269,7 @@ class Config:
     console: ConsoleSection = field(default_factory=ConsoleSection)
     guest: GuestSection = field(default_factory=GuestSection)
     power: PowerSection = field(default_factory=PowerSection)
+    migration: MigrationSection = field(default_factory=MigrationSection)
     limits: LimitsSection = field(default_factory=LimitsSection)
     sources: Mapping[str, str] = field(default_factory=dict)
 

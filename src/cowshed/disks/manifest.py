@@ -48,7 +48,7 @@ def _load(directory: Path) -> Manifest:
             raise ValueError("its checksum is wrong")
         if record["instance"] != directory.name:
             raise ValueError(f"it belongs to instance {record['instance']}")
-        manifest = Manifest(record["instance"], {name: _disk(entry) for name, entry in record["disks"].items()})
+        manifest = Manifest(record["instance"], {name: disk(entry) for name, entry in record["disks"].items()})
         _LOADED.keep(directory, facts, manifest)
         return manifest
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -105,7 +105,7 @@ def _identity(facts: os.stat_result) -> tuple[int, ...]:
 _LOADED = _Loaded()
 
 
-def _disk(entry: dict[str, Any]) -> ManifestDisk:
+def disk(entry: dict[str, Any]) -> ManifestDisk:
     entry["format"] = DiskFormat(entry["format"])
     if entry["base_format"]:
         entry["base_format"] = DiskFormat(entry["base_format"])

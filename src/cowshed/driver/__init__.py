@@ -32,6 +32,7 @@ from cowshed.driver.interfaces import Interfaces
 from cowshed.driver.lifecycle import Lifecycle
 from cowshed.driver.limits import Limits
 from cowshed.driver.listing import Listing
+from cowshed.driver.live_migration import LiveMigration
 from cowshed.driver.maintenance import Maintenance
 from cowshed.driver.power import Power
 from cowshed.driver.rescue import Rescue
@@ -75,6 +76,7 @@ class LibvirtDriver(
     Filters,
     Rescue,
     SharedStorage,
+    LiveMigration,
     ComputeDriver,
 ):
     """Runs instances on this host.

@@ -14,12 +14,14 @@ from cowshed.driver.steps import (
     host_state,
     launch,
     layout,
+    leaving,
     locate,
     marks,
     opening,
     provision,
     serial,
     teardown,
+    transit,
     volumes,
 )
 from cowshed.errors import CowshedError, NameTaken
@@ -107,9 +109,17 @@ class Lifecycle(LifecycleContract):
             filtering.remove(self.rooms, instance, self._vifs(instance, network_info))
             connect.unplug(self.rooms, tuple(network_info or ()))
         teardown.undefine(self.rooms, instance.uuid)
-        volumes.disconnect_all(self.rooms, instance, block_device_info)
+        if not transit.gone(self.rooms, instance.uuid):
+            volumes.disconnect_all(self.rooms, instance, block_device_info)
         if not destroy_disks:
             opening.let_go(self.rooms, instance.uuid)
+        elif transit.gone(self.rooms, instance.uuid):
+            # It runs elsewhere: what both hosts see is that one's.
+            opening.forget_keys(self.rooms, instance.uuid)
+            note = transit.noted(self.rooms, instance.uuid, transit.Way.OUT) or {}
+            leaving.delete_local(self.rooms, instance.uuid, shared_path=bool(note.get("shared")))
+            serial.give_back(self.rooms, instance.uuid)
+            transit.forget(self.rooms, instance.uuid, transit.Way.OUT)
         else:
             opening.forget_keys(self.rooms, instance.uuid)
             teardown.delete_disks(self.rooms, instance)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from cowshed.host.kvm import KvmState
     from cowshed.hypervisor import Hypervisor
     from cowshed.images.cache import Cache
+    from cowshed.migration.policy import Monitor
     from cowshed.network.filters import Filters
 
 _log = log.logger(__name__)
@@ -44,6 +46,8 @@ class Rooms:
         self.state = self.config.state
         self.volume_service: VolumeService = NoVolumeService()
         self.rules: RuleProvider = NoRules()
+        self.monitors: dict[str, Monitor] = {}  # of the live migrations that this process drives
+        self.arrivals: dict[str, ExitStack] = {}  # what is held for instances that are expected here
         self._local = threading.local()
 
     # --- places -------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cowshed.contract.startup import Startup as StartupContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import filtering, host_state, sweep, volumes
+from cowshed.driver.steps import arriving, filtering, host_state, settling, sweep, volumes
 
 
 class Startup(StartupContract):
@@ -17,6 +17,8 @@ class Startup(StartupContract):
         """
         self.rooms.hypervisor.expect_events()
         host_state.watch_libvirt(self.rooms)
+        settling.recover(self.rooms)
+        arriving.recover(self.rooms)
         sweep.leftovers(self.rooms)
         volumes.recover(self.rooms)
         filtering.sweep(self.rooms)

@@ -31,7 +31,7 @@ def load(directory: Path) -> tuple[AttachedVolume, ...]:
         record = json.loads(path.read_text())
         if record["version"] > VERSION:
             raise ValueError(f"it was written by a newer cowshed (version {record['version']})")
-        return tuple(_volume(one) for one in record["volumes"])
+        return tuple(volume(one) for one in record["volumes"])
     except (FileNotFoundError, NotADirectoryError):
         return ()
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -65,18 +65,18 @@ def users(instances: Path, volume_id: str) -> Iterator[str]:
 
 
 def _write(directory: Path, volumes: list[AttachedVolume]) -> None:
-    entries = [_entry(one) for one in volumes]
+    entries = [entry(one) for one in volumes]
     text = json.dumps({"version": VERSION, "volumes": entries}, indent=1)
     filesystem.write_atomically(directory / FILE, text.encode())
 
 
-def _entry(volume: AttachedVolume) -> dict[str, Any]:
+def entry(volume: AttachedVolume) -> dict[str, Any]:
     return dataclasses.asdict(
         dataclasses.replace(volume, connection_info=infos.without_passwords(volume.connection_info))
     )
 
 
-def _volume(entry: dict[str, Any]) -> AttachedVolume:
+def volume(entry: dict[str, Any]) -> AttachedVolume:
     encryption = entry["encryption"]
     return AttachedVolume(
         **{

@@ -63,6 +63,17 @@ def define(
 
     :param connected: what shows the volumes
     """
+    return rooms.hypervisor.define(assembled(rooms, instance, image, plugged, connected))
+
+
+def assembled(
+    rooms: Rooms,
+    instance: Instance,
+    image: Image,
+    plugged: Sequence[PluggedVif],
+    connected: Sequence[AttachedDisk] = (),
+) -> str:
+    """The domain's XML; its disks can be opened. Nothing is defined."""
     from cowshed.domain.assemble import assemble
 
     disks = opening.ready(rooms, instance)
@@ -77,7 +88,7 @@ def define(
         directory=rooms.directory(instance.uuid).path,
         kernel=layout.kernel(rooms, instance, image),
     )
-    return rooms.hypervisor.define(domain.to_xml())
+    return domain.to_xml()
 
 
 def start(rooms: Rooms, guest: Guest) -> None:

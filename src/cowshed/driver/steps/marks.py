@@ -9,6 +9,7 @@ import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from cowshed.driver.steps import transit
 from cowshed.errors import DataCorrupt, InvalidState
 from cowshed.model.instance import Instance
 
@@ -62,6 +63,7 @@ def _write(rooms: Rooms, uuid: str, words: frozenset[Mark]) -> None:
 
 def refuse_marked(rooms: Rooms, instance: Instance, action: str = "started") -> None:
     """:raises InvalidState: it must not start"""
+    transit.refuse(rooms, instance, action)
     for word in sorted(marks(rooms, instance.uuid)):
         state, hint = _REASON[word]
         raise InvalidState(name=instance.name, state=state, action=action, hint=hint)

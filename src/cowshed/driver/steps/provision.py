@@ -124,10 +124,10 @@ def config_drive(
     from cowshed.disks import config_drive as drive
 
     files, label = data
-    drive.create(_file(rooms.backend(LOCAL_BACKEND).disk(instance.uuid, name)), files, label, encrypt=encrypt)
+    drive.create(file_of(rooms.backend(LOCAL_BACKEND).disk(instance.uuid, name)), files, label, encrypt=encrypt)
 
 
-def _file(disk: Disk) -> FileDisk:
+def file_of(disk: Disk) -> FileDisk:
     """:raises UnsupportedOperation: it does not live in a file"""
     from cowshed.disks.file import FileDisk
 

@@ -1,0 +1,299 @@
+"""The destination of a live migration: what must be ready before the guest comes, and what goes if it does not."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cowshed import log
+from cowshed.driver.steps import (
+    bases,
+    connect,
+    filtering,
+    launch,
+    leaving,
+    locate,
+    opening,
+    provision,
+    serial,
+    transit,
+    volumes,
+)
+from cowshed.driver.steps.transit import Way
+from cowshed.errors import CowshedError, HostUnsuitable, InvalidRequest, InvalidState, NameTaken, NoSpace, NotFound
+from cowshed.model.instance import Instance, PowerState
+from cowshed.model.vif import Vif
+from cowshed.undo import Undo
+
+if TYPE_CHECKING:
+    from cowshed.driver.rooms import Rooms
+    from cowshed.hypervisor.guest import Guest
+    from cowshed.model.disk import Base, ManifestDisk
+
+_log = log.logger(__name__)
+
+
+# --- before anything is touched -------------------------------------------------------------------
+
+
+def refuse_taken(rooms: Rooms, instance: Instance) -> None:
+    """:raises NameTaken: a domain of this UUID or name is here"""
+    for guest in rooms.hypervisor.guests():
+        if guest.uuid == instance.uuid:
+            raise NameTaken(kind="domain", name=instance.uuid, hint="it is on this host already, or was left here")
+        if guest.name == instance.name:
+            raise NameTaken(kind="domain", name=instance.name, hint="rename one of the two")
+
+
+def available(rooms: Rooms) -> dict[str, int]:
+    """Bytes free by backend; one that cannot be asked is left out."""
+    found = {}
+    for name, backend in rooms.backends.items():
+        try:
+            found[name] = max(0, backend.capacity().free - rooms.config.host.reserved_disk)
+        except CowshedError as error:
+            _log.warning("what is free on the backend %s is not known: %s", name, error)
+    return found
+
+
+def check_flavor(rooms: Rooms, instance: Instance, free: dict[str, int]) -> None:
+    """What the flavor promises must be free. :raises HostUnsuitable:"""
+    flavor, backend = instance.flavor, instance.backend or rooms.config.disks.backend
+    needed = flavor.root + flavor.ephemeral + flavor.swap
+    if needed > free.get(backend, 0):
+        full = NoSpace(place=f"the backend {backend}", needed=needed, free=free.get(backend, 0))
+        raise HostUnsuitable(reason=str(full), hint="free some space there, or choose another host") from full
+
+
+def check_guest(rooms: Rooms, found: dict[str, Any]) -> None:
+    """Processor, machine and versions. :raises HostUnsuitable:"""
+    from cowshed.hypervisor import migrate
+
+    here = rooms.capabilities
+    if found["arch"] != here.arch or found["virt_type"] != here.virt_type:
+        raise HostUnsuitable(
+            reason=f"the guest runs as {found['arch']} on {found['virt_type']}, this host has {here.arch} on {here.virt_type}"
+        )
+    machine = found["machine"]
+    if machine and here.machines and machine not in {*here.machines, *here.machines.values()}:
+        raise HostUnsuitable(reason=f"its QEMU does not have the machine {machine}", hint="update QEMU there")
+    if found["cpu"]:
+        migrate.check_cpu(
+            rooms.hypervisor,
+            found["cpu"],
+            emulator=str(here.emulator),
+            arch=here.arch,
+            machine=machine,
+            virt_type=here.virt_type,
+        )
+
+
+# --- preparation ----------------------------------------------------------------------------------
+
+
+def prepare(
+    rooms: Rooms, instance: Instance, block_devices: Any, vifs: Sequence[Vif], found: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything the guest needs here; on failure nothing of it is left.
+
+    :raises NameTaken: :raises HostUnsuitable: and what making disks, volumes and interfaces raises
+    """
+    shared = bool(found["is_shared_instance_path"])
+    refuse_taken(rooms, instance)
+    check_guest(rooms, found)
+    place = rooms.directory(instance.uuid)
+    if place.exists() != shared:
+        raise _other_directory(place.path, shared)
+    connect.check(rooms, vifs)
+    filtering.check(rooms, instance, vifs)
+    with Undo() as undo, ExitStack() as stack:
+        stack.enter_context(transit.busy(rooms, instance.uuid, Way.IN))
+        undo.push("forget that it comes", transit.forget, rooms, instance.uuid, Way.IN)
+        transit.note(rooms, instance.uuid, Way.IN, shared=shared, name=instance.name)
+        shallow = False
+        if not shared:
+            provision.directory(rooms, instance, undo)
+            _write_records(place.path, found["records"])
+            shallow = _make_disks(rooms, instance, found, undo)
+        else:
+            _check_bases(rooms, instance)
+        plugged = connect.plug(rooms, vifs, undo)
+        undo.push("let libvirt forget its keys", opening.forget_keys, rooms, instance.uuid)
+        image = locate.remembered_image(rooms, instance)
+        connected = volumes.connect_all(rooms, instance, _volumes(rooms, instance, image, block_devices, found), undo)
+        undo.push("give the serial port back", serial.give_back, rooms, instance.uuid)
+        xml = launch.assembled(rooms, instance, image, plugged, connected)
+        rooms.arrivals[instance.uuid] = stack.pop_all()
+    return {**found, "xml": xml, "shallow": shallow, "address": rooms.config.migration.address}
+
+
+def _other_directory(path: Path, shared: bool) -> CowshedError:
+    if shared:
+        return NotFound(kind="instance directory", name=path)
+    return NameTaken(kind="instance directory", name=path)
+
+
+def _write_records(place: Path, records: dict[str, str]) -> None:
+    from cowshed.tools import filesystem
+
+    for name, text in records.items():
+        if Path(name).name != name or not name.endswith(".json"):
+            raise InvalidRequest(reason=f"{name!r} is not a record of an instance")
+        filesystem.write_atomically(place / name, text.encode())
+
+
+def _check_bases(rooms: Rooms, instance: Instance) -> None:
+    """The instance's directory is common; is what its overlays stand on as well?"""
+    from cowshed.disks import manifest
+
+    for entry in manifest.load(rooms.directory(instance.uuid).path).disks.values():
+        if entry.base_path and not Path(entry.base_path).exists():
+            raise HostUnsuitable(
+                reason=f"{entry.base_path}, which the disk {entry.name} stands on, is not here",
+                hint="let the hosts share the cache directory too",
+            )
+
+
+def _make_disks(rooms: Rooms, instance: Instance, found: dict[str, Any], undo: Undo) -> bool:
+    """Empty ones for what QEMU will copy; True: overlays on the bases they have at the source, for all that have one."""
+    from cowshed.disks import manifest
+
+    entries = [manifest.disk(dict(line)) for line in found["disks"]]
+    copied = [one for one in entries if one.name in found["copied"]]
+    known = {one.name: _base(rooms, one) for one in copied if one.base_path}
+    shallow = bool(known) and all(known.values())
+    for entry in entries:
+        rooms.progress.check()
+        backend = rooms.backend(entry.backend)
+        if backend.traits.shared:
+            manifest.record(rooms.directory(instance.uuid).path, entry)
+            continue
+        disk = backend.disk(instance.uuid, entry.name)
+        undo.push(f"delete {entry.name}", disk.delete)
+        if entry.name in found["copied"]:
+            base = known.get(entry.name) if shallow else None
+            disk.create(entry.virtual_size, base, encrypt=entry.encryption is not None, progress=rooms.progress)
+        elif entry.name in found["content"]:
+            content = zlib.decompress(base64.b64decode(found["content"][entry.name]))
+            provision.file_of(disk).create_filled(len(content), lambda path, data=content: path.write_bytes(data))  # type: ignore[misc]
+        else:
+            _from_image(rooms, instance, entry)
+    return shallow
+
+
+def _base(rooms: Rooms, entry: ManifestDisk) -> Base | None:
+    """The same base in the cache of this host: fetched where the image service has it, None if it cannot be had."""
+    name = Path(entry.base_path or "").name
+    base = rooms.cache.lookup(name)
+    if base is None and entry.image_id:
+        try:
+            base = bases.cached(rooms, rooms.backend(entry.backend), rooms.images.show(entry.image_id))
+        except CowshedError as error:
+            _log.info("the base of %s cannot be had here, so all of the disk is copied: %s", entry.name, error)
+    return base if base and entry.base_digest and base.digest == entry.base_digest else None
+
+
+def _from_image(rooms: Rooms, instance: Instance, entry: ManifestDisk) -> None:
+    """What is only read (a kernel, a cdrom) comes from its image again."""
+    if not entry.image_id:
+        raise HostUnsuitable(reason=f"nothing is known of what the disk {entry.name} was made from")
+    backend = rooms.backend(entry.backend)
+    disk = backend.disk(instance.uuid, entry.name)
+    bases.make(rooms, backend, disk, rooms.images.show(entry.image_id), entry.virtual_size)
+
+
+def _volumes(rooms: Rooms, instance: Instance, image: Any, block_devices: Any, found: dict[str, Any]) -> Sequence[Any]:
+    """Where the guest sees them is what the source says; how they are reached, the caller, if it says anything."""
+    from cowshed.driver.steps import mapping
+    from cowshed.model.volume import VolumeState
+    from cowshed.volumes import info, record
+
+    known = [replace(record.volume(dict(one)), state=VolumeState.CONNECTING) for one in found["volumes"]]
+    asked = {info.volume_id(one.info): one.info for one in mapping.entries(block_devices) or ()}
+    return [
+        replace(one, connection_info=volumes.merged(one.connection_info, asked.get(one.id, {}))) if asked else one
+        for one in known
+    ]
+
+
+# --- afterwards -----------------------------------------------------------------------------------
+
+
+def arrived(rooms: Rooms, uuid: str) -> Guest | None:
+    """The guest, once it is wholly this host's: defined here, and nothing is coming in any more."""
+    from cowshed.hypervisor import migrate
+
+    guest = rooms.hypervisor.find(uuid)
+    if guest is None or not guest.persistent() or migrate.running(guest) is not None:
+        return None
+    return guest
+
+
+def settled(rooms: Rooms, uuid: str) -> None:
+    """It is here, and no guest of another host any more."""
+    transit.forget(rooms, uuid, Way.IN)
+    let_go(rooms, uuid)
+
+
+def let_go(rooms: Rooms, uuid: str) -> None:
+    if stack := rooms.arrivals.pop(uuid, None):
+        stack.close()
+
+
+def rollback(rooms: Rooms, instance: Instance, vifs: Sequence[Vif], block_devices: Any, *, destroy_disks: bool) -> None:
+    """Remove what was prepared. May be repeated, and does nothing where nothing was.
+
+    :raises InvalidState: the guest runs here after all
+    """
+    note = transit.noted(rooms, instance.uuid, Way.IN)
+    if note is None:
+        return let_go(rooms, instance.uuid)
+    if arrived(rooms, instance.uuid):
+        raise InvalidState(name=instance.name, state="running here", action="taken back", hint="it has arrived")
+    if guest := rooms.hypervisor.find(instance.uuid):
+        guest.destroy()
+        guest.wait(PowerState.SHUTDOWN, timeout=30, what=f"{instance.name} off")
+    filtering.remove(rooms, instance, vifs)
+    connect.unplug(rooms, vifs)
+    shared = bool(note.get("shared"))
+    if shared:
+        leaving.disconnect(rooms, instance, {"is_shared_instance_path": True})
+    else:
+        volumes.disconnect_all(rooms, instance, block_devices)
+        opening.forget_keys(rooms, instance.uuid)
+        if destroy_disks:
+            leaving.delete_local(rooms, instance.uuid, shared_path=False)
+    serial.give_back(rooms, instance.uuid)
+    settled(rooms, instance.uuid)
+
+
+def recover(rooms: Rooms) -> None:
+    """Of what killed processes were to take in: keep what has arrived, remove what has not. What fails is logged."""
+    for uuid in transit.each(rooms, Way.IN):
+        try:
+            with transit.busy(rooms, uuid, Way.IN):
+                _recover(rooms, uuid)
+        except CowshedError as error:
+            _log.warning("the migration of %s to this host is left as it is: %s", uuid, error)
+
+
+def _recover(rooms: Rooms, uuid: str) -> None:
+    from cowshed.hypervisor import migrate
+    from cowshed.model.flavor import Flavor
+
+    guest = rooms.hypervisor.find(uuid)
+    if guest and arrived(rooms, uuid):
+        _log.info("%s has arrived", guest.name)
+        filtering.enforce(rooms, guest)
+        return settled(rooms, uuid)
+    if guest and migrate.running(guest) is not None:
+        return  # it is coming; whoever sends it says how it ended
+    _log.warning("removing what was prepared for %s, which did not come", uuid)
+    name = (transit.noted(rooms, uuid, Way.IN) or {}).get("name", uuid)
+    vifs = locate.remembered_vifs(rooms, guest) if guest else ()
+    rollback(rooms, Instance(uuid, name, Flavor()), vifs, None, destroy_disks=True)

@@ -1,0 +1,333 @@
+"""The source of a live migration: what leaves, and how."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import re
+import zlib
+from typing import TYPE_CHECKING, Any, Final
+
+from cowshed import log
+from cowshed.contract.storage import Snapshotting
+from cowshed.driver.steps import layout, locate, moving, replacing, volumes
+from cowshed.errors import (
+    Conflict,
+    CowshedError,
+    HostUnsuitable,
+    InvalidRequest,
+    InvalidState,
+    UnsupportedOperation,
+)
+from cowshed.migration.policy import Action, Monitor, Policy, Sample
+from cowshed.model.instance import Instance, PowerState
+from cowshed.units import MiB, format_size
+
+if TYPE_CHECKING:
+    from cowshed.driver.rooms import Rooms
+    from cowshed.hypervisor.guest import Guest
+    from cowshed.hypervisor.migrate import Migration, Request, Statistics
+    from cowshed.model.disk import ManifestDisk
+
+_log = log.logger(__name__)
+
+PROBE: Final = re.compile(r"\.shared-[0-9a-f]{32}")
+LOOK: Final = 0.2  # seconds between two looks at a migration
+CONTENT: Final = 8 * MiB  # what a read-only disk may hold that travels with the migrate data
+RUNS: Final = (PowerState.RUNNING, PowerState.PAUSED)
+
+
+# --- the check ------------------------------------------------------------------------------------
+
+
+def described(rooms: Rooms, instance: Instance, guest: Guest, found: dict[str, Any]) -> dict[str, Any]:
+    """The migrate data with what the source knows; nothing is changed.
+
+    :raises InvalidRequest: disks shall be copied and are shared, or shall not and are not
+    :raises HostUnsuitable: they do not fit there :raises Conflict: :raises UnsupportedOperation: they cannot be moved
+    """
+    refuse_unmovable(rooms, instance, guest)
+    shared = is_shared(rooms, found)
+    entries = {} if shared else _own(rooms, instance)
+    local = {name: one for name, one in entries.items() if not rooms.backend(one.backend).traits.shared}
+    _check_wish(found.get("block_migration"), local)
+    places = layout.remembered(rooms, instance)
+    copied = {name: places[name].target for name in local if name in places and not layout.read_only(name)}
+    _check_movable(rooms, instance, {name: local[name] for name in copied})
+    _check_room(rooms, instance, found, {name: local[name] for name in copied})
+    return {
+        **found,
+        "is_shared_instance_path": shared,
+        "block_migration": bool(local),
+        "disks": [_line(one) for one in entries.values()],
+        "copied": copied,
+        "records": {} if shared else _records(rooms, instance),
+        "content": _contents(rooms, instance, local),
+        "volumes": [_volume(one) for one in volumes.recorded(rooms, instance)],
+        **_machine(guest),
+    }
+
+
+def is_shared(rooms: Rooms, found: dict[str, Any]) -> bool:
+    """Is the file that the destination has left in its directory of instances in ours? :raises InvalidRequest:"""
+    name = str(found.get("filename", ""))
+    if not PROBE.fullmatch(name):
+        raise InvalidRequest(reason=f"{name!r} is not a file that shows whether storage is shared")
+    return (rooms.instances / name).exists()
+
+
+def refuse_unmovable(rooms: Rooms, instance: Instance, guest: Guest) -> None:
+    """:raises InvalidState:"""
+    if guest.state() not in RUNS:
+        raise InvalidState(name=instance.name, state="stopped", action="migrated live", hint="move it cold")
+    if layout.rescued(rooms, instance.uuid):
+        raise InvalidState(name=instance.name, state="rescued", action="migrated", hint="unrescue it first")
+
+
+def _own(rooms: Rooms, instance: Instance) -> dict[str, ManifestDisk]:
+    """Without what killed moves and rebuilds have left."""
+    from cowshed.disks import manifest
+
+    entries = manifest.load(rooms.directory(instance.uuid).path).disks
+    return {
+        name: one for name, one in entries.items() if not (moving.is_left(one) or replacing.is_second(name))
+    }  # fmt: skip
+
+
+def _check_wish(wished: bool | None, local: dict[str, ManifestDisk]) -> None:
+    if wished and not local:
+        raise InvalidRequest(reason="its disks are on storage that both hosts see; there is nothing to copy")
+    if wished is False and local:
+        raise InvalidRequest(
+            reason=f"both hosts do not see {', '.join(sorted(local))}, and disks shall not be copied",
+            hint="ask for a block migration",
+        )
+
+
+def _check_movable(rooms: Rooms, instance: Instance, local: dict[str, ManifestDisk]) -> None:
+    for name, entry in local.items():
+        disk = rooms.backend(entry.backend).disk(instance.uuid, name)
+        if isinstance(disk, Snapshotting) and (points := disk.snapshots()):
+            raise Conflict(
+                reason=f"the disk {name} of {instance.name} has snapshots that would not move with it: "
+                + ", ".join(point.name for point in points),
+                hint=f"remove them first: cowshed disk snapshot rm {instance.name} {name} NAME",
+            )
+        if entry.encryption and not rooms.config.migration.tls:
+            raise UnsupportedOperation(
+                subject=f"disk {name}",
+                operation="be copied to another host",
+                reason="it is encrypted, and its content would be sent in plain text",
+                hint="set up TLS between the hosts and switch [migration] tls on",
+            )
+
+
+def _check_room(rooms: Rooms, instance: Instance, found: dict[str, Any], local: dict[str, ManifestDisk]) -> None:
+    """As far as the destination has said what is free there."""
+    over_commit, needed = bool(found.get("disk_over_commit")), dict[str, int]()
+    for name, entry in local.items():
+        info = rooms.backend(entry.backend).disk(instance.uuid, name).info()
+        needed[entry.backend] = needed.get(entry.backend, 0) + (info.allocated if over_commit else info.virtual_size)
+    for backend, size in needed.items():
+        free = found.get("available", {}).get(backend)
+        if free is None:
+            raise HostUnsuitable(reason=f"the destination has no disk backend {backend}")
+        if size > free:
+            raise HostUnsuitable(
+                reason=f"its disks need {format_size(size)} on the backend {backend} of the destination, "
+                f"where {format_size(max(0, free))} are free",
+                hint="free some space there, or choose another host",
+            )
+
+
+def _line(entry: ManifestDisk) -> dict[str, Any]:
+    return dataclasses.asdict(dataclasses.replace(entry, snapshots=(), snapshot=None))
+
+
+def _records(rooms: Rooms, instance: Instance) -> dict[str, str]:
+    """The small files that say how it is started: all but those that are made anew there."""
+    from cowshed.disks import manifest
+    from cowshed.volumes import record
+
+    place = rooms.directory(instance.uuid).path
+    return {
+        path.name: path.read_text()
+        for path in sorted(place.glob("*.json"))
+        if path.name not in (manifest.FILE, record.FILE)
+    }
+
+
+def _contents(rooms: Rooms, instance: Instance, local: dict[str, ManifestDisk]) -> dict[str, str]:
+    """Of config drives: nobody can make them again, and QEMU does not copy what it only reads."""
+    found = {}
+    for name, entry in local.items():
+        if not name.startswith(layout.CONFIG_DRIVE):
+            continue
+        path = rooms.directory(instance.uuid).path / entry.location
+        if entry.encryption or path.stat().st_size > CONTENT:
+            raise UnsupportedOperation(
+                subject=f"disk {name}", operation="move to another host", reason="it is encrypted, or too large"
+            )
+        found[name] = base64.b64encode(zlib.compress(path.read_bytes())).decode()
+    return found
+
+
+def _volume(volume: Any) -> dict[str, Any]:
+    from cowshed.volumes import record
+
+    return record.entry(volume)
+
+
+def _machine(guest: Guest) -> dict[str, Any]:
+    """What the guest really has, which libvirt may have chosen."""
+    from cowshed.domain import element, relocate
+    from cowshed.hypervisor import migrate
+
+    node = element.parse(migrate.live_xml(guest))
+    return relocate.machine(node)
+
+
+# --- the move -------------------------------------------------------------------------------------
+
+
+def request(rooms: Rooms, guest: Guest, dest: str, found: dict[str, Any]) -> Request:
+    """:raises DataCorrupt: a disk of the guest is not known there"""
+    from cowshed.domain.relocate import relocated
+    from cowshed.hypervisor import migrate
+
+    section = rooms.config.migration
+    return migrate.Request(
+        uri=section.uri.replace("%s", dest),
+        address=str(found.get("address") or ""),
+        xml=relocated(migrate.live_xml(guest), found["xml"]),
+        persistent_xml=relocated(migrate.live_xml(guest, inactive=True), found["xml"]),
+        disks=tuple(found["copied"].values()),
+        shallow=bool(found.get("shallow")),
+        bandwidth=section.bandwidth,
+        connections=section.parallel,
+        auto_converge=section.auto_converge,
+        post_copy=section.post_copy,
+        tls=section.tls,
+        unsafe=section.unsafe,
+    )
+
+
+def policy(rooms: Rooms) -> Policy:
+    section = rooms.config.migration
+    return Policy(
+        downtime=float(section.downtime),
+        completion=section.completion,
+        stall=section.stall,
+        at_timeout=Action(section.at_timeout),
+        post_copy=section.post_copy,
+    )
+
+
+def follow(rooms: Rooms, guest: Guest, migration: Migration, monitor: Monitor) -> bool:
+    """Until it is over, steering; True: it was given up on purpose."""
+    from cowshed.hypervisor import migrate
+
+    aborted, done, begun = False, 0, False
+    while not migration.wait(LOOK):
+        try:
+            if not aborted:
+                rooms.progress.check()
+            now = migration.statistics()
+            if now is None:
+                continue
+            if not begun:
+                rooms.progress.phase("migrate", now.total)
+                _quietly("set the downtime", migrate.set_downtime, guest, monitor.downtime)
+                begun = True
+            rooms.progress.update(max(0, now.processed - done))
+            done = max(done, now.processed)
+            aborted = _act(guest, monitor, now) or aborted
+        except BaseException as error:
+            if isinstance(error, CowshedError) and not isinstance(error, _stops()):
+                _log.warning("a look at the migration of %s failed: %s", guest.name, error)
+                continue
+            _log.info("giving up the migration of %s", guest.name)
+            aborted = True
+            _quietly("abort", migrate.abort, guest)
+            if not isinstance(error, Exception | KeyboardInterrupt):
+                raise
+    return aborted
+
+
+def _stops() -> tuple[type[CowshedError], ...]:
+    from cowshed.errors import Interrupted
+
+    return (Interrupted,)
+
+
+def _act(guest: Guest, monitor: Monitor, now: Statistics) -> bool:
+    """Do what the policy says; True: that was to abort."""
+    from cowshed.hypervisor import migrate
+
+    action = monitor.next(Sample(now.elapsed, now.remaining, now.total, now.iteration))
+    match action:
+        case Action.DOWNTIME:
+            _quietly("allow more downtime", migrate.set_downtime, guest, monitor.downtime)
+        case Action.POST_COPY:
+            _quietly("switch to post-copy", migrate.start_post_copy, guest)
+        case Action.PAUSE:
+            pause(guest)
+        case Action.ABORT:
+            _log.warning("the migration of %s takes too long; giving up", guest.name)
+            _quietly("abort", migrate.abort, guest)
+            return True
+    return False
+
+
+def pause(guest: Guest) -> None:
+    """It changes no memory any more, so the end is near; at whatever speed the cable gives."""
+    from cowshed.hypervisor import migrate
+
+    _quietly("lift the bandwidth", migrate.lift_bandwidth, guest)
+    guest.suspend()
+
+
+def _quietly(what: str, function: Any, *arguments: Any) -> None:
+    try:
+        function(*arguments)
+    except CowshedError as error:
+        _log.info("could not %s: %s", what, error)
+
+
+# --- afterwards -----------------------------------------------------------------------------------
+
+
+def disconnect(rooms: Rooms, instance: Instance, found: dict[str, Any]) -> None:
+    """The host side of its volumes; what fails is logged. On a shared path the record is the other host's by now."""
+    from cowshed.volumes import find, record
+
+    recorded = volumes.recorded(rooms, instance)
+    if not found.get("is_shared_instance_path"):
+        return volumes.disconnect_all(rooms, instance, None)
+    for volume in recorded or [record.volume(one) for one in found.get("volumes", [])]:
+        try:
+            with volumes.held(rooms, volume.id):
+                find(rooms.connectors, volume.connection_info).disconnect(volume.connection_info)
+        except CowshedError as error:
+            _log.warning("could not disconnect volume %s of %s: %s", volume.id, instance.name, error)
+
+
+def delete_local(rooms: Rooms, uuid: str, *, shared_path: bool) -> None:
+    """What the instance has left here: never what the other host uses.
+
+    :raises CowshedError: the first that failed, after all have been tried
+    """
+    if shared_path:
+        return
+    first: CowshedError | None = None
+    for backend, disk in locate.disks(rooms, uuid):
+        if rooms.backend(backend).traits.shared:
+            continue
+        try:
+            disk.delete()
+        except CowshedError as error:
+            _log.warning("could not delete %s of %s: %s", disk.name, uuid, error)
+            first = first or error
+    if first:
+        raise first
+    rooms.directory(uuid).delete()

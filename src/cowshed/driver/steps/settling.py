@@ -1,0 +1,132 @@
+"""Where does a guest run after a migration? Read from the two libvirts, never from what an error said."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from cowshed import log
+from cowshed.clock import Deadline
+from cowshed.driver.steps import transit
+from cowshed.driver.steps.transit import Phase, Way
+from cowshed.errors import CowshedError, DeadlineExceeded, InstanceNotFound, InvalidState
+from cowshed.model.instance import PowerState
+
+if TYPE_CHECKING:
+    from cowshed.driver.rooms import Rooms
+    from cowshed.hypervisor.guest import Guest
+
+_log = log.logger(__name__)
+
+PATIENCE: Final = 60.0  # seconds for a libvirt that went away in the middle
+_PAUSE: Final = 0.3
+
+
+class Verdict(StrEnum):
+    HERE = "here"
+    THERE = "there"
+    OPEN = "open"  # nobody can say yet
+
+
+def settle(rooms: Rooms, uuid: str, *, patience: float = 0.0) -> Verdict:
+    """Find out, and leave one guest: what is left of the other one goes, and the note says how it ended.
+
+    :param patience: seconds to wait for a libvirt that is away, or a job that is still under way
+    :returns: OPEN only if it could not be found out within ``patience``; then the guest is left as it is
+    """
+    note = transit.noted(rooms, uuid, Way.OUT)
+    if note is None or note.get("phase") != Phase.LEAVING:
+        return Verdict.THERE if note else Verdict.HERE
+    deadline = Deadline(patience, f"the end of the migration of {uuid}")
+    verdict = _look_until(rooms, uuid, note, deadline)
+    if verdict == Verdict.THERE:
+        transit.note(rooms, uuid, Way.OUT, **{**note, "phase": Phase.GONE})
+    elif verdict == Verdict.HERE:
+        transit.forget(rooms, uuid, Way.OUT)
+    return verdict
+
+
+def _look_until(rooms: Rooms, uuid: str, note: dict[str, Any], deadline: Deadline) -> Verdict:
+    from cowshed import clock
+
+    while True:
+        try:
+            verdict = _look(rooms, uuid, note)
+        except CowshedError as error:
+            _log.warning("where %s runs is not known yet: %s", uuid, error)
+            verdict = Verdict.OPEN
+        if verdict != Verdict.OPEN or deadline.passed:
+            return verdict
+        clock.current().sleep(_PAUSE)
+
+
+def _look(rooms: Rooms, uuid: str, note: dict[str, Any]) -> Verdict:
+    from cowshed.hypervisor import migrate
+
+    guest = rooms.hypervisor.find(uuid)
+    if guest is None:
+        return Verdict.THERE  # libvirt removes the definition when the other one has said that it runs
+    if migrate.running(guest) is not None:
+        return Verdict.OPEN
+    state = guest.state()
+    if state == PowerState.RUNNING:
+        return Verdict.HERE
+    there = _there(rooms, uuid, str(note.get("dest", "")))
+    if there is None:
+        return Verdict.OPEN
+    if there:
+        _remove(guest)
+        return Verdict.THERE
+    if state == PowerState.PAUSED and note.get("ran"):
+        _resume(guest)
+    return Verdict.HERE
+
+
+def _there(rooms: Rooms, uuid: str, dest: str) -> bool | None:
+    """Does the destination's libvirt say that it has the guest for good? None: it does not answer."""
+    from cowshed.hypervisor import Hypervisor, migrate
+
+    try:
+        with Hypervisor(rooms.config.migration.uri.replace("%s", dest), connect_timeout=10) as other:
+            guest = other.find(uuid)
+            if guest is None:
+                return False
+            if migrate.running(guest) is not None:
+                return None
+            return guest.persistent() and guest.state() in (PowerState.RUNNING, PowerState.PAUSED)
+    except CowshedError as error:
+        _log.info("the destination does not say whether %s runs there: %s", uuid, error)
+        return None
+
+
+def _remove(guest: Guest) -> None:
+    """The rest of a guest that runs elsewhere."""
+    guest.destroy()
+    guest.undefine()
+
+
+def _resume(guest: Guest) -> None:
+    try:
+        guest.resume()
+        guest.wait(PowerState.RUNNING, timeout=30, what=f"{guest.name} running")
+    except (InvalidState, InstanceNotFound, DeadlineExceeded) as error:
+        _log.warning("%s is paused after a migration that failed, and does not go on: %s", guest.name, error)
+
+
+def recover(rooms: Rooms) -> None:
+    """Of what killed processes were sending: nobody watches any more, so it is given up, unless it is over."""
+    from cowshed.hypervisor import migrate
+
+    for uuid in transit.each(rooms, Way.OUT):
+        try:
+            note = transit.noted(rooms, uuid, Way.OUT)
+            if note is None or note.get("phase") != Phase.LEAVING:
+                continue
+            with transit.busy(rooms, uuid, Way.OUT):
+                guest = rooms.hypervisor.find(uuid)
+                if guest and migrate.running(guest) is not None:
+                    migrate.abort(guest)
+                verdict = settle(rooms, uuid, patience=PATIENCE)
+                _log.warning("the migration of %s was interrupted; it runs %s", uuid, verdict)
+        except CowshedError as error:
+            _log.warning("the migration of %s is left as it is: %s", uuid, error)

@@ -1,0 +1,43 @@
+"""Migrate data: what the two hosts of a live migration tell each other, as JSON. The contract carries it between calls.
+
+By whom it is set, and in which call:
+
+* destination, first check: ``filename`` (in the directory of instances, shows whether that is shared), ``block_migration``
+  (None: as the storage demands), ``disk_over_commit``, ``available`` (bytes free by backend), ``qemu`` (its version);
+* source, second check: ``is_shared_instance_path``, ``block_migration`` (now decided), ``disks`` (lines of the manifest),
+  ``copied`` (disk to target, those whose content QEMU copies), ``records`` (small files beside the disks), ``content``
+  (of small read-only disks), ``cpu``, ``machine``, ``memory``, ``volumes``;
+* destination, preparation: ``xml`` (the domain as it is there), ``shallow`` (what lies below overlays is there already),
+  ``address``;
+* source, at the end: ``error`` or ``statistics``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from cowshed.errors import InvalidRequest
+
+VERSION: Final = 1
+
+
+def made(**facts: Any) -> dict[str, Any]:
+    return {"version": VERSION, **facts}
+
+
+def checked(data: Any, *needed: str) -> dict[str, Any]:
+    """``data`` itself, where it is ours and has what is ``needed``.
+
+    :raises InvalidRequest:
+    """
+    if not isinstance(data, dict) and not isinstance(data, Mapping):
+        raise InvalidRequest(reason="there is no migrate data: the checks of a live migration come first")
+    if data.get("version") != VERSION:
+        raise InvalidRequest(
+            reason=f"the other host's migrate data is of version {data.get('version')}, this host's is {VERSION}",
+            hint="use the same cowshed on both",
+        )
+    if missing := [name for name in needed if name not in data]:
+        raise InvalidRequest(reason=f"the migrate data lacks {', '.join(missing)}: a check was left out")
+    return data if isinstance(data, dict) else dict(data)
