@@ -220,6 +220,14 @@ def test_a_pool_that_is_missing(access: Access) -> None:
 # --- a cluster that breaks --------------------------------------------------------------------------
 
 
+def test_a_namespace_that_is_missing(access: Access, rbd_pool: str) -> None:
+    there = Pool(cluster(access), rbd_pool, "nowhere")
+    for call in (there.capacity, lambda: there.create("image", MiB)):
+        with pytest.raises(NotFound, match=f"namespace {rbd_pool}/nowhere does not exist") as caught:
+            call()
+        assert f"rbd namespace create {rbd_pool}/nowhere" in caught.value.hint
+
+
 def test_an_osd_and_a_manager_that_are_down(other_ceph: Callable[..., Ceph]) -> None:
     ceph = other_ceph("--size", "2G")
     pool = Pool(Cluster(Access(ceph_conf=str(ceph.conf), operation_timeout=3)), ceph.make_pool())

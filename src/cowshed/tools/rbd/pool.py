@@ -106,7 +106,10 @@ class Pool:
                 after = page[-1]
 
     def capacity(self) -> Capacity:
-        """What this pool may hold in all, with its quota. :raises NotFound: there is no such pool"""
+        """What this pool may hold in all, with its quota. :raises NotFound: there is no such pool, or namespace in it"""
+        if self.namespace:
+            with self.ioctx() as ioctx:
+                self._check_namespace(ioctx)
         answer = self.cluster.ask("df", detail="detail")
         for pool in answer["pools"]:
             if pool["name"] == self.name:
@@ -132,10 +135,22 @@ class Pool:
         rados, _ = errors.bindings()
         key = (self.name, self.namespace)
         if key not in self.cluster.prepared:
+            self._check_namespace(ioctx)
             with rados.WriteOpCtx() as operation:
                 operation.new(rados.LIBRADOS_CREATE_IDEMPOTENT)
                 ioctx.operate_write_op(operation, "rbd_trash")
             self.cluster.prepared.add(key)
+
+    def _check_namespace(self, ioctx: Any) -> None:
+        """librbd says of a missing namespace only that the image is not found. :raises NotFound:"""
+        _, rbd = errors.bindings()
+        try:
+            missing = bool(self.namespace) and not rbd.RBD().namespace_exists(ioctx, self.namespace)
+        except (rbd.PermissionError, rbd.OperationNotSupported):  # a user of this namespace need not see the list
+            return
+        if missing:
+            name = f"{self.name}/{self.namespace}"
+            raise NotFound(kind="namespace", name=name, hint=f"rbd namespace create {name}, or see [rbd] namespace")
 
     def create(self, image: str, size: int) -> None:
         """A blank one. :raises NameTaken:"""
