@@ -144,7 +144,7 @@ class LvmSection:
 @dataclass(frozen=True, slots=True)
 class RbdSection:
     pool: str = _option("", "Ceph pool of the rbd backend; empty: there is no such backend")
-    namespace: str = _option("", "namespace in the pool; empty: the default one")
+    namespace: str = _option("", "namespace in the pool, for which guests need libvirt 11.6; empty: the default one")
     user: str = _option("", "Ceph client without the leading client.; empty: Ceph's default (admin)")
     ceph_conf: str = _option("", "Ceph's configuration file; empty: Ceph's default (/etc/ceph/ceph.conf)")
     keyring: str = _option("", "file with the client's key; empty: as Ceph's configuration says")

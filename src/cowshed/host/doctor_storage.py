@@ -43,6 +43,13 @@ def unreachable(name: str, error: str, hint: str) -> list[Finding]:
     return [Finding(ERROR, f"backend {name}", error, hint)]
 
 
+def out_of_reach(name: str, reason: str) -> list[Finding]:
+    """:param reason: why guests cannot open its disks; empty: they can"""
+    return (
+        [Finding(ERROR, f"libvirt and {name}", reason, "empty [rbd] namespace, or upgrade libvirt")] if reason else []
+    )
+
+
 def room(name: str, place: str, *, total: int, free: int) -> list[Finding]:
     """:param place: what people call it: ``pool vms``, ``volume group data``"""
     sentence = f"{format_size(free)} of {format_size(total)} are free in {place}"

@@ -54,6 +54,7 @@ def _libvirt(rooms: Rooms) -> list[Finding]:
         *doctor.firmware(capabilities.firmwares),
         *doctor.user_network(passt=capabilities.passt),
         *doctor.default_network(state, session=capabilities.session),
+        *examine_storage.reached(rooms),
     ]
 
 

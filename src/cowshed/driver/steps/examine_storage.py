@@ -38,6 +38,16 @@ def backends(rooms: Rooms) -> list[Finding]:
     return findings
 
 
+def reached(rooms: Rooms) -> list[Finding]:
+    """What guests would not be able to open; libvirt must be there."""
+    from cowshed.driver.steps import reachable
+    from cowshed.host import doctor_storage as doctor
+
+    return [
+        finding for name in rooms.backends for finding in doctor.out_of_reach(name, reachable.obstacle(rooms, name))
+    ]
+
+
 def _orphaned(rooms: Rooms) -> dict[str, list[str]]:
     """Backend that is not here -> instances whose manifest names it."""
     from cowshed.disks import manifest

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cowshed.contract import block_device
 from cowshed.domain import drive, naming
 from cowshed.domain.properties import Properties
-from cowshed.driver.steps import mapping, volumes
+from cowshed.driver.steps import mapping, reachable, volumes
 from cowshed.errors import DataCorrupt, InvalidRequest, UnsupportedOperation
 from cowshed.model.disk import AttachedDisk, Bus, Device, DiskFormat, DiskSpec
 from cowshed.model.image import Image
@@ -69,6 +69,7 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
 
     :raises InvalidRequest: a bus has no room left, or the machine lacks it
     :raises DiskTooSmall:
+    :raises UnsupportedOperation: guests here cannot open such a disk, or it cannot be encrypted
     """
     from cowshed.driver.steps import driving, provision
 
@@ -86,6 +87,7 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
         if root and wanted.name in (ROOT, CDROM):
             continue
         spec = secured(rooms, backends.chosen(wanted), encrypt=encrypt)
+        reachable.check(rooms, spec.backend)
         if spec.name in (KERNEL, RAMDISK):
             planned.append(Planned(spec))
             continue

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from cowshed import log
 from cowshed.contract.storage import Importing, Snapshotting
+from cowshed.driver.steps import reachable
 from cowshed.errors import Conflict, CowshedError, DataCorrupt, NameTaken, NoSpace, UnsupportedOperation
 from cowshed.model.disk import DiskFormat, DiskSource, DiskType, ManifestDisk
 from cowshed.model.instance import Instance
@@ -97,6 +98,7 @@ def check(rooms: Rooms, instance: Instance, entry: ManifestDisk, to: str) -> Non
     :raises NoSpace: it holds more than is free there
     """
     backend = rooms.backend(to)
+    reachable.check(rooms, to)
     disk = rooms.backend(entry.backend).disk(instance.uuid, entry.name)
     if not isinstance(backend.disk(instance.uuid, _new_name(entry, to)), Importing):
         raise UnsupportedOperation(subject=f"backend {to}", operation="take over a disk", reason="it has no way to")

@@ -1,0 +1,34 @@
+"""Can a guest of this host open what a backend makes? Asked before anything is made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from cowshed.errors import UnsupportedOperation
+
+if TYPE_CHECKING:
+    from cowshed.driver.rooms import Rooms
+
+# Before it, libvirt has pool/image only, and QEMU is told to open an image called namespace/image.
+# https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms
+RBD_NAMESPACES: Final = (11, 6, 0)
+
+
+def check(rooms: Rooms, backend: str) -> None:
+    """:raises UnsupportedOperation: libvirt here is too old for it"""
+    if reason := obstacle(rooms, backend):
+        raise UnsupportedOperation(
+            subject=f"backend {backend}",
+            operation="be used by guests here",
+            reason=reason,
+            hint="empty [rbd] namespace",
+        )
+
+
+def obstacle(rooms: Rooms, backend: str) -> str:
+    """Why not; empty: nothing is in the way."""
+    namespace = rooms.config.rbd.namespace
+    if backend != "rbd" or not namespace or rooms.capabilities.libvirt >= RBD_NAMESPACES:
+        return ""
+    needed, found = (".".join(map(str, version)) for version in (RBD_NAMESPACES, rooms.capabilities.libvirt))
+    return f"the pool's namespace {namespace} needs libvirt {needed}, and this is {found}"
