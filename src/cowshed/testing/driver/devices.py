@@ -189,6 +189,12 @@ class FakeDevices(FakeLifecycle):
     def unfilter_instance(self, instance: Instance, network_info: NetworkInfo) -> None:
         """There is no filter."""
 
+    def filter_defer_apply_on(self) -> None:
+        """There is no filter."""
+
+    def filter_defer_apply_off(self) -> None:
+        """There is no filter."""
+
     def refresh_security_group_rules(self, security_group_id: str) -> None:
         """There is no filter."""
 
@@ -273,6 +279,7 @@ class FakeDevices(FakeLifecycle):
         self, context: Any, instance: Instance, network_info: NetworkInfo, image_meta: Image, rescue_password: str
     ) -> None:
         guest = self._find(instance)
+        self.images.show(image_meta.id)
         self._off(guest)
         guest.rescued_with = image_meta
         self._boot(guest)
@@ -283,6 +290,33 @@ class FakeDevices(FakeLifecycle):
             self._off(guest)
             guest.rescued_with = None
             self._boot(guest)
+
+    def rebuild(
+        self,
+        context: Any,
+        instance: Instance,
+        image_meta: Image,
+        injected_files: Sequence[tuple[str, bytes | str]],
+        admin_password: str | None,
+        bdms: Any,
+        detach_block_devices: Callable[..., None],
+        attach_block_devices: Callable[..., None],
+        network_info: NetworkInfo = None,
+        recreate: bool = False,
+        block_device_info: BlockDevices = None,
+        preserve_ephemeral: bool = False,
+    ) -> None:
+        """The root disk only; ephemeral ones stay in any case."""
+        guest = self._find(instance)
+        self.images.show(image_meta.id)
+        self._off(guest)
+        detach_block_devices(context, bdms)
+        disk = self._backend(guest.instance.backend).disk(instance.uuid, "disk")
+        disk.delete()
+        self._fill(disk, image_meta, guest.instance.flavor.root)
+        attach_block_devices(context, instance, bdms)
+        guest.image = image_meta
+        self._boot(guest)
 
     def rescued(self, instance: Instance) -> bool:
         return self._find(instance).rescued_with is not None

@@ -10,9 +10,10 @@ from urllib.parse import unquote, urlsplit
 
 from cowshed import clock
 from cowshed.contract.callbacks import Progress
+from cowshed.contract.promise import refuse
 from cowshed.errors import HostUnsuitable, InstanceNotFound, NotFound, UnsupportedOperation
 from cowshed.host import resources
-from cowshed.model.console import SerialConsole, VncConsole
+from cowshed.model.console import SerialConsole, SpiceConsole, VncConsole
 from cowshed.model.disk import DiskFormat
 from cowshed.model.host import Finding
 from cowshed.model.image import Image
@@ -33,6 +34,14 @@ class FakeHost(FakeDisks):
 
     def get_vnc_console(self, context: Any, instance: Instance) -> VncConsole:
         return VncConsole("127.0.0.1", 5900 + self._number(instance))
+
+    def get_spice_console(self, context: Any, instance: Instance) -> SpiceConsole:
+        return SpiceConsole("127.0.0.1", 7900 + self._number(instance))
+
+    def get_console_pool_info(self, console_type: str) -> dict[str, str]:
+        if console_type not in ("vnc", "spice", "serial"):
+            refuse(self, "get_console_pool_info", f"there are no {console_type} consoles")
+        return {"address": "127.0.0.1", "username": "", "password": ""}
 
     def get_serial_console(self, context: Any, instance: Instance) -> SerialConsole:
         return SerialConsole("127.0.0.1", 10000 + self._number(instance))
@@ -128,8 +137,9 @@ class FakeHost(FakeDisks):
         return [] if self.enabled else ["somebody disabled it"]
 
     def host_maintenance_mode(self, host: str, mode: bool) -> str:
-        if mode and any(guest.running for guest in self.guests.values()):
-            raise HostUnsuitable(reason="guests run here, and there is nowhere to move them")
+        running = ", ".join(guest.name for guest in self.guests.values() if guest.running)
+        if mode and running:
+            raise HostUnsuitable(reason=f"guests run here, and there is nowhere to move them: {running}")
         self.enabled = not mode
         return "on_maintenance" if mode else "off_maintenance"
 
