@@ -37,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Where Debian has blkid, mkfs and the like, but not in the path of an ordinary user.
     os.environ["PATH"] = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
     config.pluginmanager.register(SkipGuard(config), "skip-guard")
+    config.pluginmanager.register(HollowCount(), "hollow-count")
     config.pluginmanager.register(PrivateHome(), "private-home")
     config.pluginmanager.register(ceph_node, "ceph-node")
     config.pluginmanager.register(glance_server, "glance-server")
@@ -108,6 +109,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if folder == "vm" and item.get_closest_marker("xdist_group") is None:
             # The guests of one file run one after the other, so that at most two translate at once.
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+# ------------------------------------------------------------------------------------------------------- hollow passes
+
+
+class HollowCount:
+    """Names the promises of drivers that have passed only because the driver said that it cannot."""
+
+    def __init__(self) -> None:
+        self.found: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.found |= {str(value) for name, value in report.user_properties if name == "hollow"}
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.found:
+            terminalreporter.section("hollow passes")
+            for driver in sorted({name.partition(":")[0] for name in self.found}):
+                calls = sorted(name.partition(": ")[2] for name in self.found if name.startswith(f"{driver}:"))
+                terminalreporter.line(f"{driver}: {len(calls)} ({', '.join(calls)})")
 
 
 # ------------------------------------------------------------------------------------------------------ the skip guard

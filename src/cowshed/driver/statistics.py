@@ -49,12 +49,12 @@ class Statistics(StatisticsContract):
             found += [
                 {
                     "uuid": uuid,
-                    "mac_address": macs[card["name"]],
+                    "mac_address": macs[name],
                     "bw_in": card.get("rx.bytes", 0),
                     "bw_out": card.get("tx.bytes", 0),
                 }
                 for card in cards
-                if macs.get(card.get("name"))
+                if (name := card.get("name")) and macs.get(name)
             ]
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cowshed.errors import InstanceNotFound
+from cowshed.errors import InstanceNotFound, NotFound
 from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import Vif
 from cowshed.testing.conformance.driver.suite import DriverSuite, promise
@@ -61,14 +61,14 @@ class DevicePromises(DriverSuite):
     def test_a_snapshot_of_nobodys_volume(self) -> None:
         instance = self.unknown()
         facts = {"snapshot_id": "s", "type": "qcow2", "new_file": "nobodys.s"}
-        with refuses(InstanceNotFound):
+        with refuses(NotFound):
             self.driver.volume_snapshot_create(None, instance, "nobodys", facts)
 
     @promise("volume_snapshot_delete")
     def test_nobodys_snapshot_of_a_volume_is_not_merged(self) -> None:
         instance = self.unknown()
         merge = {"type": "qcow2", "file_to_merge": "nobodys.s", "merge_target_file": None}
-        with refuses(InstanceNotFound):
+        with refuses(NotFound):
             self.driver.volume_snapshot_delete(None, instance, "nobodys", "s", merge)
 
     @promise("get_volume_connector")

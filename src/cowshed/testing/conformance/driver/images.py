@@ -39,14 +39,21 @@ class ImagePromises(DriverSuite):
         for _ in range(2):
             self.driver.post_interrupted_snapshot_cleanup(None, self.lasting())
 
-    @promise("quiesce", "unquiesce", "set_admin_password", "inject_file")
+    @promise("quiesce", "unquiesce")
+    def test_what_is_off_is_not_frozen(self) -> None:
+        instance = self.lasting()
+        self.driver.power_off(instance)
+        with refuses(InvalidState):
+            self.driver.quiesce(None, instance, self.image)
+        with refuses(InvalidState):
+            self.driver.unquiesce(None, instance, self.image)
+
+    @promise("set_admin_password", "inject_file")
     def test_nothing_is_done_inside_what_is_off(self) -> None:
         instance = self.lasting()
         self.driver.power_off(instance)
         path, content = (base64.b64encode(text).decode() for text in (b"/tmp/conform", b"hello"))
         calls: list[Callable[[], object]] = [
-            lambda: self.driver.quiesce(None, instance, self.image),
-            lambda: self.driver.unquiesce(None, instance, self.image),
             lambda: self.driver.set_admin_password(instance, "secret"),
             lambda: self.driver.inject_file(instance, path, content),
         ]
