@@ -11,6 +11,7 @@ import pytest
 
 from cowshed.config import Config, HostSection
 from cowshed.contract.callbacks import Placed
+from cowshed.contract.live_migration import LiveMigration
 from cowshed.domain.domain import Domain
 from cowshed.domain.metadata import metadata
 from cowshed.driver import LibvirtDriver
@@ -34,10 +35,43 @@ def guest_of(name: str, state: PowerState = PowerState.RUNNING) -> SimpleNamespa
 class Moving(LibvirtDriver):
     """Its guests go to other hosts, except the stubborn ones."""
 
-    def live_migration(self, context, instance, dest, post_method, recover_method, *rest, **more):  # type: ignore[no-untyped-def]
-        self.moves = [*getattr(self, "moves", []), (instance.name, dest, more["migrate_data"])]
-        method = recover_method if instance.name == "stubborn" else post_method
-        method(context, instance, dest, more["migrate_data"])
+    told: list[str]
+
+    def check_can_live_migrate_source(self, context, instance, dest_check_data, *_):  # type: ignore[no-untyped-def]
+        return {**dest_check_data, "block_migration": True}
+
+    def live_migration(self, context, instance, dest, post_method, recover_method, block_migration, migrate_data):  # type: ignore[no-untyped-def]
+        self.told = [*getattr(self, "told", []), f"{instance.name} to {dest}"]
+        if instance.name == "stubborn":
+            migrate_data["error"] = "it is stubborn"
+            return recover_method(context, instance, dest, migrate_data)
+        return post_method(context, instance, dest, block_migration, migrate_data)
+
+    def post_live_migration(self, *_: Any) -> None:
+        self.told.append("disconnected")
+
+    def post_live_migration_at_source(self, *_: Any) -> None:
+        self.told.append("unplugged")
+
+    def cleanup(self, *_: Any, **__: Any) -> None:
+        self.told.append("cleaned")
+
+
+class There(LiveMigration):
+    """The other host."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("_") or name == "told":
+            return super().__getattribute__(name)
+
+        def call(*_: Any, **__: Any) -> Any:
+            self.told.append(name)
+            return {"block_migration": True}
+
+        return call
 
 
 def draining(tmp_path: Path, kind: type[LibvirtDriver], *guests: SimpleNamespace, **options: Any) -> LibvirtDriver:
@@ -72,20 +106,32 @@ def test_guests_that_cannot_go_are_named_and_nothing_changes(tmp_path: Path) -> 
         assert driver.host_disabled() == []
 
 
+BEFORE = [
+    "check_can_live_migrate_destination",
+    "check_can_live_migrate_destination_cleanup",
+    "pre_live_migration",
+]
+
+
 def test_guests_go_where_they_are_placed(tmp_path: Path) -> None:
-    places = {"web": "there", "db": Placed("elsewhere", migrate_data={"port": 1})}
+    places = {"web": Placed("there", There()), "db": Placed("elsewhere", There())}
     driver = draining(
         tmp_path, Moving, guest_of("web"), guest_of("db"), placement=lambda instance: places[instance.name]
     )
     assert driver.host_maintenance_mode("here", True) == "on_maintenance"
-    assert driver.moves == [("web", "there", None), ("db", "elsewhere", {"port": 1})]  # type: ignore[attr-defined]
+    after = ["disconnected", "unplugged", "cleaned"]
+    assert driver.told == ["web to there", *after, "db to elsewhere", *after]  # type: ignore[attr-defined]
+    for place in places.values():
+        assert place.driver.told == [*BEFORE, "post_live_migration_at_destination"]  # type: ignore[attr-defined]
 
 
 def test_a_guest_that_stays_ends_the_maintenance(tmp_path: Path) -> None:
-    driver = draining(tmp_path, Moving, guest_of("web"), guest_of("stubborn"), placement=lambda _: "there")
-    with pytest.raises(HostUnsuitable, match="stubborn could not be moved to there"):
+    place = Placed("there", There())
+    driver = draining(tmp_path, Moving, guest_of("stubborn"), placement=lambda _: place)
+    with pytest.raises(HostUnsuitable, match=r"stubborn could not be moved to there: .*it is stubborn"):
         driver.host_maintenance_mode("here", True)
     assert driver.host_disabled() == []
+    assert place.driver.told == [*BEFORE, "rollback_live_migration_at_destination"]  # type: ignore[attr-defined]
 
 
 def test_a_host_without_libvirt_is_disabled_for_that_reason_alone(tmp_path: Path) -> None:

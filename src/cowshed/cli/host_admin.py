@@ -8,7 +8,6 @@ import click
 
 from cowshed.cli import output
 from cowshed.cli.context import Session, verb
-from cowshed.errors import InvalidRequest
 
 
 @click.group()
@@ -54,16 +53,13 @@ _switch("disable", False, "Take no new instances; running ones go on.")
 
 
 @host.command("drain")
-@click.option("--to", metavar="HOST", help="Move running guests there, live.")
 @click.option("--end", is_flag=True, help="The maintenance is over: take new instances again.")
 @verb
-def drain(session: Session, to: str | None, end: bool) -> None:
-    """Begin a maintenance: take no new instances, and move the running guests away.
+def drain(session: Session, end: bool) -> None:
+    """Begin a maintenance: take no new instances.
 
-    Without --to nothing may run: the guests that do are named. Stopped instances stay.
+    Nothing may run here: the guests that do are named, and nothing is changed. Stopped instances stay.
     """
-    if end and to:
-        raise InvalidRequest(reason="--end moves nothing", hint="leave --to out")
     with session.working() as opened:
-        state = opened.drain(to=to, end=end)
+        state = opened.drain(end=end)
     session.emit("host", [{"state": state}], _STATE)

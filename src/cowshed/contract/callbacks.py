@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from cowshed.model.event import Event
+
+if TYPE_CHECKING:
+    from cowshed.contract.live_migration import LiveMigration
 
 EventListener: TypeAlias = Callable[[Event], None]
 
@@ -43,21 +46,17 @@ SILENT = NoProgress()
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where a running guest is to go. Whoever says so has made the destination ready for it.
-
-    ``migrate_data`` is what the destination's :meth:`pre_live_migration` returned.
-    """
+    """Where a running guest is to go: the address of a host, and its driver, or what reaches that."""
 
     host: str
-    block_migration: bool = False
-    migrate_data: Any = None
+    driver: LiveMigration
 
 
 class Placement(Protocol):
     """Who knows the other hosts."""
 
-    def __call__(self, instance: Any) -> Placed | str | None:
-        """Where ``instance`` can go (a host's name is enough where nothing has to be made ready); None: nowhere."""
+    def __call__(self, instance: Any) -> Placed | None:
+        """Where ``instance`` can go; None: nowhere."""
 
 
 class NetworkWaiter(Protocol):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from cowshed import log
 from cowshed.contract.callbacks import Placed, Placement
+from cowshed.contract.compute import ComputeDriver
 from cowshed.contract.host import Host as HostContract
-from cowshed.contract.live_migration import LiveMigration
 from cowshed.contract.promise import is_fulfilled
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import host_state, teardown
 from cowshed.errors import CowshedError, HostUnsuitable, InvalidRequest
-from cowshed.model.instance import Instance
 from cowshed.undo import Undo
 
 if TYPE_CHECKING:
+    from cowshed.domain.read import Recovered
     from cowshed.hypervisor.guest import Guest
 
 _log = log.logger(__name__)
@@ -41,8 +41,8 @@ class Maintenance(HostContract):
             if host_state.MAINTENANCE not in host_state.reasons(self.rooms):
                 undo.push("end the maintenance", host_state.enable, self.rooms, host_state.MAINTENANCE)
                 host_state.disable(self.rooms, host_state.MAINTENANCE, "it is in maintenance")
-            for instance, place in self._placed(running):
-                self._move(instance, place)
+            for recovered, place in self._placed(running):
+                self._move(recovered, place)
         return "on_maintenance"
 
     def _check_here(self, host: str) -> None:
@@ -55,7 +55,7 @@ class Maintenance(HostContract):
         if running and not (self.placement and is_fulfilled(type(self), "live_migration")):
             raise _stay(running, "and nobody says where to move them", "stop them, or drain to another host")
 
-    def _placed(self, running: list[Guest]) -> list[tuple[Instance, Placed]]:
+    def _placed(self, running: list[Guest]) -> list[tuple[Recovered, Placed]]:
         """Where each goes, before the first one moves. :raises HostUnsuitable: for some there is no place"""
         from cowshed.domain import read
 
@@ -63,33 +63,25 @@ class Maintenance(HostContract):
         for guest in running:
             recovered = read.recover(guest.xml())
             place = self.placement(recovered.instance) if recovered and self.placement else None
-            if recovered is None or place is None:
-                left.append(guest)
+            if recovered and place:
+                found.append((recovered, place))
             else:
-                found.append((recovered.instance, place if isinstance(place, Placed) else Placed(place)))
+                left.append(guest)
         if left:
             raise _stay(left, "and there is no place for them elsewhere")
         return found
 
-    def _move(self, instance: Instance, place: Placed) -> None:
+    def _move(self, recovered: Recovered, place: Placed) -> None:
         """:raises HostUnsuitable: it still runs here"""
-        moved: list[bool] = []
+        from cowshed.driver.steps import handing_over
 
-        def post(*_: Any) -> None:
-            moved.append(True)
-
-        def recover(*_: Any, **__: Any) -> None:
-            moved.append(False)
-
-        reason = "it stayed"
+        instance = recovered.instance
         try:
-            cast(LiveMigration, self).live_migration(
-                None, instance, place.host, post, recover, place.block_migration, migrate_data=place.migrate_data
-            )
+            handing_over.move(cast(ComputeDriver, self), place, instance, recovered.vifs)
         except CowshedError as error:
-            reason = str(error)
-        if moved != [True]:
-            raise HostUnsuitable(reason=f"instance {instance.name} could not be moved to {place.host}: {reason}")
+            raise HostUnsuitable(
+                reason=f"instance {instance.name} could not be moved to {place.host}: {error}", hint=error.hint
+            ) from error
         _log.info("instance %s runs on %s now", instance.name, place.host)
 
 

@@ -250,16 +250,14 @@ class Host:
             **{key: found[key] for key in kept},
         }
 
-    def drain(self, *, to: str | None = None, end: bool = False) -> str:
+    def drain(self, *, end: bool = False) -> str:
         """Begin a maintenance (``on_maintenance``), or end it (``off_maintenance``).
 
-        :param to: a host that running guests are moved to; None: as the driver's ``placement`` says
+        Running guests go where the driver's ``placement`` says.
+
         :raises HostUnsuitable: guests run that cannot be moved; nothing has changed
         """
-        driver = self.driver
-        if to:
-            driver.placement = lambda _: to
-        return driver.host_maintenance_mode(driver.get_available_nodes()[0], not end)
+        return self.driver.host_maintenance_mode(self.driver.get_available_nodes()[0], not end)
 
     def usage(self, refs: Sequence[str] = ()) -> list[dict[str, Any]]:
         """What running instances use, by name; bytes, and ``cpu_time`` in ns. Asks libvirt once.
