@@ -109,6 +109,7 @@ osd pool default pgp num = 8
 osd pool default pg autoscale mode = off
 osd crush chooseleaf type = 0
 mon warn on pool no redundancy = false
+mon mgr beacon grace = 3600
 mon allow pool size one = true
 mon allow pool delete = true
 mon max pg per osd = 2000

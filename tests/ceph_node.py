@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "ceph-node.sh"
 PLACE = "TESTS_CEPH_PLACE"  # the directory of the run's cluster, for its workers
+LOOK = 20.0  # seconds between two looks at whether the manager answers
+_looked = float("-inf")
 OWNER = "TESTS_CEPH_OWNER"  # the process whose end is the cluster's end
 
 
@@ -77,6 +80,30 @@ class Ceph:
 
     def images(self, pool: str) -> list[str]:
         return sorted(self.rbd("ls", "--format", "json", pool))
+
+    def manager_answers(self) -> bool:
+        """Within a few seconds. It hangs for good at times: a module that waits for a full pool holds up all others."""
+        command = ["ceph", "-c", str(self.conf), "--connect-timeout", "10", "rbd", "task", "list"]
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False)
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
+
+    def revive_manager(self) -> None:
+        """A new one in place of one that does not answer; of several callers at once, one does it."""
+        with (self.place / "manager.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.manager_answers():
+                return
+            self.kill("mgr.x")
+            self.command("mgr", "fail", "x")  # the monitor would wait an hour for it
+            started = ["ceph-mgr", "-i", "x", "-c", str(self.conf)]
+            subprocess.run(started, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True)
+            deadline = time.monotonic() + 60
+            while not self.manager_answers():
+                assert time.monotonic() < deadline, "the new Ceph manager does not answer"
+                time.sleep(0.5)
 
     def kill(self, daemon: str, how: signal.Signals = signal.SIGKILL) -> None:
         """``daemon`` is mon.a, mgr.x or osd.0."""
@@ -133,6 +160,18 @@ def ceph() -> Ceph:
     with (place / "start.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return start(place)  # which does nothing where it is up
+
+
+@pytest.fixture(autouse=True)
+def _manager(request: pytest.FixtureRequest) -> None:
+    """Looked at now and then, for the tests that use the run's cluster."""
+    global _looked
+    if not {"ceph", "rbd_pool"} & set(request.fixturenames) or time.monotonic() < _looked + LOOK:
+        return
+    ceph: Ceph = request.getfixturevalue("ceph")
+    if not ceph.manager_answers():
+        ceph.revive_manager()
+    _looked = time.monotonic()
 
 
 @pytest.fixture(scope="session")

@@ -200,7 +200,7 @@ def test_blank_disks_that_cannot_be(tmp_path: Path, kind: str, monkeypatch: pyte
     fake.chmod(0o755)
     monkeypatch.setenv("COWSHED_PATH", str(tmp_path))
     with pytest.raises(ToolFailed, match="broken"):
-        blank.create(disk, 64 * MiB, filesystem_type="ext4", place=small)
+        blank.create(disk, 64 * MiB, filesystem_type="ext4", place=tmp_path)
     assert not disk.directory.exists()
     monkeypatch.delenv("COWSHED_PATH")
     blank.create(disk, 64 * MiB, filesystem_type="ext4", place=tmp_path)
