@@ -46,6 +46,15 @@ def test_sizes_are_bytes_and_times_seconds() -> None:
     assert (image.os_hash_algo, image.os_hash_value) == ("sha512", "ab")
 
 
+@pytest.mark.parametrize(
+    ("format", "container", "expected"),
+    [("raw", "bare", 7), ("iso", "bare", 7), ("qcow2", "bare", 0), ("raw", "compressed", 0)],
+)
+def test_bytes_as_they_are_tell_what_a_guest_sees(format: str, container: str, expected: int) -> None:
+    found = record.to_image(RECORD | {"disk_format": format, "container_format": container, "virtual_size": None})
+    assert found.virtual_size == expected
+
+
 @pytest.mark.parametrize("format", DiskFormat)
 def test_every_format_comes_back(format: DiskFormat) -> None:
     image = Image(id=str(RECORD["id"]), name="x", disk_format=format, min_disk=GiB + 1, min_ram=3, source="http://x/")

@@ -50,6 +50,7 @@ INTERNAL: Final = "os_glance_"  # Glance's notes about its own work
 SOURCE: Final = "cowshed_source"
 EXACT: Final = {"min_disk": ("cowshed_min_disk", GiB), "min_ram": ("cowshed_min_ram", MiB)}
 _OURS: Final = frozenset([SOURCE, *(name for name, _ in EXACT.values())])
+_PLAIN: Final = (DiskFormat.RAW, DiskFormat.ISO)
 _TRIPLES: Final = (DiskFormat.AKI, DiskFormat.ARI, DiskFormat.AMI)  # Glance wants the same word as container format
 
 
@@ -65,7 +66,7 @@ def to_image(record: Mapping[str, Any]) -> Image:
             disk_format=_format(record),
             container_format=_text(record.get("container_format")) or "bare",
             size=_number(record.get("size")),
-            virtual_size=_number(record.get("virtual_size")),
+            virtual_size=_virtual_size(record),
             os_hash_algo=_text(record.get("os_hash_algo")),
             os_hash_value=_text(record.get("os_hash_value")),
             min_disk=_exact(record, "min_disk"),
@@ -77,6 +78,12 @@ def to_image(record: Mapping[str, Any]) -> Image:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"it is no image record ({error!r})") from error
+
+
+def _virtual_size(record: Mapping[str, Any]) -> int:
+    """Glance leaves it out of a raw image whose bytes it has not seen (a registered location); they are what a guest sees."""
+    plain = record.get("disk_format") in _PLAIN and record.get("container_format") == "bare"
+    return _number(record.get("virtual_size")) or (_number(record.get("size")) if plain else 0)
 
 
 def properties(record: Mapping[str, Any]) -> dict[str, str]:
