@@ -179,6 +179,24 @@ def test_a_silent_server_is_given_up(glance: Glance) -> None:
         service.close()
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("by", ["keys", "clouds.yaml"])
+def test_a_silent_keystone_is_given_up(
+    glance: Glance, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/v3"
+        section = replace(glance.section(read_timeout=0.3), auth_url=url)
+        if by == "clouds.yaml":
+            clouds = tmp_path / "clouds.yaml"
+            clouds.write_text(re.sub(r"auth_url: .*", f"auth_url: {url}", (glance.place / "clouds.yaml").read_text()))
+            monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(clouds))
+            section = GlanceSection(cloud="cowshed", read_timeout=0.3, retries=1)
+        with pytest.raises(ImageServiceFailed, match="timed out") as caught:
+            GlanceService(section).list()
+    assert caught.value.fields["action"] == "list images"
+
+
 def test_another_endpoint_takes_over(glance: Glance, image: Image, no_waiting: FakeClock) -> None:
     dead = f"http://127.0.0.1:{free_port()}"
     service = GlanceService(glance.section(endpoints=(dead, glance.url), retries=0))
@@ -208,6 +226,7 @@ def test_a_wrong_password_is_said_at_once(glance: Glance, tmp_path: Path, no_wai
     with pytest.raises(PermissionDenied) as caught:
         service.list()
     assert "password" in str(caught.value.hint)
+    assert str(caught.value) == "no permission to find the address of the image service"
     assert no_waiting.slept == []
     service.close()
 

@@ -58,7 +58,10 @@ class Client:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    return openstack.connect(**self._credentials(), app_name="cowshed")
+                    # Without it, requests to Keystone wait for an answer without end.
+                    return openstack.connect(
+                        **self._credentials(), api_timeout=self.section.read_timeout, app_name="cowshed"
+                    )
             except (openstack.exceptions.ConfigException, ValueError, TypeError) as error:
                 raise ConfigError(source=_SECTION, reason=str(error)) from error
             except Exception as error:
@@ -93,7 +96,7 @@ class Client:
         """Addresses up to and with ``/v2``."""
         if self.section.endpoints:
             return tuple(_versioned(url) for url in self.section.endpoints)
-        with self._lock, self.explained("find its address"):
+        with self._lock, self.explained("find the address of"):
             found = self._connection.session.get_endpoint(
                 service_type="image",
                 interface=self._connection.config.get_interface("image"),
