@@ -186,6 +186,23 @@ def test_what_libvirt_and_others_are_told(disk: Rbd) -> None:
     assert len(model.servers) == len(info.source_hosts)
 
 
+def test_the_configured_keyring_is_the_drivers_too(ceph: Ceph, rbd_pool: str, tmp_path: Path) -> None:
+    """The cluster's configuration knows nothing of this user's key."""
+    who = f"cow-{uuid.uuid4().hex[:8]}"
+    keyring = ceph.make_user(who, mon="profile rbd", mgr="profile rbd", osd=f"profile rbd pool={rbd_pool}")
+    elsewhere = keyring.rename(tmp_path / "key")
+    section = RbdSection(pool=rbd_pool, user=who, ceph_conf=str(ceph.conf), keyring=str(elsewhere))
+    backend = Backend(True, config=Config(host=HostSection(state=str(tmp_path)), rbd=section))
+    disk = backend.by_name(str(uuid.uuid4()), "disk", "rbd", MAPPING)
+    assert isinstance(disk, Rbd)
+    disk.cache(fetch, f"image-{uuid.uuid4().hex}", SIZE, image_id="image")
+    model = disk.get_model(None)
+    assert isinstance(model, RBDImage)
+    assert model.password and model.password in elsewhere.read_text()
+    assert disk.driver.cluster is disk._place().cluster  # one connection, not two
+    disk._disk().delete()
+
+
 # --- the driver -----------------------------------------------------------------------------------
 
 

@@ -57,8 +57,7 @@ class Rbd(Stored):
 
     @cached_property
     def driver(self) -> RBDDriver:
-        section = self._settings.config.rbd
-        return RBDDriver(self.pool, section.user, section.ceph_conf, section.connect_timeout)
+        return RBDDriver(self.pool, section=self._settings.config.rbd)
 
     def _location(self) -> str:
         disk = self._disk()

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from cowshed import log
+from cowshed.config import RbdSection
 from cowshed.errors import (
     Busy,
     CowshedError,
@@ -32,8 +33,11 @@ _WATCHED: Final = 60.0  # seconds that a crashed client's watch may keep an imag
 class RBDDriver:
     """One pool of a Ceph cluster; what is not given is as configured in ``[rbd]``.
 
+    The keyring of ``[rbd]`` is taken for its user and cluster only.
+
     :param pool: ``pool`` or ``pool/namespace``
     :param connect_timeout: seconds
+    :param section: instead of the configured one
     """
 
     def __init__(
@@ -42,22 +46,23 @@ class RBDDriver:
         user: str | None = None,
         ceph_conf: str | None = None,
         connect_timeout: float | None = None,
+        *,
+        section: RbdSection | None = None,
     ) -> None:
         from cowshed.tools import rbd
 
-        section = current().config.rbd if None in (pool, user, ceph_conf, connect_timeout) else None
-        configured = (lambda name: getattr(section, name)) if section else (lambda name: "")
-        self.pool = pool if pool is not None else configured("pool")
-        self.rbd_user = user if user is not None else configured("user")
-        self.ceph_conf = ceph_conf if ceph_conf is not None else configured("ceph_conf")
-        same = section is not None and self.rbd_user == section.user and self.ceph_conf == section.ceph_conf
-        self.connect_timeout = connect_timeout if connect_timeout is not None else configured("connect_timeout")
+        section = section or current().config.rbd
+        self.pool = section.pool if pool is None else pool
+        self.rbd_user = section.user if user is None else user
+        self.ceph_conf = section.ceph_conf if ceph_conf is None else ceph_conf
+        self.connect_timeout = section.connect_timeout if connect_timeout is None else connect_timeout
+        same = (self.rbd_user, self.ceph_conf) == (section.user, section.ceph_conf)
         access = rbd.Access(
             self.rbd_user,
             self.ceph_conf,
-            configured("keyring") if same else "",
-            float(self.connect_timeout or 5),
-            *((section.operation_timeout,) if section else ()),
+            section.keyring if same else "",
+            float(self.connect_timeout),
+            section.operation_timeout,
         )
         self.cluster = rbd.cluster(access)
 
