@@ -12,17 +12,9 @@ from cowshed.testing.conformance import DriverConformance
 from cowshed.testing.conformance.driver import ALWAYS_HOLLOW, MOVING, DriverSuite, promise
 from cowshed.units import MiB
 
-NOT_FAKED = MOVING | {
-    "check_instance_shared_storage_local",
-    "check_instance_shared_storage_remote",
-    "check_instance_shared_storage_cleanup",
-    "volume_snapshot_create",
-    "volume_snapshot_delete",
-}
-
 
 class TestFake(DriverConformance):
-    may_be_hollow = ALWAYS_HOLLOW | NOT_FAKED
+    may_be_hollow = ALWAYS_HOLLOW | MOVING
 
     @pytest.fixture(autouse=True)
     def made(self, request: pytest.FixtureRequest) -> Iterator[None]:

@@ -37,6 +37,26 @@ def test_a_disabled_host_stays_so_and_takes_no_instance(tmp_path: Path) -> None:
     assert driver_of(tmp_path).host_disabled() == []
 
 
+class ControlPlane:
+    def __init__(self) -> None:
+        self.told: list[tuple[str, bool]] = []
+
+    def update_compute_provider_status(self, context: Any, provider_uuid: str, *, enabled: bool) -> None:
+        self.told.append((provider_uuid, enabled))
+        if not enabled:
+            raise RuntimeError("the control plane is away")
+
+
+def test_the_control_plane_is_told_whether_instances_are_taken(tmp_path: Path) -> None:
+    plane = ControlPlane()
+    driver = LibvirtDriver(plane, config=Config(host=HostSection(state=str(tmp_path))))
+    assert driver.set_host_enabled(False) == "disabled"
+    assert driver.set_host_enabled(True) == "enabled"
+    host_state.disable(driver.rooms, host_state.MAINTENANCE, "maintenance")
+    driver.set_host_enabled(True)
+    assert plane.told == [(driver.node_uuid(), False), (driver.node_uuid(), True), (driver.node_uuid(), False)]
+
+
 def test_the_end_of_a_maintenance_does_not_enable_what_somebody_disabled(tmp_path: Path) -> None:
     driver = driver_of(tmp_path)
     host_state.disable(driver.rooms, host_state.MAINTENANCE, "maintenance")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Final
 
 from cowshed.driver.rooms import Rooms
 from cowshed.model.disk import DiskFormat
 
-NODE: Final = "node-uuid"
 _ALWAYS: Final = (
     "supports_device_tagging",
     "supports_tagged_attach_volume",
@@ -36,14 +34,3 @@ class Flags:
             "supports_ephemeral_encryption": encrypts,
             "supports_ephemeral_encryption_luks": encrypts,
         }
-
-    def node_uuid(self) -> str:
-        """Of this host, made once and kept: it stays when the host is renamed."""
-        from cowshed.tools import filesystem, locks
-
-        path = self.rooms.facts / NODE
-        filesystem.make_directory(path.parent)
-        with locks.directory(path.parent, timeout=60, what="what this host knows of itself"):
-            if not path.exists():
-                filesystem.write_atomically(path, str(uuid.uuid4()).encode())
-        return str(uuid.UUID(path.read_text().strip()))

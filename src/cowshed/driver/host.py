@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import uuid
+from typing import Final
+
+from cowshed import log
+from cowshed.contract.callbacks import NetworkWaiter
 from cowshed.contract.host import Host as HostContract
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import host_state
 from cowshed.model.host import Finding
 
+_log = log.logger(__name__)
+
+NODE: Final = "node-uuid"
+
 
 class Host(HostContract):
     rooms: Rooms
+    virtapi: NetworkWaiter
+
+    def node_uuid(self) -> str:
+        """Of this host, made once and kept: it stays when the host is renamed."""
+        from cowshed.tools import filesystem, locks
+
+        path = self.rooms.facts / NODE
+        filesystem.make_directory(path.parent)
+        with locks.directory(path.parent, timeout=60, what="what this host knows of itself"):
+            if not path.exists():
+                filesystem.write_atomically(path, str(uuid.uuid4()).encode())
+        return str(uuid.UUID(path.read_text().strip()))
 
     def get_host_ip_addr(self) -> str:
         from cowshed.host import facts
@@ -37,12 +58,20 @@ class Host(HostContract):
         return power.act(self.rooms.config.host, action)
 
     def set_host_enabled(self, enabled: bool) -> str:
-        """Kept over restarts; ``spawn`` refuses while it is disabled."""
+        """Kept over restarts; ``spawn`` refuses while it is disabled. The control plane is told."""
         if enabled:
             host_state.enable(self.rooms, host_state.DECIDED)
-            return "enabled"
-        host_state.disable(self.rooms, host_state.DECIDED, "somebody disabled it")
-        return "disabled"
+        else:
+            host_state.disable(self.rooms, host_state.DECIDED, "somebody disabled it")
+        self._tell_control_plane()
+        return "enabled" if enabled else "disabled"
+
+    def _tell_control_plane(self) -> None:
+        """Whether instances are taken, other reasons included. What it makes of that is logged."""
+        try:
+            self.virtapi.update_compute_provider_status(None, self.node_uuid(), enabled=not self.host_disabled())
+        except Exception:  # noqa: BLE001 - somebody else's code; the host is enabled or disabled all the same
+            _log.exception("the control plane does not know whether this host is enabled")
 
     def host_disabled(self) -> list[str]:
         """Why no new instances are taken; empty: they are."""

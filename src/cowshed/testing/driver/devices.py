@@ -13,7 +13,15 @@ from typing import Any, BinaryIO
 from cowshed.contract.types import BlockDevices, NetworkInfo
 from cowshed.domain import qos
 from cowshed.domain.read import PluggedInterface
-from cowshed.errors import DeadlineExceeded, DiskNotFound, InvalidRequest, NameTaken, NotFound, UnsupportedOperation
+from cowshed.errors import (
+    DeadlineExceeded,
+    DiskNotFound,
+    InvalidRequest,
+    NameTaken,
+    NotFound,
+    SnapshotNotFound,
+    UnsupportedOperation,
+)
 from cowshed.hypervisor.agent_files import Executed
 from cowshed.model.disk import DiskFormat, IoTune
 from cowshed.model.image import Image
@@ -131,6 +139,23 @@ class FakeDevices(FakeLifecycle):
             for host in compute_host_bdms
             for bdm in host["instance_bdms"]
         ]
+
+    def volume_snapshot_create(
+        self, context: Any, instance: Instance, volume_id: str, create_info: Mapping[str, Any]
+    ) -> None:
+        self._snapshots(instance, volume_id)[create_info["snapshot_id"]] = dict(create_info)
+
+    def volume_snapshot_delete(
+        self, context: Any, instance: Instance, volume_id: str, snapshot_id: str, delete_info: Mapping[str, Any]
+    ) -> None:
+        if self._snapshots(instance, volume_id).pop(snapshot_id, None) is None:
+            raise SnapshotNotFound(name=f"{snapshot_id} of volume {volume_id}")
+
+    def _snapshots(self, instance: Instance, volume_id: str) -> dict[str, dict[str, Any]]:
+        """Of one volume; there are no bytes in them."""
+        if volume_id not in [one.id for one in self.volumes(instance)]:
+            raise DiskNotFound(name=f"volume {volume_id} of {instance.name}")
+        return self._find(instance).snapshots.setdefault(volume_id, {})
 
     # --- interfaces ---------------------------------------------------------------------------
 

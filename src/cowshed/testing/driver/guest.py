@@ -27,6 +27,7 @@ class FakeGuest:
     down: set[str] = field(default_factory=set)
     volumes: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)  # of volumes that were extended, in bytes
+    snapshots: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # of volumes, by their ids
     limits: dict[str, IoTune | None] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)

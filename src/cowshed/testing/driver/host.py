@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,6 +133,28 @@ class FakeHost(FakeDisks):
 
     def aggregates(self) -> dict[str, dict[str, Any]]:
         return dict(self.pools)
+
+    # --- shared storage: with itself ----------------------------------------------------------
+
+    def check_instance_shared_storage_local(self, context: Any, instance: Instance) -> dict[str, str] | None:
+        if not self._disks(instance):
+            return None
+        self.probes.add(f".shared-{instance.uuid}")
+        return {"filename": f".shared-{instance.uuid}"}
+
+    def check_instance_shared_storage_remote(self, context: Any, data: Any) -> bool:
+        return data["filename"] in self.probes
+
+    def check_instance_shared_storage_cleanup(self, context: Any, data: Any) -> None:
+        if data:
+            self.probes.discard(data["filename"])
+
+    def more_flags(self) -> dict[str, bool]:
+        """Tags of volumes are kept."""
+        return {"supports_device_tagging": True, "supports_tagged_attach_volume": True}
+
+    def node_uuid(self) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_DNS, "fake"))
 
     def host_disabled(self) -> list[str]:
         return [] if self.enabled else ["somebody disabled it"]

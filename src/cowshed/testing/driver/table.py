@@ -62,6 +62,7 @@ class Table(ComputeDriver):
         self.calls: list[Call] = []
         self.enabled = True
         self.placement: Any = None
+        self.probes: set[str] = set()
         self.pools: dict[str, dict[str, Any]] = {}
         self._failures: defaultdict[str, list[BaseException]] = defaultdict(list)
         self._lock = threading.RLock()

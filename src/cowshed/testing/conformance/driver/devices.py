@@ -49,6 +49,16 @@ class DevicePromises(DriverSuite):
         self.driver.power_on(None, instance, [])
         self._is(instance, PowerState.RUNNING)
 
+    @promise("attach_volume", "detach_volume")
+    def test_volumes_come_and_go_while_it_runs(self) -> None:
+        instance, volume = self.lasting(), self._volume("first")
+        self.driver.attach_volume(None, volume, instance, "/dev/vdy")
+        with refuses(*self.refusals):
+            self.driver.attach_volume(None, volume, instance, "/dev/vdy")
+        for _ in range(2):
+            self.driver.detach_volume(volume, instance, "/dev/vdy")
+        self._is(instance, PowerState.RUNNING)
+
     @promise("attach_volume", "swap_volume")
     def test_volumes_of_nobody(self) -> None:
         instance, volume = self.unknown(), self._volume("nobodys")
