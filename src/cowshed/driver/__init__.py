@@ -36,6 +36,7 @@ from cowshed.driver.live_migration import LiveMigration
 from cowshed.driver.maintenance import Maintenance
 from cowshed.driver.power import Power
 from cowshed.driver.rescue import Rescue
+from cowshed.driver.resize import Resize
 from cowshed.driver.resources import Resources
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.shared_storage import SharedStorage
@@ -77,6 +78,7 @@ class LibvirtDriver(
     Rescue,
     SharedStorage,
     LiveMigration,
+    Resize,
     ComputeDriver,
 ):
     """Runs instances on this host.

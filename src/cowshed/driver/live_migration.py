@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
 from cowshed.contract.live_migration import LiveMigration as LiveMigrationContract
@@ -20,6 +21,9 @@ from cowshed.hypervisor.guest import Guest
 from cowshed.migration import data
 from cowshed.migration.policy import Monitor
 from cowshed.model.instance import Instance, PowerState
+
+if TYPE_CHECKING:
+    from cowshed.migration.transport import Channel
 
 _log = log.logger(__name__)
 
@@ -157,6 +161,17 @@ class LiveMigration(LiveMigrationContract):
         finally:
             del rooms.monitors[instance.uuid]
         return settling.settle(rooms, instance.uuid, patience=settling.PATIENCE), aborted
+
+    def other_host(self, dest: str) -> AbstractContextManager[Channel]:
+        """A word with cowshed on ``dest`` (cowshed's own); see ``[migration] command``."""
+        from cowshed.driver.steps import sending
+
+        return sending.channel(self.rooms, dest)
+
+    def left_for(self, instance: Instance) -> str:
+        """The host it has been migrated to and runs on, while it is still known here; "" otherwise (cowshed's own)."""
+        note = transit.noted(self.rooms, instance.uuid, Way.OUT)
+        return str(note.get("dest", "")) if note and note.get("phase") == Phase.GONE else ""
 
     def live_migration_force_complete(self, instance: Instance) -> None:
         """By post-copy where that is allowed, else by a pause until it is over."""

@@ -81,6 +81,12 @@ def repair(path: Path, format: DiskFormat) -> None:
     command(path, "check", "-q", "-r", "all", "-f", DRIVER[format], "--", str(path.absolute()), timeout=600)
 
 
+def name_base(path: Path, format: DiskFormat, base: Path, base_format: DiskFormat) -> None:
+    """Let an overlay name another base; that it holds the same bytes is the caller's word."""
+    words = ("-q", "-u", "-f", DRIVER[format], "-F", DRIVER[base_format], "-b", str(base.absolute()))
+    command(path, "rebase", *words, "--", str(path.absolute()), timeout=60)
+
+
 TAKE, APPLY, REMOVE = "-c", "-a", "-d"
 
 

@@ -118,7 +118,7 @@ def prepare(
         shallow = False
         if not shared:
             provision.directory(rooms, instance, undo)
-            _write_records(place.path, found["records"])
+            write_records(place.path, found["records"])
             shallow = _make_disks(rooms, instance, found, undo)
         else:
             _check_bases(rooms, instance)
@@ -138,7 +138,7 @@ def _other_directory(path: Path, shared: bool) -> CowshedError:
     return NameTaken(kind="instance directory", name=path)
 
 
-def _write_records(place: Path, records: dict[str, str]) -> None:
+def write_records(place: Path, records: dict[str, str]) -> None:
     from cowshed.tools import filesystem
 
     for name, text in records.items():
@@ -165,7 +165,7 @@ def _make_disks(rooms: Rooms, instance: Instance, found: dict[str, Any], undo: U
 
     entries = [manifest.disk(dict(line)) for line in found["disks"]]
     copied = [one for one in entries if one.name in found["copied"]]
-    known = {one.name: _base(rooms, one) for one in copied if one.base_path}
+    known = {one.name: base_here(rooms, one) for one in copied if one.base_path}
     shallow = bool(known) and all(known.values())
     for entry in entries:
         rooms.progress.check()
@@ -186,7 +186,7 @@ def _make_disks(rooms: Rooms, instance: Instance, found: dict[str, Any], undo: U
     return shallow
 
 
-def _base(rooms: Rooms, entry: ManifestDisk) -> Base | None:
+def base_here(rooms: Rooms, entry: ManifestDisk) -> Base | None:
     """The same base in the cache of this host: fetched where the image service has it, None if it cannot be had."""
     name = Path(entry.base_path or "").name
     base = rooms.cache.lookup(name)

@@ -48,7 +48,7 @@ def described(rooms: Rooms, instance: Instance, guest: Guest, found: dict[str, A
     """
     refuse_unmovable(rooms, instance, guest)
     shared = is_shared(rooms, found)
-    entries = {} if shared else _own(rooms, instance)
+    entries = {} if shared else own(rooms, instance)
     local = {name: one for name, one in entries.items() if not rooms.backend(one.backend).traits.shared}
     _check_wish(found.get("block_migration"), local)
     places = layout.remembered(rooms, instance)
@@ -59,11 +59,11 @@ def described(rooms: Rooms, instance: Instance, guest: Guest, found: dict[str, A
         **found,
         "is_shared_instance_path": shared,
         "block_migration": bool(local),
-        "disks": [_line(one) for one in entries.values()],
+        "disks": [line(one) for one in entries.values()],
         "copied": copied,
-        "records": {} if shared else _records(rooms, instance),
+        "records": {} if shared else records(rooms, instance),
         "content": _contents(rooms, instance, local),
-        "volumes": [_volume(one) for one in volumes.recorded(rooms, instance)],
+        "volumes": [volume(one) for one in volumes.recorded(rooms, instance)],
         **_machine(guest),
     }
 
@@ -84,7 +84,7 @@ def refuse_unmovable(rooms: Rooms, instance: Instance, guest: Guest) -> None:
         raise InvalidState(name=instance.name, state="rescued", action="migrated", hint="unrescue it first")
 
 
-def _own(rooms: Rooms, instance: Instance) -> dict[str, ManifestDisk]:
+def own(rooms: Rooms, instance: Instance) -> dict[str, ManifestDisk]:
     """Without what killed moves and rebuilds have left."""
     from cowshed.disks import manifest
 
@@ -140,11 +140,11 @@ def _check_room(rooms: Rooms, instance: Instance, found: dict[str, Any], local: 
             )
 
 
-def _line(entry: ManifestDisk) -> dict[str, Any]:
+def line(entry: ManifestDisk) -> dict[str, Any]:
     return dataclasses.asdict(dataclasses.replace(entry, snapshots=(), snapshot=None))
 
 
-def _records(rooms: Rooms, instance: Instance) -> dict[str, str]:
+def records(rooms: Rooms, instance: Instance) -> dict[str, str]:
     """The small files that say how it is started: all but those that are made anew there."""
     from cowshed.disks import manifest
     from cowshed.volumes import record
@@ -172,7 +172,7 @@ def _contents(rooms: Rooms, instance: Instance, local: dict[str, ManifestDisk]) 
     return found
 
 
-def _volume(volume: Any) -> dict[str, Any]:
+def volume(volume: Any) -> dict[str, Any]:
     from cowshed.volumes import record
 
     return record.entry(volume)
@@ -228,8 +228,10 @@ def follow(rooms: Rooms, guest: Guest, migration: Migration, monitor: Monitor) -
     from cowshed.hypervisor import migrate
 
     aborted, done, begun = False, 0, False
-    while not migration.wait(LOOK):
+    while True:
         try:
+            if migration.wait(LOOK):
+                return aborted
             if not aborted:
                 rooms.progress.check()
             now = migration.statistics()
@@ -251,7 +253,6 @@ def follow(rooms: Rooms, guest: Guest, migration: Migration, monitor: Monitor) -
             _quietly("abort", migrate.abort, guest)
             if not isinstance(error, Exception | KeyboardInterrupt):
                 raise
-    return aborted
 
 
 def _stops() -> tuple[type[CowshedError], ...]:
@@ -297,12 +298,12 @@ def _quietly(what: str, function: Any, *arguments: Any) -> None:
 # --- afterwards -----------------------------------------------------------------------------------
 
 
-def disconnect(rooms: Rooms, instance: Instance, found: dict[str, Any]) -> None:
+def disconnect(rooms: Rooms, instance: Instance, found: dict[str, Any], *, keep_record: bool = False) -> None:
     """The host side of its volumes; what fails is logged. On a shared path the record is the other host's by now."""
     from cowshed.volumes import find, record
 
     recorded = volumes.recorded(rooms, instance)
-    if not found.get("is_shared_instance_path"):
+    if not (keep_record or found.get("is_shared_instance_path")):
         return volumes.disconnect_all(rooms, instance, None)
     for volume in recorded or [record.volume(one) for one in found.get("volumes", [])]:
         try:

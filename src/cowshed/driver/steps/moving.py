@@ -133,7 +133,7 @@ def move(rooms: Rooms, instance: Instance, entry: ManifestDisk, to: str) -> None
         raise NameTaken(kind="disk", name=f"{new.name} of instance {instance.uuid}")
     with Undo() as undo:
         undo.push(f"remove {new.name}", _discard, rooms, instance, entry, to)
-        with _scratch(directory) as path:
+        with scratch(directory) as path:
             old.extract(path, DiskFormat.RAW, progress=rooms.progress)
             expected = _digest(rooms, old, entry.virtual_size, directory, spare=path)
             rooms.progress.phase("import", entry.virtual_size)
@@ -187,7 +187,7 @@ def _digest(rooms: Rooms, disk: Disk, size: int, place: Path, *, spare: Path | N
         return transfer.digest_of_source(source, size=size, progress=rooms.progress)
     if spare:
         return transfer.digest_of_source(_plain(spare), size=size, progress=rooms.progress)
-    with _scratch(place) as path:
+    with scratch(place) as path:
         disk.extract(path, DiskFormat.RAW, progress=rooms.progress)
         rooms.progress.phase("verify", size)
         return transfer.digest_of_source(_plain(path), size=size, progress=rooms.progress)
@@ -198,7 +198,7 @@ def _plain(path: Path) -> DiskSource:
 
 
 @contextmanager
-def _scratch(place: Path) -> Iterator[Path]:
+def scratch(place: Path) -> Iterator[Path]:
     """A name for a file of the block, in the directory of the instance, so that a disk there can take it over."""
     path = place / f"{SCRATCH}{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:

@@ -72,14 +72,14 @@ def each(rooms: Rooms, way: Way) -> Iterator[str]:
 def gone(rooms: Rooms, uuid: str) -> bool:
     """Does it run on another host by now, or is kept here only for a revert?"""
     found = noted(rooms, uuid, Way.OUT)
-    return found is not None and found.get("phase") in (Phase.GONE, Phase.KEPT)
+    return found is not None and not found.get("here") and found.get("phase") in (Phase.GONE, Phase.KEPT)
 
 
 def refuse(rooms: Rooms, instance: Instance, action: str) -> None:
     """:raises InvalidState: it is on its way to another host, or there"""
     found = noted(rooms, instance.uuid, Way.OUT)
-    if found is None:
-        return
+    if found is None or found.get("here"):
+        return  # resized in place: it is stopped or runs, and what is kept stays beside it
     states = {
         Phase.LEAVING: ("on its way to {}", "wait until it is there, or abort the migration"),
         Phase.GONE: ("on {}", "use it there"),

@@ -1,0 +1,262 @@
+"""Resize and cold migration: stop here, start there or here again with another flavor; confirm or revert.
+
+What is kept for a revert: the disks themselves where the instance goes to a host that does not see them, else
+copies or snapshots of them (``steps/keeping``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from cowshed import log
+from cowshed.contract.disks import Disks
+from cowshed.contract.resize import Resize as ResizeContract
+from cowshed.contract.types import BlockDevices, NetworkInfo
+from cowshed.driver.rooms import Rooms
+from cowshed.driver.steps import (
+    connect,
+    filtering,
+    keeping,
+    launch,
+    layout,
+    leaving,
+    locate,
+    marks,
+    opening,
+    receiving,
+    sending,
+    serial,
+    teardown,
+    transit,
+    volumes,
+)
+from cowshed.driver.steps.transit import Phase, Way
+from cowshed.errors import DiskTooSmall, InvalidState
+from cowshed.hypervisor.guest import Guest
+from cowshed.model.disk import ManifestDisk
+from cowshed.model.flavor import Flavor
+from cowshed.model.image import Image
+from cowshed.model.instance import Instance, PowerState
+from cowshed.undo import Undo
+
+_log = log.logger(__name__)
+
+Entries = Mapping[str, ManifestDisk]
+
+
+class Resize(ResizeContract):
+    rooms: Rooms
+
+    def migrate_disk_and_power_off(
+        self,
+        context: Any,
+        instance: Instance,
+        dest: str,
+        flavor: Flavor,
+        network_info: NetworkInfo,
+        block_device_info: BlockDevices = None,
+        timeout: float = 0,
+        retry_interval: float = 0,
+    ) -> str:
+        """:raises InvalidState: it is suspended or rescued, or resized already
+
+        :raises HostUnsuitable: the destination cannot take it; the instance was not stopped
+        """
+        rooms, vifs = self.rooms, tuple(network_info or ())
+        with log.about(instance.name), transit.busy(rooms, instance.uuid, Way.OUT), Undo() as undo:
+            guest = self._refuse_unresizable(instance)
+            entries = leaving.own(rooms, instance)
+            refuse_shrinking(entries, flavor)
+            info = cast(Disks, self).get_instance_disk_info(instance, block_device_info)
+            undo.push("forget that it is resized", transit.forget, rooms, instance.uuid, Way.OUT)
+            if self._is_here(dest):
+                keeping.check(rooms, instance, entries.values())
+                self._halt(guest, instance, network_info, timeout, retry_interval, undo)
+                self._keep(instance, entries, undo)
+                transit.note(rooms, instance.uuid, Way.OUT, phase=Phase.KEPT, here=True, lines=_lines(entries))
+                return info
+            sending.check(rooms, instance, entries)
+            with sending.channel(rooms, dest) as channel:
+                plan = sending.offer(rooms, instance, entries, channel)
+                used = {name: one for name, one in entries.items() if plan["modes"][name] == sending.THERE}
+                keeping.check(rooms, instance, used.values())
+                self._halt(guest, instance, network_info, timeout, retry_interval, undo)
+                self._keep(instance, used, undo)
+                note = {"dest": dest, "shared": bool(plan["shared"]), "lines": _lines(used)}
+                transit.note(rooms, instance.uuid, Way.OUT, phase=Phase.KEPT, **note)
+                sending.send(rooms, instance, entries, plan, channel)
+            volumes_of = {"is_shared_instance_path": bool(plan["shared"])}
+            leaving.disconnect(rooms, instance, volumes_of, keep_record=True)
+            filtering.remove(rooms, instance, vifs)
+            return info
+
+    def _refuse_unresizable(self, instance: Instance) -> Guest:
+        guest = self.rooms.hypervisor.guest(instance.uuid)
+        if transit.noted(self.rooms, instance.uuid, Way.OUT):
+            raise InvalidState(
+                name=instance.name,
+                state="resized or moved already",
+                action="resized",
+                hint="confirm or revert that first",
+            )
+        marks.refuse_marked(self.rooms, instance, "resized")
+        if layout.rescued(self.rooms, instance.uuid):
+            raise InvalidState(name=instance.name, state="rescued", action="resized", hint="unrescue it first")
+        if guest.has_saved():
+            raise InvalidState(name=instance.name, state="suspended", action="resized", hint="resume it first")
+        return guest
+
+    def _is_here(self, dest: str) -> bool:
+        from cowshed.host import facts
+
+        name = self.rooms.hypervisor.hostname()
+        address = self.rooms.config.host.address or facts.address()
+        ours = {"", "localhost", name, name.partition(".")[0], address}
+        return dest in ours
+
+    def _halt(
+        self,
+        guest: Guest,
+        instance: Instance,
+        network_info: NetworkInfo,
+        timeout: float,
+        interval: float,
+        undo: Undo,
+    ) -> None:
+        """It runs again when what follows fails, if it did before."""
+        rooms, vifs = self.rooms, tuple(network_info or ())
+        if guest.state() in (PowerState.RUNNING, PowerState.PAUSED):
+            undo.push("start it as it was", self._start_again, instance, vifs)
+        if not (timeout and teardown.shut_down(rooms, guest, timeout, interval)):
+            teardown.power_off(rooms, guest)
+        opening.let_go(rooms, instance.uuid)
+        connect.unplug(rooms, vifs)
+
+    def _start_again(self, instance: Instance, vifs: Any) -> None:
+        transit.forget(self.rooms, instance.uuid, Way.OUT)
+        launch.relaunch(self.rooms, instance, vifs)
+
+    def _keep(self, instance: Instance, entries: Entries, undo: Undo) -> None:
+        for entry in entries.values():
+            keeping.quietly(self.rooms, instance.uuid, entry)  # of one that was killed
+            undo.push(f"give up what is kept of {entry.name}", keeping.give_up, self.rooms, instance.uuid, entry)
+            keeping.keep(self.rooms, instance, entry)
+
+    def finish_migration(
+        self,
+        context: Any,
+        migration: Any,
+        instance: Instance,
+        disk_info: str,
+        network_info: NetworkInfo,
+        image_meta: Image,
+        resize_instance: bool,
+        block_device_info: BlockDevices = None,
+        power_on: bool = True,
+    ) -> None:
+        """:raises DiskNotFound: its disks have not come"""
+        rooms, vifs = self.rooms, tuple(network_info or ())
+        with log.about(instance.name):
+            if resize_instance:
+                self._grow(instance)
+            if power_on:
+                return launch.relaunch(rooms, instance, vifs, block_device_info)
+            with Undo() as undo:
+                plugged = connect.plug(rooms, vifs, undo)
+                image = locate.remembered_image(rooms, instance)
+                wanted = volumes.wanted(rooms, instance, image, block_device_info)
+                connected = volumes.connect_all(rooms, instance, wanted, undo)
+                launch.define(rooms, instance, image, plugged, connected)
+            opening.let_go(rooms, instance.uuid)
+            connect.unplug(rooms, vifs)
+
+    def _grow(self, instance: Instance) -> None:
+        from cowshed.disks import manifest
+
+        for name, size in _sizes(instance.flavor).items():
+            entry = manifest.find(self.rooms.directory(instance.uuid).path, name)
+            if entry and size > entry.virtual_size:
+                self.rooms.backend(entry.backend).disk(instance.uuid, name).resize(size)
+
+    def confirm_migration(self, migration: Any, instance: Instance, network_info: NetworkInfo) -> None:
+        rooms = self.rooms
+        with log.about(instance.name):
+            note = transit.noted(rooms, instance.uuid, Way.OUT)
+            if note is None or note.get("phase") != Phase.KEPT:
+                return
+            for entry in _entries(note):
+                keeping.quietly(rooms, instance.uuid, entry)
+            keeping.clear(rooms, instance.uuid)
+            if not note.get("here"):
+                filtering.remove(rooms, instance, tuple(network_info or ()))
+                connect.unplug(rooms, tuple(network_info or ()))
+                teardown.undefine(rooms, instance.uuid)
+                opening.forget_keys(rooms, instance.uuid)
+                leaving.delete_local(rooms, instance.uuid, shared_path=bool(note.get("shared")))
+                serial.give_back(rooms, instance.uuid)
+            transit.forget(rooms, instance.uuid, Way.OUT)
+
+    def finish_revert_migration(
+        self,
+        context: Any,
+        instance: Instance,
+        network_info: NetworkInfo,
+        block_device_info: BlockDevices = None,
+        power_on: bool = True,
+    ) -> None:
+        """The caller has destroyed the instance at the destination, without its disks where both hosts see them."""
+        rooms, vifs = self.rooms, tuple(network_info or ())
+        with log.about(instance.name):
+            note = transit.noted(rooms, instance.uuid, Way.OUT)
+            if note is not None and note.get("phase") == Phase.KEPT:
+                teardown.stop(rooms, instance.uuid)
+                opening.let_go(rooms, instance.uuid)
+                for entry in _entries(note):
+                    keeping.give_back(rooms, instance.uuid, entry)
+                keeping.clear(rooms, instance.uuid)
+                transit.forget(rooms, instance.uuid, Way.OUT)
+            guest = rooms.hypervisor.find(instance.uuid)
+            if power_on and not (guest and guest.state() == PowerState.RUNNING):
+                launch.relaunch(rooms, instance, vifs, block_device_info)
+
+    # --- cowshed's own ------------------------------------------------------------------------
+
+    def receive(self, instance: Instance, offer: Mapping[str, Any], channel: Any) -> None:
+        """Take the disks of a stopped instance from another host; see ``steps/receiving``."""
+        with log.about(instance.name):
+            receiving.receive(self.rooms, instance, offer, channel)
+
+    def discard_received(self, instance: Instance) -> None:
+        """Remove what was received and is not wanted after all."""
+        receiving.discard(self.rooms, instance)
+
+    def resized(self, instance: Instance) -> bool:
+        """Does it wait for a confirmation or a revert here?"""
+        note = transit.noted(self.rooms, instance.uuid, Way.OUT)
+        return note is not None and note.get("phase") == Phase.KEPT
+
+
+def _sizes(flavor: Flavor) -> dict[str, int]:
+    """What the flavor says of each disk, bytes; 0: nothing."""
+    return {layout.ROOT: flavor.root, layout.LOCAL: flavor.ephemeral, layout.SWAP: flavor.swap}
+
+
+def refuse_shrinking(entries: Entries, flavor: Flavor) -> None:
+    """:raises DiskTooSmall: a disk would have to be cut"""
+    for name, size in _sizes(flavor).items():
+        entry = entries.get(name)
+        if entry and size < entry.virtual_size and (size or name != layout.ROOT):
+            raise DiskTooSmall(
+                disk=name, size=size, needed=entry.virtual_size, hint="a disk can grow, but is never cut"
+            )
+
+
+def _lines(entries: Entries) -> list[dict[str, Any]]:
+    return [leaving.line(one) for one in entries.values()]
+
+
+def _entries(note: Mapping[str, Any]) -> list[ManifestDisk]:
+    from cowshed.disks import manifest
+
+    return [manifest.disk(dict(line)) for line in note.get("lines", [])]

@@ -1,0 +1,211 @@
+"""Take in the disks of a stopped instance from another host: the other end of ``sending``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cowshed import log
+from cowshed.contract.storage import Importing
+from cowshed.driver.steps import arriving, leaving, moving, provision, transit
+from cowshed.driver.steps.sending import OVERLAY, RAW, THERE
+from cowshed.driver.steps.transit import Way
+from cowshed.errors import (
+    CowshedError,
+    DataCorrupt,
+    HostUnsuitable,
+    InvalidRequest,
+    NameTaken,
+    NoSpace,
+    UnsupportedOperation,
+)
+from cowshed.model.disk import Base, DiskFormat, ManifestDisk
+from cowshed.model.instance import Instance
+from cowshed.undo import Undo
+
+if TYPE_CHECKING:
+    from cowshed.driver.rooms import Rooms
+    from cowshed.migration.transport import Channel
+
+_log = log.logger(__name__)
+
+
+def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Channel) -> None:
+    """Answer how each disk shall come, then take it; on any failure nothing is left.
+
+    :raises NameTaken: :raises NoSpace: :raises HostUnsuitable: before anything is sent
+    """
+    from cowshed.disks import manifest
+
+    entries = {line["name"]: manifest.disk(dict(line)) for line in offer["disks"]}
+    arriving.refuse_taken(rooms, instance)
+    place, shared = rooms.directory(instance.uuid), _is_shared(rooms, instance, str(offer["probe"]))
+    if place.exists() and not shared:
+        raise NameTaken(kind="instance directory", name=place.path)
+    known = {} if shared else {name: arriving.base_here(rooms, one) for name, one in entries.items() if one.base_path}
+    modes = {name: THERE if shared else _mode(rooms, one, known.get(name)) for name, one in entries.items()}
+    bases = sorted(
+        {
+            Path(entries[name].base_path or "").name
+            for name, mode in modes.items()
+            if mode == OVERLAY and not known[name]
+        }
+    )
+    _check_room(rooms, entries, modes, offer["allocated"])
+    peer.say({"shared": shared, "modes": modes, "bases": bases})
+    peer.hear()
+    if not shared:
+        _take(rooms, instance, entries, modes, bases, known, offer, peer)
+
+
+def _is_shared(rooms: Rooms, instance: Instance, probe: str) -> bool:
+    if not leaving.PROBE.fullmatch(probe):
+        raise InvalidRequest(reason=f"{probe!r} is not a file that shows whether storage is shared")
+    return (rooms.directory(instance.uuid).path / probe).exists()
+
+
+def _mode(rooms: Rooms, entry: ManifestDisk, base: Base | None) -> str:
+    """:raises UnsupportedOperation: this host cannot have such a disk"""
+    backend = rooms.backend(entry.backend)
+    if backend.traits.shared:
+        return THERE
+    if entry.format == DiskFormat.QCOW2 and entry.base_path and (base or _may_adopt(rooms, entry)):
+        return OVERLAY
+    if not isinstance(backend.disk("0" * 8, entry.name), Importing):
+        raise UnsupportedOperation(
+            subject=f"backend {entry.backend}", operation="take over a disk", reason="it has no way to"
+        )
+    return RAW
+
+
+def _may_adopt(rooms: Rooms, entry: ManifestDisk) -> bool:
+    """Is there room in the cache for the base under its name? Another one of that name stays, and the disk comes whole."""
+    known = bool(entry.base_digest) and entry.base_format == DiskFormat.RAW
+    return known and rooms.cache.lookup(Path(entry.base_path or "").name) is None
+
+
+def _check_room(
+    rooms: Rooms, entries: Mapping[str, ManifestDisk], modes: Mapping[str, str], sizes: Mapping[str, int]
+) -> None:
+    needed: dict[str, int] = {}
+    for name, entry in entries.items():
+        if modes[name] != THERE:
+            needed[entry.backend] = needed.get(entry.backend, 0) + int(sizes.get(name, entry.virtual_size))
+    free = arriving.available(rooms)
+    for backend, size in needed.items():
+        if size > free.get(backend, 0):
+            full = NoSpace(place=f"the backend {backend} of the destination", needed=size, free=free.get(backend, 0))
+            raise HostUnsuitable(reason=str(full), hint="free some space there, or choose another host")
+
+
+def _take(
+    rooms: Rooms,
+    instance: Instance,
+    entries: Mapping[str, ManifestDisk],
+    modes: Mapping[str, str],
+    bases: list[str],
+    known: dict[str, Base | None],
+    offer: Mapping[str, Any],
+    peer: Channel,
+) -> None:
+    from cowshed.disks import manifest
+
+    directory = rooms.directory(instance.uuid).path
+    with transit.busy(rooms, instance.uuid, Way.IN), Undo() as undo:
+        undo.push("forget that it comes", transit.forget, rooms, instance.uuid, Way.IN)
+        transit.note(rooms, instance.uuid, Way.IN, shared=False, name=instance.name)
+        for name in bases:
+            base = _adopt(rooms, name, entries, peer)
+            known.update({disk: base for disk, one in entries.items() if Path(one.base_path or "").name == name})
+        provision.directory(rooms, instance, undo)
+        arriving.write_records(directory, offer["records"])
+        for name, entry in entries.items():
+            if modes[name] == THERE:
+                manifest.record(directory, entry)
+                continue
+            undo.push(f"delete {name}", rooms.backend(entry.backend).disk(instance.uuid, name).delete)
+            found = known.get(name)
+            if modes[name] == OVERLAY and found:
+                _overlay(directory, entry, found, peer)
+            else:
+                _raw(rooms, instance, entry, peer)
+        _remember_volumes(directory, offer["volumes"])
+    transit.forget(rooms, instance.uuid, Way.IN)
+
+
+def _adopt(rooms: Rooms, name: str, entries: Mapping[str, ManifestDisk], peer: Channel) -> Base:
+    entry = next(one for one in entries.values() if Path(one.base_path or "").name == name)
+    size = entry.virtual_size  # a base is never larger than what stands on it
+    told = Base(
+        rooms.cache.root / name,
+        entry.base_format or DiskFormat.RAW,
+        0,
+        digest=entry.base_digest or "",
+        image_id=entry.image_id,
+    )
+    return rooms.cache.adopt(told, lambda fd: peer.receive(fd, size))
+
+
+def _overlay(directory: Path, entry: ManifestDisk, base: Base, peer: Channel) -> None:
+    """The file as it is there, standing on this host's base. Nothing opens it before its header has been looked at."""
+    import os
+
+    from cowshed.disks import manifest
+    from cowshed.tools import filesystem, qcow2, qemu_img
+    from cowshed.tools.qcow2.header import refuse_unsafe
+
+    path = directory / entry.name
+    with filesystem.publish(path) as new:
+        peer.receive(new.fd, 2 * entry.virtual_size + (1 << 30))
+        try:
+            header = qcow2.read_header(new.fd)
+            refuse_unsafe(replace(header, backing=None))
+        except qcow2.QcowError as error:
+            raise DataCorrupt(path=path, reason=str(error)) from error
+        if header.size != entry.virtual_size:
+            raise DataCorrupt(path=path, reason=f"it is of {header.size} bytes, and said to be of {entry.virtual_size}")
+        qemu_img.name_base(new.path, DiskFormat.QCOW2, base.path, base.format)
+        os.fsync(new.fd)
+        placed = replace(entry, location=entry.name, base_path=str(base.path.absolute()), base_format=base.format)
+        with manifest.recording(directory, placed):
+            new.commit()
+            filesystem.sync_directory(directory)
+
+
+def _raw(rooms: Rooms, instance: Instance, entry: ManifestDisk, peer: Channel) -> None:
+    import os
+
+    directory = rooms.directory(instance.uuid).path
+    disk = rooms.backend(entry.backend).disk(instance.uuid, entry.name)
+    assert isinstance(disk, Importing)
+    with moving.scratch(directory) as path:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            peer.receive(fd, entry.virtual_size)
+        finally:
+            os.close(fd)
+        disk.import_file(path)
+
+
+def _remember_volumes(directory: Path, found: list[dict[str, Any]]) -> None:
+    from cowshed.model.volume import VolumeState
+    from cowshed.volumes import record
+
+    for one in found:
+        record.save(directory, replace(record.volume(dict(one)), state=VolumeState.ATTACHED))
+
+
+def discard(rooms: Rooms, instance: Instance) -> None:
+    """What was received and is not wanted after all; nothing there is success. Never what a guest here uses.
+
+    :raises CowshedError: a domain has it
+    """
+    if rooms.hypervisor.find(instance.uuid):
+        raise NameTaken(kind="domain", name=instance.uuid)
+    try:
+        leaving.delete_local(rooms, instance.uuid, shared_path=False)
+    except CowshedError as error:
+        _log.warning("what came of %s is still there: %s", instance.name, error)
+        raise

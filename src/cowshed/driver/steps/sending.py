@@ -1,0 +1,122 @@
+"""Send the disks of a stopped instance to another host, over a command that runs cowshed there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from cowshed.driver.steps import leaving, moving, volumes
+from cowshed.errors import Conflict, UnsupportedOperation
+from cowshed.migration.transport import Channel
+from cowshed.model.disk import DiskFormat
+from cowshed.model.instance import Instance
+
+if TYPE_CHECKING:
+    from cowshed.driver.rooms import Rooms
+    from cowshed.model.disk import ManifestDisk
+
+RAW, OVERLAY, THERE = "raw", "overlay", "there"
+
+
+@contextmanager
+def channel(rooms: Rooms, dest: str) -> Iterator[Channel]:
+    """To cowshed on ``dest``. :raises ToolMissing: :raises ToolFailed: with what the command said last"""
+    from cowshed.tools import pipe
+
+    words = [word.replace("%s", dest) for word in rooms.config.migration.command]
+    with pipe.talking([*words, "serve"]) as (reader, writer):
+        yield Channel(reader, writer)
+
+
+def check(rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk]) -> None:
+    """What can be refused before the instance is stopped. :raises UnsupportedOperation: :raises Conflict:"""
+    from cowshed.contract.storage import Snapshotting
+
+    for name, entry in entries.items():
+        if rooms.backend(entry.backend).traits.shared:
+            continue
+        if entry.encryption:
+            raise UnsupportedOperation(
+                subject=f"disk {name}", operation="move to another host", reason="it is encrypted, and its key is here"
+            )
+        disk = rooms.backend(entry.backend).disk(instance.uuid, name)
+        if isinstance(disk, Snapshotting) and (points := disk.snapshots()):
+            raise Conflict(
+                reason=f"the disk {name} of {instance.name} has snapshots that would not move with it: "
+                + ", ".join(point.name for point in points),
+                hint=f"remove them first: cowshed disk snapshot rm {instance.name} {name} NAME",
+            )
+
+
+def offer(rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk], to: Channel) -> dict[str, Any]:
+    """Say what would come; the other side checks, and answers how each disk shall be sent. Nothing is made there yet."""
+    from cowshed.tools import filesystem
+
+    probe = rooms.directory(instance.uuid).path / f".shared-{secrets.token_hex(16)}"
+    filesystem.write_atomically(probe, b"")
+    try:
+        return to.ask(
+            "receive",
+            uuid=instance.uuid,
+            name=instance.name,
+            probe=probe.name,
+            disks=[leaving.line(one) for one in entries.values()],
+            records=leaving.records(rooms, instance),
+            volumes=[leaving.volume(one) for one in volumes.recorded(rooms, instance)],
+            allocated={
+                name: rooms.backend(one.backend).disk(instance.uuid, name).info().allocated
+                for name, one in entries.items()
+            },
+        )
+    finally:
+        filesystem.remove_file(probe)
+
+
+def send(
+    rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk], plan: Mapping[str, Any], to: Channel
+) -> None:
+    """The content of all that ``plan`` (the other side's answer) asks for.
+
+    :raises CowshedError: here or there; nothing is left there then
+    """
+    to.say({"go": True})
+    for name in plan["bases"]:
+        _send_file(rooms, next(one.base_path for one in entries.values() if _base_name(one) == name) or "", to)
+    for name, mode in plan["modes"].items():
+        rooms.progress.check()
+        if mode == OVERLAY:
+            _send_file(rooms, str(rooms.directory(instance.uuid).path / entries[name].location), to)
+        elif mode == RAW:
+            _send_raw(rooms, instance, entries[name], to)
+    to.hear()
+
+
+def _base_name(entry: ManifestDisk) -> str:
+    return os.path.basename(entry.base_path or "")
+
+
+def _send_raw(rooms: Rooms, instance: Instance, entry: ManifestDisk, to: Channel) -> None:
+    """What a guest sees of it, in one piece."""
+    directory = rooms.directory(instance.uuid).path
+    if entry.format == DiskFormat.RAW and (directory / entry.location).is_file():
+        return _send_file(rooms, str(directory / entry.location), to)
+    with moving.scratch(directory) as path:
+        disk = rooms.backend(entry.backend).disk(instance.uuid, entry.name)
+        disk.extract(path, DiskFormat.RAW, progress=rooms.progress)
+        _send_file(rooms, str(path), to)
+
+
+def _send_file(rooms: Rooms, path: str, to: Channel) -> None:
+    from pathlib import Path
+
+    from cowshed.tools import filesystem
+
+    fd = filesystem.open_regular(Path(path))
+    try:
+        rooms.progress.phase("send", os.fstat(fd).st_blocks * 512)
+        to.send(fd, rooms.progress)
+    finally:
+        os.close(fd)

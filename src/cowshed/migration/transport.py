@@ -1,0 +1,167 @@
+"""How two hosts talk when an instance moves: lines of JSON, and between them the content of disks.
+
+Whatever carries the bytes both ways will do: ssh with ``cowshed serve`` behind it, or a pair of pipes. An error
+of one side is the same error on the other.
+
+The content of a disk is a row of frames: 8 bytes offset, 4 bytes length (big endian), the bytes. Holes are not
+sent. A frame of length 0 carries the size at its offset, and is followed by the SHA-256 of all before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import select
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Protocol
+
+from cowshed import errors
+from cowshed.contract.callbacks import SILENT, Progress
+from cowshed.errors import CowshedError, DataCorrupt, DeadlineExceeded, DigestMismatch, InternalError
+from cowshed.tools import filesystem
+
+SILENCE: Final = 900.0  # seconds without a byte after which the other side is given up: it may be fetching an image
+LONGEST: Final = 64 << 20  # bytes of one line
+_FRAME: Final = struct.Struct(">QI")
+_CHUNK: Final = 1 << 20
+
+
+class Transport(Protocol):
+    """What the two ends of a move use."""
+
+    def say(self, message: Mapping[str, Any]) -> None:
+        """:raises OSError: the other side is gone"""
+
+    def hear(self) -> dict[str, Any]:
+        """:raises EOFError: the other side is gone :raises CowshedError: what it says went wrong there"""
+
+    def send(self, fd: int, progress: Progress = SILENT) -> None:
+        """The data extents of a file."""
+
+    def receive(self, fd: int, most: int, progress: Progress = SILENT) -> None:
+        """Into an empty file of at most ``most`` bytes. :raises DigestMismatch: :raises DataCorrupt:"""
+
+
+class Channel:
+    """A :class:`Transport` over two descriptors."""
+
+    def __init__(self, reader: int, writer: int, *, silence: float = SILENCE) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._silence = silence
+        self._buffer = b""
+
+    # --- lines --------------------------------------------------------------------------------
+
+    def say(self, message: Mapping[str, Any]) -> None:
+        self._write(json.dumps(message).encode() + b"\n")
+
+    def fail(self, error: CowshedError) -> None:
+        """Let the other side raise ``error``."""
+        fields = {name: value if isinstance(value, int | float) else str(value) for name, value in error.fields.items()}
+        self.say({"error": error.code, "fields": fields, "hint": error.hint, "text": str(error)})
+
+    def hear(self) -> dict[str, Any]:
+        while b"\n" not in self._buffer:
+            if len(self._buffer) > LONGEST:
+                raise DataCorrupt(path="what the other host says", reason="a line without an end")
+            self._buffer += self._more()
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        try:
+            message = dict(json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise DataCorrupt(path="what the other host says", reason=f"{line[:200]!r} is not ours") from error
+        if "error" in message:
+            raise _raised(message)
+        return message
+
+    def ask(self, call: str, **arguments: Any) -> dict[str, Any]:
+        """What the other side answers to ``call``."""
+        self.say({"call": call, **arguments})
+        return self.hear()
+
+    # --- content ------------------------------------------------------------------------------
+
+    def send(self, fd: int, progress: Progress = SILENT) -> None:
+        digest = hashlib.sha256()
+        for offset, data in _pieces(fd):
+            progress.check()
+            head = _FRAME.pack(offset, len(data))
+            digest.update(head + data)
+            self._write(head)
+            self._write(data)
+            progress.update(len(data))
+        head = _FRAME.pack(os.fstat(fd).st_size, 0)
+        digest.update(head)
+        self._write(head + digest.digest())
+
+    def receive(self, fd: int, most: int, progress: Progress = SILENT) -> None:
+        digest = hashlib.sha256()
+        while True:
+            head = self._exactly(_FRAME.size)
+            digest.update(head)
+            offset, length = _FRAME.unpack(head)
+            if offset + length > most or length > _CHUNK:
+                raise DataCorrupt(path="what the other host sends", reason=f"{offset + length} bytes, of {most}")
+            if not length:
+                break
+            data = self._exactly(length)
+            digest.update(data)
+            filesystem.write_all(fd, data, offset)
+            progress.update(length)
+        expected, actual = self._exactly(digest.digest_size).hex(), digest.hexdigest()
+        if expected != actual:
+            raise DigestMismatch(subject="what was received", algorithm="sha256", expected=expected, actual=actual)
+        os.ftruncate(fd, offset)
+        os.fsync(fd)
+
+    # --- bytes --------------------------------------------------------------------------------
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            self._wait(self._writer, select.POLLOUT)
+            view = view[os.write(self._writer, view) :]
+
+    def _exactly(self, count: int) -> bytes:
+        while len(self._buffer) < count:
+            self._buffer += self._more()
+        data, self._buffer = self._buffer[:count], self._buffer[count:]
+        return data
+
+    def _more(self) -> bytes:
+        self._wait(self._reader, select.POLLIN)
+        data = os.read(self._reader, _CHUNK)
+        if not data:
+            raise EOFError("the other host has hung up")
+        return data
+
+    def _wait(self, fd: int, event: int) -> None:
+        poll = select.poll()
+        poll.register(fd, event)
+        if not poll.poll(self._silence * 1000):
+            raise DeadlineExceeded(what="a word from the other host", seconds=self._silence)
+
+
+def _pieces(fd: int) -> Iterator[tuple[int, bytes]]:
+    for offset, length in filesystem.extents(fd):
+        end = offset + length
+        while offset < end:
+            data = os.pread(fd, min(_CHUNK, end - offset), offset)
+            if not data:
+                return  # it was cut meanwhile: the digest will not tell, the size will
+            yield offset, data
+            offset += len(data)
+
+
+def _raised(message: Mapping[str, Any]) -> CowshedError:
+    """The error that the other side had, of the same class where it is one of ours."""
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, CowshedError) and kind.code == message["error"]:
+            try:
+                return kind(hint=message.get("hint"), **message.get("fields", {}))
+            except (TypeError, ValueError, KeyError):
+                break
+    return InternalError(reason=f"the other host says: {message.get('text', message['error'])}")
