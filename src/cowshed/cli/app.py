@@ -33,6 +33,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "rescue": ("rescue", "Boot an instance from another image, with its disks attached."),
     "unrescue": ("rescue", "Boot a rescued instance from its own disks again."),
     "rebuild": ("rescue", "Give an instance new disks from an image."),
+    "resize": ("resize", "Give an instance more CPUs, memory or disk; confirm or revert that."),
+    "migrate": ("migrate", "Move an instance to another host, live or cold."),
     "exec": ("guest", "Run a command in an instance through its guest agent."),
     "cp": ("guest", "Copy a file into or out of an instance through its guest agent."),
     "password": ("guest", "Set the administrator's password in an instance."),
@@ -48,6 +50,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("host", "Say what is missing or broken on this host, and how to mend it."),
     "config": ("host", "Show the configuration."),
     "events": ("host", "Show what happened to instances."),
+    "serve": ("serve", "Answer another host's cowshed, which moves instances here."),
     "completion": ("completion", "Print the completion script of a shell."),
     "help": ("topics", "Explain exit codes and other topics."),
 }

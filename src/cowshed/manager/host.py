@@ -19,6 +19,7 @@ from cowshed.manager.groups import Groups
 from cowshed.manager.images import Images
 from cowshed.manager.instances import Instances
 from cowshed.manager.machine import Machine
+from cowshed.manager.migrations import Migrations
 from cowshed.manager.nics import Nics
 from cowshed.manager.records import Entry
 from cowshed.manager.volumes import Volumes
@@ -53,6 +54,7 @@ class Host:
         self.volumes = Volumes(driver, self.instances)
         self.groups = Groups(driver, self.instances.records, config.state)
         self.nics = Nics(driver, self.instances)
+        self.migrations = Migrations(driver, self.instances)
 
     @classmethod
     def connect(

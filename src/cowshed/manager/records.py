@@ -146,7 +146,7 @@ class Records:
             with self._write(needed=False) as database:
                 database.execute(
                     "insert into instances (uuid, name, state, created, updated, record) values (?, ?, ?, ?, ?, ?)",
-                    (record.uuid, record.name, record.state, now, now, _encoded(record)),
+                    (record.uuid, record.name, record.state, now, now, encode(record)),
                 )
         except sqlite3.IntegrityError:
             raise NameTaken(
@@ -159,7 +159,7 @@ class Records:
         with self._write() as database:
             database.execute(
                 "update instances set state = ?, error = ?, updated = ?, record = ? where uuid = ?",
-                (record.state, record.error, clock.current().time(), _encoded(record), record.uuid),
+                (record.state, record.error, clock.current().time(), encode(record), record.uuid),
             )
             if event:
                 _note(database, record, event, detail)
@@ -283,18 +283,8 @@ class Records:
 
     def _decoded(self, row: sqlite3.Row) -> Record:
         try:
-            data = json.loads(row["record"])
-            return Record(
-                instance=_instance(data["instance"]),
-                vifs=tuple(_vif(one) for one in data["vifs"]),
-                state=InstanceState(row["state"]),
-                created=row["created"],
-                updated=row["updated"],
-                error=row["error"],
-                image_name=data.get("image_name", ""),
-                uri=data.get("uri", ""),
-                boot_log=data.get("boot_log", 0),
-            )
+            found = decode(row["record"], InstanceState(row["state"]))
+            return dataclasses.replace(found, created=row["created"], updated=row["updated"], error=row["error"])
         except (ValueError, KeyError, TypeError) as error:
             raise DataCorrupt(path=self.path, reason=f"the record of {row['name']} cannot be read: {error}") from error
 
@@ -313,7 +303,23 @@ def _roll_back(database: sqlite3.Connection) -> None:
         database.execute("rollback")
 
 
-def _encoded(record: Record) -> str:
+def decode(text: str, state: InstanceState) -> Record:
+    """What :func:`encode` has written, here or on another host.
+
+    :raises ValueError: :raises KeyError: :raises TypeError: it is not that
+    """
+    data = json.loads(text)
+    return Record(
+        instance=_instance(data["instance"]),
+        vifs=tuple(_vif(one) for one in data["vifs"]),
+        state=state,
+        image_name=data.get("image_name", ""),
+        uri=data.get("uri", ""),
+        boot_log=data.get("boot_log", 0),
+    )
+
+
+def encode(record: Record) -> str:
     return json.dumps(
         {
             "instance": dataclasses.asdict(record.instance),

@@ -1,0 +1,40 @@
+"""cowshed resize"""
+
+from __future__ import annotations
+
+import click
+
+from cowshed.cli import output
+from cowshed.cli.context import Session, instance_argument, verb
+from cowshed.cli.instances import describe
+from cowshed.cli.power import COLUMNS
+
+
+@click.command()
+@instance_argument()
+@click.option("--cpus", type=int, help="How many virtual CPUs.")
+@click.option("--memory", metavar="SIZE", help="How much memory, such as 2G.")
+@click.option("--disk", metavar="SIZE", help="Size of the root disk; it can only grow.")
+@click.option("--confirm", "end", flag_value="confirm", help="Keep the last resize.")
+@click.option("--revert", "end", flag_value="revert", help="Take the last resize back, and what was written since.")
+@verb
+def resize(
+    session: Session, instance: str, cpus: int | None, memory: str | None, disk: str | None, end: str | None
+) -> None:
+    """Restart INSTANCE with other CPUs, memory, or a larger root disk.
+
+    What it was is kept until --confirm or --revert.
+    """
+    asked = cpus is not None or memory is not None or disk is not None
+    if asked == bool(end):
+        raise click.UsageError("say what shall change (--cpus, --memory, --disk), or --confirm or --revert")
+    with session.working() as host:
+        if end:
+            done = host.migrations.confirm(instance) if end == "confirm" else host.migrations.revert(instance)
+        else:
+            seconds = host.config.power.shutdown_timeout
+            done = host.migrations.resize(instance, cpus=cpus, memory=memory, disk=disk, timeout=seconds)
+            output.note(
+                f"keep it: cowshed resize {done.name} --confirm; take it back: cowshed resize {done.name} --revert"
+            )
+        session.emit("instances", [describe(done)], COLUMNS)

@@ -1,0 +1,194 @@
+"""Migrations: an instance moves to another host, with its record; resize in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cowshed import log
+from cowshed.errors import CowshedError, HostUnsuitable, Interrupted, InvalidRequest, InvalidState
+from cowshed.manager.records import Record, encode
+from cowshed.model.flavor import Flavor
+from cowshed.model.instance import Instance, InstanceState
+from cowshed.units import MiB, parse_size
+
+if TYPE_CHECKING:
+    from cowshed.driver import LibvirtDriver
+    from cowshed.manager.instances import Instances
+    from cowshed.migration.transport import Channel
+
+_log = log.logger(__name__)
+
+_OLD = "old_flavor"  # in the instance's system metadata, while a resize waits for its end
+
+
+class Migrations:
+    """``ref`` is an instance: name, UUID, or the beginning of one; ``dest`` a host as ``[migration]`` reaches it."""
+
+    def __init__(self, driver: LibvirtDriver, instances: Instances) -> None:
+        self._driver = driver
+        self._instances = instances
+
+    # --- live ---------------------------------------------------------------------------------
+
+    def live(self, ref: str, dest: str) -> dict[str, Any]:
+        """Move it while it runs. Done again after the word with the other host broke off, it ends what was begun.
+
+        :returns: ``elapsed`` (s), ``downtime`` (ms) and ``bytes``, where libvirt told
+        :raises Interrupted: it was given up, and runs here
+        :raises HostUnsuitable: it runs here still, and why
+        """
+        with self._instances.holding(ref, "migrated") as record, self._driver.other_host(dest) as other:
+            if self._driver.left_for(record.instance) == dest:
+                self._leave(record, dest, other, {})
+                return {}
+            data = self._checked(record, other)
+            data = other.ask("prepare", record=encode(record), data=data)["data"]
+            ended: list[str] = []
+            try:
+                self._driver.live_migration(
+                    None, record.instance, dest,
+                    lambda *_: ended.append("there"),
+                    lambda *_, migration_status="error": ended.append(migration_status),
+                    migrate_data=data,
+                )  # fmt: skip
+            finally:
+                if ended != ["there"]:
+                    other.ask("rollback", record=encode(record))
+            if ended != ["there"]:
+                raise _stays(record, dest, ended, data)
+            self._leave(record, dest, other, data)
+            return dict(data.get("statistics", {}))
+
+    def _checked(self, record: Record, other: Channel) -> dict[str, Any]:
+        facts = {"hypervisor_version": _number(self._driver.rooms.hypervisor.version())}
+        found = other.ask("check", record=encode(record), source=facts)["data"]
+        try:
+            return dict(self._driver.check_can_live_migrate_source(None, record.instance, found))
+        finally:
+            other.ask("check_cleanup", data=found)
+
+    def _leave(self, record: Record, dest: str, other: Channel, data: Mapping[str, Any]) -> None:
+        """It runs there: that host's record first, so that at no moment it has none."""
+        other.ask("arrived", record=encode(record))
+        driver, instance = self._driver, record.instance
+        driver.post_live_migration(None, instance, None, data or None)
+        driver.post_live_migration_at_source(None, instance, record.vifs)
+        driver.cleanup(None, instance, record.vifs, migrate_data=data)
+        self._instances.records.remove(record, "migrated", f"to {dest}")
+
+    # --- cold ---------------------------------------------------------------------------------
+
+    def cold(self, ref: str, dest: str, *, timeout: float) -> None:
+        """Stop it, copy its disks, start it there if it ran; what is left here goes when it is there.
+
+        :param timeout: seconds the guest gets to shut down
+        :raises CowshedError: it is as it was
+        """
+        with self._instances.holding(ref, "moved") as record:
+            ran = record.state == InstanceState.RUNNING
+            driver, instance = self._driver, record.instance
+            info = driver.migrate_disk_and_power_off(
+                None, instance, dest, instance.flavor, record.vifs, timeout=timeout, retry_interval=10
+            )
+            try:
+                with driver.other_host(dest) as other:
+                    other.ask("finish", record=encode(record), info=info, power_on=ran)
+            except BaseException:
+                self._back(record, dest, ran)
+                raise
+            driver.confirm_migration(None, instance, record.vifs)
+            self._instances.records.remove(record, "moved", f"to {dest}")
+
+    def _back(self, record: Record, dest: str, ran: bool) -> None:
+        """:raises CowshedError: the other host does not say that it has nothing of it; it is not started here then"""
+        with self._driver.other_host(dest) as other:
+            other.ask("discard", record=encode(record))
+        self._driver.finish_revert_migration(None, record.instance, record.vifs, power_on=ran)
+
+    # --- resize -------------------------------------------------------------------------------
+
+    def resize(
+        self,
+        ref: str,
+        *,
+        cpus: int | None = None,
+        memory: str | int | None = None,
+        disk: str | int | None = None,
+        timeout: float = 60.0,
+    ) -> Record:
+        """Restart it with more or fewer CPUs and memory, or a larger root disk; it waits for confirm or revert.
+
+        :raises DiskTooSmall: a disk is never cut :raises InvalidState: the last resize waits still
+        """
+        with self._instances.holding(ref, "resized") as record:
+            flavor = _changed(record.instance.flavor, cpus, memory, disk)
+            if flavor == record.instance.flavor:
+                raise InvalidRequest(reason="nothing would change", hint="--cpus, --memory or --disk")
+            ran = record.state == InstanceState.RUNNING
+            driver, old = self._driver, record.instance
+            info = driver.migrate_disk_and_power_off(
+                None, old, "localhost", flavor, record.vifs, timeout=timeout, retry_interval=10
+            )
+            kept = {**old.system_metadata, _OLD: json.dumps(dataclasses.asdict(old.flavor), default=dict)}
+            new = dataclasses.replace(old, flavor=flavor, system_metadata=kept)
+            try:
+                image = driver.remembered_image(new)
+                driver.finish_migration(None, None, new, info, record.vifs, image, True, power_on=ran)
+            except BaseException:
+                driver.finish_revert_migration(None, old, record.vifs, power_on=ran)
+                raise
+            self._instances.records.update(dataclasses.replace(record, instance=new), "resized")
+        return self._instances.find(record.uuid)
+
+    def confirm(self, ref: str) -> Record:
+        """Keep it as it is now. :raises InvalidState: nothing waits for that"""
+        with self._instances.holding(ref, "confirmed") as record:
+            self._require_resized(record, "confirmed")
+            self._driver.confirm_migration(None, record.instance, record.vifs)
+            self._instances.records.update(dataclasses.replace(record, instance=_without_old(record.instance)))
+        return self._instances.find(record.uuid)
+
+    def revert(self, ref: str) -> Record:
+        """As it was before the resize; what was written to its disks since is gone. :raises InvalidState:"""
+        with self._instances.holding(ref, "reverted") as record:
+            self._require_resized(record, "reverted")
+            text, instance = record.instance.system_metadata.get(_OLD, ""), _without_old(record.instance)
+            if text:
+                instance = dataclasses.replace(instance, flavor=Flavor(**json.loads(text)))
+            ran = record.state == InstanceState.RUNNING
+            self._driver.finish_revert_migration(None, instance, record.vifs, power_on=ran)
+            self._instances.records.update(dataclasses.replace(record, instance=instance), "reverted")
+        return self._instances.find(record.uuid)
+
+    def _require_resized(self, record: Record, action: str) -> None:
+        if not self._driver.resized(record.instance):
+            raise InvalidState(name=record.name, state="not resized", action=action)
+
+
+def _stays(record: Record, dest: str, ended: list[str], data: Mapping[str, Any]) -> CowshedError:
+    if ended == ["cancelled"]:
+        return Interrupted(what=f"{record.name} was migrated; it runs here as before")
+    why = data.get("error", "the migration was aborted")
+    return HostUnsuitable(reason=f"{record.name} could not be moved to {dest}, and stays here: {why}")
+
+
+def _number(version: tuple[int, int, int]) -> int:
+    return version[0] * 1_000_000 + version[1] * 1000 + version[2]
+
+
+def _changed(flavor: Flavor, cpus: int | None, memory: str | int | None, disk: str | int | None) -> Flavor:
+    if cpus is not None and cpus < 1:
+        raise InvalidRequest(reason=f"{cpus} CPUs run nothing", hint="ask for at least 1")
+    size = flavor.memory if memory is None else parse_size(memory) // MiB * MiB
+    if size < 16 * MiB:
+        raise InvalidRequest(reason=f"{memory} of memory runs nothing", hint="write a unit, for example 512M")
+    root = flavor.root if disk is None else parse_size(disk)
+    return dataclasses.replace(flavor, vcpus=cpus or flavor.vcpus, memory=size, root=root)
+
+
+def _without_old(instance: Instance) -> Instance:
+    kept = {name: value for name, value in instance.system_metadata.items() if name != _OLD}
+    return dataclasses.replace(instance, system_metadata=kept)

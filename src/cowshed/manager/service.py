@@ -1,0 +1,139 @@
+"""What other hosts may ask of this one, over a channel: the calls of a move, and no others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from cowshed import log
+from cowshed.errors import CowshedError, InternalError, InvalidRequest, NameTaken
+from cowshed.manager import names
+from cowshed.manager.records import Record, decode
+from cowshed.model.flavor import Flavor
+from cowshed.model.instance import Instance, InstanceState
+
+if TYPE_CHECKING:
+    from cowshed.manager.host import Host
+    from cowshed.migration.transport import Channel
+
+_log = log.logger(__name__)
+
+SILENCE: Final = 24 * 3600.0  # seconds: a live migration may take hours, in which nothing is asked
+
+Call = Callable[["Host", "Channel", Mapping[str, Any]], dict[str, Any]]
+
+
+def serve(host: Host, channel: Channel) -> None:
+    """Answer until the other side hangs up."""
+    while True:
+        try:
+            message = channel.hear()
+        except EOFError:
+            return
+        try:
+            answer = _answered(host, channel, message)
+        except CowshedError as error:
+            _log.info("%s: %s", message.get("call"), error)
+            channel.fail(error)
+        else:
+            channel.say(answer)
+
+
+def _answered(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
+    call = CALLS.get(str(message.get("call")))
+    if call is None:
+        raise InvalidRequest(
+            reason=f"there is no call {message.get('call')!r}", hint="use the same cowshed on both hosts"
+        )
+    try:
+        return call(host, channel, message)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CowshedError):
+            raise
+        raise InternalError(reason=f"{message.get('call')}: {error!r}") from error
+
+
+def _told(host: Host, message: Mapping[str, Any]) -> Record:
+    """The record of the instance, as it would be here."""
+    found = decode(str(message["record"]), InstanceState.RUNNING)
+    host.driver.rooms.directory(found.uuid)  # a UUID, and nothing else
+    names.check(found.name)
+    return dataclasses.replace(found, uri=host.driver.rooms.uri, boot_log=0)
+
+
+def _receive(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
+    instance = Instance(str(message["uuid"]), names.check(str(message["name"])), Flavor())
+    host.instances.check_free(instance.name)
+    host.driver.receive(instance, message, channel)
+    return {"done": True}
+
+
+def _finish(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
+    record, power_on = _told(host, message), bool(message["power_on"])
+    image = host.driver.remembered_image(record.instance)
+    host.driver.finish_migration(
+        None, None, record.instance, str(message["info"]), record.vifs, image, True, power_on=power_on
+    )
+    _add(host, record if power_on else dataclasses.replace(record, state=InstanceState.STOPPED))
+    return {"done": True}
+
+
+def _discard(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a move that failed. What has a record here is an instance of this host, and stays."""
+    record = _told(host, message)
+    if host.instances.records.exists(record.name):
+        raise NameTaken(kind="instance", name=record.name)
+    host.driver.destroy(None, record.instance, record.vifs, destroy_disks=False)
+    host.driver.discard_received(record.instance)
+    return {"done": True}
+
+
+def _check(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
+    record = _told(host, message)
+    host.instances.check_free(record.name)
+    source = dict(message["source"])
+    return {"data": host.driver.check_can_live_migrate_destination(None, record.instance, source, {}, None)}
+
+
+def _check_cleanup(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
+    host.driver.check_can_live_migrate_destination_cleanup(None, message["data"])
+    return {"done": True}
+
+
+def _prepare(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
+    record = _told(host, message)
+    data = host.driver.pre_live_migration(None, record.instance, None, record.vifs, None, message["data"])
+    return {"data": data}
+
+
+def _rollback(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
+    record = _told(host, message)
+    host.driver.rollback_live_migration_at_destination(None, record.instance, record.vifs, None)
+    return {"done": True}
+
+
+def _arrived(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
+    record = _told(host, message)
+    _add(host, record)
+    host.driver.post_live_migration_at_destination(None, record.instance, record.vifs)
+    return {"done": True}
+
+
+def _add(host: Host, record: Record) -> None:
+    """Known already is success."""
+    records = host.instances.records
+    if not any(one.uuid == record.uuid for one in records.all()):
+        records.update(records.add(record), "arrived")
+
+
+CALLS: Final[dict[str, Call]] = {
+    "receive": _receive,
+    "finish": _finish,
+    "discard": _discard,
+    "check": _check,
+    "check_cleanup": _check_cleanup,
+    "prepare": _prepare,
+    "rollback": _rollback,
+    "arrived": _arrived,
+}
