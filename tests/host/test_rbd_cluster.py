@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
+from cowshed.clock import using
 from cowshed.errors import ConfigError, CowshedError, DeadlineExceeded, NotFound, PermissionDenied
 from cowshed.model.disk import NetworkHost
+from cowshed.testing import FakeClock
 from cowshed.tools.rbd import Access, Cluster, Pool, cluster
 from tests.ceph_node import Ceph
 
@@ -165,6 +167,23 @@ def test_no_monitors_there(ceph: Ceph, tmp_path: Path) -> None:
     conf.write_text(f"[global]\nmon host = 127.0.0.1:9\nkeyring = {ceph.keyring}\n")
     with within(10), pytest.raises(DeadlineExceeded):
         Cluster(Access(ceph_conf=str(conf), connect_timeout=2)).rados()
+
+
+def test_a_silent_cluster_is_waited_for_once_by_all(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, using(FakeClock()) as turned:
+        conf = tmp_path / "ceph.conf"
+        conf.write_text(f"[global]\nmon host = 127.0.0.1:{listener.getsockname()[1]}\nauth client required = none\n")
+        silent = Cluster(Access(ceph_conf=str(conf), connect_timeout=2))
+        with pytest.raises(DeadlineExceeded) as first:
+            silent.rados()
+        with within(1), pytest.raises(DeadlineExceeded) as second:
+            silent.rados()
+        assert str(second.value) == str(first.value)
+        turned.sleep(2)
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            silent.rados()
+        assert time.monotonic() - began > 1
 
 
 def test_a_configuration_that_is_missing(tmp_path: Path) -> None:

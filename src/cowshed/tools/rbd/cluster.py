@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cowshed import log
+from cowshed import clock, log
 from cowshed.errors import ConfigError, DeadlineExceeded, NotFound, PermissionDenied, ToolFailed
 from cowshed.model.disk import NetworkHost
 from cowshed.tools.rbd import errors
@@ -50,6 +50,7 @@ class Cluster:
         self._lock = threading.Lock()
         self._rados: Any = None
         self._fsid = ""
+        self._silent: tuple[float, DeadlineExceeded] | None = None  # until when, why
         self.prepared: set[tuple[str, str]] = set()  # pools and namespaces, by Pool
 
     # --- the connection -------------------------------------------------------------------------
@@ -64,7 +65,8 @@ class Cluster:
         return self.access.ceph_conf or "/etc/ceph/ceph.conf"
 
     def rados(self) -> Any:
-        """The connected handle.
+        """The connected handle. A cluster that has just been silent is not asked again at once: whoever lists many disks,
+        or asks from many threads, would wait for it once for each.
 
         :raises ConfigError: Ceph's configuration cannot be read
         :raises PermissionDenied: there is no key, or the cluster does not accept it
@@ -72,8 +74,18 @@ class Cluster:
         """
         with self._lock:
             if self._rados is None:
-                self._rados = self._connect()
+                self._rados = self._connected()
             return self._rados
+
+    def _connected(self) -> Any:
+        now = clock.current().monotonic
+        if self._silent and now() < self._silent[0]:
+            raise self._silent[1].with_traceback(None)
+        try:
+            return self._connect()
+        except DeadlineExceeded as error:
+            self._silent = (now() + self.access.connect_timeout, error)
+            raise
 
     def _connect(self) -> Any:
         rados, _ = errors.bindings()
