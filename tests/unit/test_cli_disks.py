@@ -204,6 +204,12 @@ def test_export(cowshed: Command, stopped: str, tmp_path: Path) -> None:
     made = cowshed("disk", "export", "web", out, "--compress", "-o", "json").json["file"]
     assert (made["name"], made["format"], made["size"]) == (str(out), "qcow2", out.stat().st_size)
     assert cowshed("disk", "export", "web", "swap", tmp_path / "out.raw", "--format", "raw").code == 0
+    for name, expected in (("named.raw", "raw"), ("named.img", "qcow2")):
+        assert (
+            cowshed("disk", "export", "web", "swap", tmp_path / name, "-o", "json").json["file"]["format"] == expected
+        )
+    with (tmp_path / "named.raw").open("rb") as file:
+        assert file.read(4) != b"QFI\xfb"
     assert (tmp_path / "out.raw").stat().st_size == MiB
     refused(cowshed("disk", "export", "web", out), 4, "out.qcow2")
     refused(cowshed("disk", "export", "web", tmp_path / "x", "--format", "raw", "--compress"), 2, "compress")

@@ -148,7 +148,12 @@ def move(session: Session, instance: str, disk: str, to: str, every: bool) -> No
 @disk.command()
 @instance_argument()
 @click.argument("words", metavar="[DISK] FILE", nargs=-1, required=True, shell_complete=disk_names)
-@click.option("--format", "disk_format", type=click.Choice(["qcow2", "raw"]), default="qcow2", show_default=True)
+@click.option(
+    "--format",
+    "disk_format",
+    type=click.Choice(["qcow2", "raw"]),
+    help="Default: raw for a FILE whose name ends in .raw, else qcow2.",
+)
 @click.option("--compress", is_flag=True, help="qcow2 only; on all cores.")
 @click.option("--plaintext", is_flag=True, help="Decrypt an encrypted disk; else the file has the disk's key.")
 @click.option("--key-file", metavar="FILE", help="A new file for the key of the encrypted disk.")
@@ -157,7 +162,7 @@ def export(
     session: Session,
     instance: str,
     words: tuple[str, ...],
-    disk_format: str,
+    disk_format: str | None,
     compress: bool,
     plaintext: bool,
     key_file: str | None,
@@ -170,6 +175,7 @@ def export(
     *before, target = words
     if len(before) > 1:
         raise click.UsageError(f"too many words: {' '.join(words)}", click.get_current_context())
+    disk_format = disk_format or ("raw" if target.lower().endswith(".raw") else "qcow2")
     with session.working() as host:
         path = host.disks.export(
             instance,
