@@ -16,7 +16,7 @@ import pytest
 
 from cowshed.config import Config, HostSection, ImagesSection, RbdSection
 from cowshed.driver import LibvirtDriver
-from cowshed.driver.steps import bases, capture, layout, locate
+from cowshed.driver.steps import bases, capture, capture_note, layout, locate
 from cowshed.errors import (
     CowshedError,
     DeadlineExceeded,
@@ -26,6 +26,7 @@ from cowshed.errors import (
     InvalidRequest,
     InvalidState,
     NameTaken,
+    ToolFailed,
     UnsupportedOperation,
 )
 from cowshed.images.glance import GlanceService
@@ -33,6 +34,7 @@ from cowshed.model.disk import DiskFormat
 from cowshed.model.flavor import Flavor
 from cowshed.model.image import Image, ImageStatus
 from cowshed.model.instance import Instance, PowerState
+from cowshed.tools.rbd import Pool
 from cowshed.units import MiB
 from tests.ceph_node import Ceph
 from tests.glance_proxy import Fault, Proxy, proxy
@@ -44,6 +46,25 @@ STATES = [
     {"task_state": "image_pending_upload"},
     {"task_state": "image_uploading", "expected_state": "image_pending_upload"},
 ]
+
+
+CHANNEL = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel>"
+
+
+class PretendAgent:
+    """Remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def frozen(self) -> bool:
+        return False
+
+    def freeze(self) -> None:
+        self.calls.append("freeze")
+
+    def thaw(self) -> None:
+        self.calls.append("thaw")
 
 
 class Host:
@@ -63,12 +84,21 @@ class Host:
         self.rooms = self.driver.rooms
         self.power, self.saved = PowerState.SHUTDOWN, False
         self.guests: set[str] = set()
+        self.channel, self.agent = "", PretendAgent()
         self.rooms.__dict__["hypervisor"] = SimpleNamespace(find=self._find, guest=self._guest, close=lambda: None)
         self.states: list[dict[str, str]] = []
         self.images: list[str] = []
 
     def _find(self, uuid: str) -> Any:
-        return SimpleNamespace(state=lambda: self.power, has_saved=lambda: self.saved) if uuid in self.guests else None
+        if uuid not in self.guests:
+            return None
+        return SimpleNamespace(
+            name="web",
+            state=lambda: self.power,
+            has_saved=lambda: self.saved,
+            xml=lambda: f"<domain type='qemu'><name>web</name><devices>{self.channel}</devices></domain>",
+            agent=self.agent,
+        )
 
     def _guest(self, uuid: str) -> Any:
         if uuid not in self.guests:
@@ -157,16 +187,6 @@ def test_a_stopped_instance_becomes_an_image(host: Host, web: Instance, tmp_path
     assert host.files(web) == before
 
 
-@pytest.mark.parametrize("power", [PowerState.RUNNING, PowerState.PAUSED])
-def test_a_running_one_is_refused_before_anything_is_told(host: Host, web: Instance, power: PowerState) -> None:
-    record, host.power = host.record(), power
-    with pytest.raises(NotImplementedError, match="runs") as caught:
-        host.snapshot(web, record.id)
-    assert isinstance(caught.value, UnsupportedOperation)
-    assert host.states == []
-    assert host.service.show(record.id).status == ImageStatus.QUEUED
-
-
 def test_a_suspended_one_is_refused(host: Host, web: Instance) -> None:
     host.saved = True
     with pytest.raises(InvalidState):
@@ -225,10 +245,10 @@ def test_an_image_of_our_own_is_there_whole_or_not_at_all(host: Host, web: Insta
 def test_what_a_killed_process_left_goes_at_the_next_start(host: Host, web: Instance) -> None:
     record = host.record()
     place = host.rooms.directory(web.uuid).path
-    (place / capture.NOTE).write_text(f'{{"version": 1, "image": "{record.id}"}}')
+    (place / capture_note.NOTE).write_text(f'{{"version": 1, "image": "{record.id}"}}')
     (place / capture.COPY).write_bytes(b"half")
     host.driver.post_interrupted_snapshot_cleanup(None, web)
-    assert not {capture.NOTE, capture.COPY} & host.files(web)
+    assert not {capture_note.NOTE, capture.COPY} & host.files(web)
     with pytest.raises(ImageNotFound):
         host.service.show(record.id)
     host.driver.post_interrupted_snapshot_cleanup(None, web)
@@ -236,10 +256,10 @@ def test_what_a_killed_process_left_goes_at_the_next_start(host: Host, web: Inst
 
 def test_a_glance_that_is_away_does_not_disturb_a_start(host: Host, web: Instance) -> None:
     record = host.record()
-    (host.rooms.directory(web.uuid).path / capture.NOTE).write_text(f'{{"version": 1, "image": "{record.id}"}}')
+    (host.rooms.directory(web.uuid).path / capture_note.NOTE).write_text(f'{{"version": 1, "image": "{record.id}"}}')
     host.between.faults.append(Fault("", times=2, status=503))
     host.driver.post_interrupted_snapshot_cleanup(None, web)
-    assert capture.NOTE in host.files(web)
+    assert capture_note.NOTE in host.files(web)
 
 
 # --- inside Ceph --------------------------------------------------------------------------------
@@ -370,14 +390,45 @@ def test_where_locations_are_forbidden_a_stopped_disk_is_copied(
     assert ceph_host.states == [*STATES, back, STATES[1]]
 
 
-def test_where_locations_are_forbidden_a_running_disk_is_refused(
-    ceph_host: Host, on_ceph: Instance, ceph: Ceph
+def test_a_running_guest_is_quiet_while_the_storage_takes_its_snapshot(
+    ceph_host: Host, on_ceph: Instance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record, before = ceph_host.record(), ceph_host.files(on_ceph)
-    ceph_host.between.faults += forbidden()
-    with pytest.raises(UnsupportedOperation, match="no permission"):
+    """And only then; thawed also when the snapshot fails."""
+    calls, take, clone = ceph_host.agent.calls, Pool.take, Pool.clone
+
+    def taken(self: Pool, image: str, name: str) -> None:
+        calls.append("take")
+        take(self, image, name)
+
+    def cloned(self: Pool, *words: Any) -> None:
+        calls.append("clone")
+        clone(self, *words)
+
+    monkeypatch.setattr(Pool, "take", taken)
+    monkeypatch.setattr(Pool, "clone", cloned)
+    ceph_host.channel = CHANNEL
+    ceph_host.snapshot(on_ceph, ceph_host.record().id)
+    assert calls == ["freeze", "take", "thaw", "clone", "take"]
+    calls.clear()
+
+    def broken(self: Pool, image: str, name: str) -> None:
+        raise ToolFailed(command="rbd", status=1, output="broken for the test")
+
+    monkeypatch.setattr(Pool, "take", broken)
+    with pytest.raises(ToolFailed):
+        ceph_host.snapshot(on_ceph, ceph_host.record().id)
+    assert calls == ["freeze", "thaw"]
+
+
+def test_what_must_be_quiesced_and_cannot_is_refused(ceph_host: Host, on_ceph: Instance) -> None:
+    image = locate.remembered_image(ceph_host.rooms, on_ceph)
+    demanding = replace(image, properties={**image.properties, "os_require_quiesce": "yes"})
+    locate.remember_image(ceph_host.rooms, on_ceph, demanding)
+    record = ceph_host.record()
+    with pytest.raises(UnsupportedOperation, match="agent"):
         ceph_host.snapshot(on_ceph, record.id)
-    no_leftovers(ceph_host, ceph, on_ceph, record.id, before)
+    assert ceph_host.states == []
+    assert ceph_host.service.show(record.id).status == ImageStatus.QUEUED
 
 
 def test_a_location_that_was_registered_although_the_answer_was_lost_stays(
@@ -419,7 +470,7 @@ def test_a_killed_snapshot_is_cleaned_at_the_next_start(ceph_host: Host, on_ceph
     disk.upload(record.id, near=near)  # type: ignore[attr-defined]
     pool = ceph_host.rooms.config.rbd.pool
     ceph.rbd("snap", "create", "--no-progress", f"{pool}/{on_ceph.uuid}_disk@cowshed-upload-{uuid.uuid4()}")
-    note = ceph_host.rooms.directory(on_ceph.uuid).path / capture.NOTE
+    note = ceph_host.rooms.directory(on_ceph.uuid).path / capture_note.NOTE
     note.write_text(f'{{"version": 1, "image": "{record.id}"}}')
     ceph_host.driver.post_interrupted_snapshot_cleanup(None, on_ceph)
     no_leftovers(ceph_host, ceph, on_ceph, record.id, before)
@@ -427,7 +478,7 @@ def test_a_killed_snapshot_is_cleaned_at_the_next_start(ceph_host: Host, on_ceph
 
 def test_a_snapshot_killed_after_it_was_registered_is_kept(ceph_host: Host, on_ceph: Instance, ceph: Ceph) -> None:
     image = ceph_host.snapshot(on_ceph, ceph_host.record().id)
-    note = ceph_host.rooms.directory(on_ceph.uuid).path / capture.NOTE
+    note = ceph_host.rooms.directory(on_ceph.uuid).path / capture_note.NOTE
     note.write_text(f'{{"version": 1, "image": "{image.id}"}}')
     ceph_host.driver.post_interrupted_snapshot_cleanup(None, on_ceph)
     assert image.id in ceph.images(POOL)

@@ -34,6 +34,8 @@ class Snapshot:
 
         :raises UnsupportedOperation: the image has no agent (``hw_qemu_guest_agent``)
         :raises DeadlineExceeded: the agent does not answer
+        :raises InvalidState: it does not run, or is frozen already
+        :raises HypervisorError: the guest cannot; it is thawed
         """
         refuse(self, "quiesce")
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
@@ -253,10 +254,18 @@ class DirectUpload(ABC):
     """A disk of which the image service can take a snapshot inside the storage."""
 
     @abstractmethod
-    def upload(self, image_id: str, *, near: Sequence[Location] = (), progress: Progress = SILENT) -> Location:
+    def upload(
+        self,
+        image_id: str,
+        *,
+        near: Sequence[Location] = (),
+        still: AbstractContextManager[object] | None = None,
+        progress: Progress = SILENT,
+    ) -> Location:
         """A new image of the disk's present content, made without passing through this host.
 
         :param near: locations of the image the disk came from: the new one lies beside them
+        :param still: held while the point in time is taken, and no longer
         :return: what the image service shall register; it is complete and protected
         :raises UnsupportedOperation: no place both can reach
         :raises PermissionDenied: nothing is left behind after any error

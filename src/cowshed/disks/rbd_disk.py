@@ -10,7 +10,7 @@ import base64
 import os
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -308,7 +308,14 @@ class RbdDisk(RecordedDisk, Snapshotting, Importing, Clonable, DirectUpload):
         progress.phase("flatten")
         pool.flatten(image)
 
-    def upload(self, image_id: str, *, near: Sequence[Location] = (), progress: Progress = SILENT) -> Location:
+    def upload(
+        self,
+        image_id: str,
+        *,
+        near: Sequence[Location] = (),
+        still: AbstractContextManager[object] | None = None,
+        progress: Progress = SILENT,
+    ) -> Location:
         if not _IMAGE.fullmatch(image_id):
             raise InvalidRequest(reason=f"{image_id!r} cannot be the id of an image")
         if self._entry().encryption:
@@ -317,7 +324,7 @@ class RbdDisk(RecordedDisk, Snapshotting, Importing, Clonable, DirectUpload):
             )
         pool, image = self._where()
         target = self._image_pool(pool, image, near)
-        return Location(str(direct.upload(pool, image, target, image_id, progress=progress)))
+        return Location(str(direct.upload(pool, image, target, image_id, still=still, progress=progress)))
 
     def _image_pool(self, pool: Pool, image: str, near: Sequence[Location]) -> Pool:
         """Where the image service keeps its images: beside those the disk came from."""

@@ -7,12 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from cowshed.errors import CowshedError, DataCorrupt, HypervisorError, InvalidState, UnsupportedOperation
+from cowshed.errors import (
+    CowshedError,
+    DataCorrupt,
+    DeadlineExceeded,
+    HypervisorError,
+    InvalidState,
+    UnsupportedOperation,
+)
 
 if TYPE_CHECKING:
     from cowshed.hypervisor.guest import Guest
 
 TIMEOUT: Final = 5  # seconds; libvirt asks the agent to synchronise first, which has its own 5 s
+FREEZING: Final = 20  # seconds for the guest to write out what it holds
+_SILENT: Final = (86, 97, 112)  # VIR_ERR_AGENT_UNRESPONSIVE, _UNSYNCED, _COMMAND_TIMEOUT
 _UNKNOWN: Final = ("has not been found", "has been disabled")  # what the agent says of a command
 _FROM_AGENT: Final = 1  # VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT
 
@@ -94,3 +103,30 @@ class Agent:
         except CowshedError:
             return False
         return True
+
+    # --- quiet file systems -------------------------------------------------------------------
+
+    def frozen(self) -> bool:
+        """Do its file systems take no writes? :raises DeadlineExceeded: the agent does not answer"""
+        return self._answered("guest-fsfreeze-status", TIMEOUT) == "frozen"
+
+    def freeze(self) -> None:
+        """Its file systems write out what they hold, and take no more writes.
+
+        :raises DeadlineExceeded: the agent does not answer; they may be frozen all the same
+        :raises HypervisorError: the guest cannot; some may be frozen
+        """
+        self._answered("guest-fsfreeze-freeze", FREEZING)
+
+    def thaw(self) -> None:
+        """Its file systems take writes again; they do already is success. :raises DeadlineExceeded:"""
+        self._answered("guest-fsfreeze-thaw", FREEZING)
+
+    def _answered(self, execute: str, timeout: int) -> Any:
+        try:
+            return self.command(execute, timeout=timeout)
+        except (UnsupportedOperation, HypervisorError) as error:
+            if error.fields.get("number") not in _SILENT:
+                raise
+            what = f"an answer of the guest agent in {self._guest.name} to {execute}"
+            raise DeadlineExceeded(what=what, seconds=float(timeout), hint=str(error)) from error

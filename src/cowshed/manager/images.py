@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -67,17 +68,28 @@ class Images:
         )
 
     def capture(self, ref: str, name: str, *, properties: Mapping[str, str] | None = None) -> Image:
-        """An image of the root disk of an instance.
+        """An image of the root disk of an instance, running or not.
 
-        :raises UnsupportedOperation: it runs, and its storage takes no snapshot by itself
+        :raises UnsupportedOperation: its disk is encrypted
         :raises NameTaken: an image has this name
         """
         with self._instances.holding(ref, "made an image of") as record:
-            if self._driver.images.list(name=name):
-                raise NameTaken(kind="image", name=name)
+            self._check_free(name)
             image = self._driver.create_image(record.instance, name, properties=properties)
             self._instances.records.update(record, "image made", name)
         return image
+
+    def capture_all(self, ref: str, name: str, *, properties: Mapping[str, str] | None = None) -> builtins.list[Image]:
+        """One image of each of its disks, at one point in time; else as :meth:`capture`."""
+        with self._instances.holding(ref, "made images of") as record:
+            self._check_free(name)
+            images = self._driver.create_images(record.instance, name, properties=properties)
+            self._instances.records.update(record, "image made", ", ".join(image.name for image in images))
+        return images
+
+    def _check_free(self, name: str) -> None:
+        if self._driver.images.list(name=name):
+            raise NameTaken(kind="image", name=name)
 
     def list(self) -> Sequence[Image]:
         return self._driver.images.list()

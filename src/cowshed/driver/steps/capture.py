@@ -1,70 +1,71 @@
-"""Make an image of a disk: inside the storage where both can reach it, else as one stream to the image service."""
+"""Make images of disks: inside the storage where both can reach it, else as one stream each to the image service."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from cowshed import log
 from cowshed.contract.storage import BaseKeeping, DirectUpload, Disk
-from cowshed.driver.steps import locate, named
-from cowshed.errors import CowshedError, ImageNotFound, PermissionDenied, UnsupportedOperation
-from cowshed.model.disk import DiskFormat, DiskType
-from cowshed.model.image import Image, ImageStatus, Location
+from cowshed.driver.steps import capture_live, layout, locate, named, quiet
+from cowshed.driver.steps.capture_note import noted
+from cowshed.errors import CowshedError, PermissionDenied, UnsupportedOperation
+from cowshed.model.disk import DiskFormat, DiskSource, DiskType, ManifestDisk
+from cowshed.model.image import Image, Location
 from cowshed.model.instance import Instance
 from cowshed.undo import Undo
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cowshed.driver.rooms import Rooms
 
 _log = log.logger(__name__)
 
 PENDING: Final = "image_pending_upload"
 UPLOADING: Final = "image_uploading"
-NOTE: Final = (
-    "capture.json"  # in the instance's directory while it goes on: what a killed process must leave to be cleaned
-)
 COPY: Final = ".capture"  # a copy on its way, where the storage cannot be read as a stream
 
 Tell = Callable[..., None]
 
 
-def check(rooms: Rooms, instance: Instance) -> Disk:
-    """The root disk, of which an image can be made now.
+def check(rooms: Rooms, instance: Instance, *, all_disks: bool = False) -> list[Disk]:
+    """The root disk, or every disk the guest writes to (root first; no swap), of which images can be made now.
 
-    :raises InstanceNotFound: :raises DiskNotFound:
-    :raises UnsupportedOperation: it is encrypted; or a guest uses it, and its storage must be read through this host
-    :raises InvalidState: its saved memory knows the disk
+    :raises InstanceNotFound: :raises DiskNotFound: :raises NoSpace: for what is copied of a running guest
+    :raises UnsupportedOperation: one is encrypted; or the guest must be quiesced and has no agent
+    :raises InvalidState: its saved memory knows them, or it is paused and must be quiesced
     """
     rooms.hypervisor.guest(instance.uuid)
-    entry = named.one(rooms, instance)
-    disk = rooms.backend(entry.backend).disk(instance.uuid, entry.name)
-    if entry.encryption:
+    entries = _all(rooms, instance) if all_disks else [named.one(rooms, instance)]
+    _refuse_encrypted(instance, entries)
+    disks = [rooms.backend(entry.backend).disk(instance.uuid, entry.name) for entry in entries]
+    direct = not all_disks and isinstance(disks[0], DirectUpload)
+    if not direct and capture_live.runs(rooms, instance):
+        capture_live.check(rooms, instance, disks)
+    elif direct and _running(rooms, instance) and quiet.demanded(rooms, instance):
+        quiet.agent(rooms.hypervisor.guest(instance.uuid), "quiesced")
+    return disks
+
+
+def _all(rooms: Rooms, instance: Instance) -> list[ManifestDisk]:
+    root = named.one(rooms, instance)
+    found = [entry for entry in named.all_changeable(rooms, instance) if not entry.name.endswith(layout.RESCUED)]
+    return [root, *(entry for entry in found if entry.name not in (root.name, layout.SWAP))]
+
+
+def _refuse_encrypted(instance: Instance, entries: Sequence[ManifestDisk]) -> None:
+    if any(entry.encryption for entry in entries):
         raise UnsupportedOperation(
             subject=f"instance {instance.name}",
             operation="be made an image of",
             reason="its disk is encrypted, and the image would be useless or readable by others",
             hint=f"if others may read it: cowshed disk export {instance.name} FILE --plaintext, then cowshed image pull FILE",
         )
-    if not isinstance(disk, DirectUpload):
-        _refuse_running(rooms, instance, f"disks on {entry.backend} are copied when nobody writes to them")
-    return disk
 
 
-def _refuse_running(rooms: Rooms, instance: Instance, reason: str) -> None:
-    if rooms.hypervisor.guest(instance.uuid).state() not in named.OFF:
-        raise UnsupportedOperation(
-            subject=f"instance {instance.name}",
-            operation="be made an image of while it runs",
-            reason=reason,
-            hint=f"stop it first: cowshed stop {instance.name}",
-        )
-    named.check_off(rooms, instance, "made an image of")
+def _running(rooms: Rooms, instance: Instance) -> bool:
+    return rooms.hypervisor.guest(instance.uuid).state() not in named.OFF
 
 
 def store(rooms: Rooms, instance: Instance, disk: Disk, image: Image, tell: Tell) -> Image:
@@ -72,27 +73,53 @@ def store(rooms: Rooms, instance: Instance, disk: Disk, image: Image, tell: Tell
 
     :param tell: the contract's ``update_task_state``
     :return: the active record
+    :raises Busy: somebody else makes an image of the instance
     """
-    tell(task_state=PENDING)
-    with _noted(rooms, instance, image):
+    with noted(rooms, instance, [image], set=False, live=_running(rooms, instance)):
+        tell(task_state=PENDING)
         if isinstance(disk, DirectUpload):
             try:
                 return _inside(rooms, instance, disk, image, tell)
             except (UnsupportedOperation, PermissionDenied) as error:
                 _log.info("no image inside the storage, so the disk is copied: %s", error)
-                _refuse_running(rooms, instance, str(error))
-        return _copied(rooms, instance, disk, image, tell)
+        with _sources(rooms, instance, [disk]) as sources:
+            return _sent(rooms, instance, disk, sources.get(disk.name), image, tell)
+
+
+def store_set(rooms: Rooms, instance: Instance, wanted: Sequence[tuple[Disk, Image]]) -> list[Image]:
+    """The same for several disks at one point in time; whatever fails, the caller takes back what was made."""
+    disks, images = [disk for disk, _ in wanted], [image for _, image in wanted]
+    with (
+        noted(rooms, instance, images, set=True, live=_running(rooms, instance)),
+        _sources(rooms, instance, disks) as sources,
+    ):
+        return [_sent(rooms, instance, disk, sources.get(disk.name), image, _nobody) for disk, image in wanted]
+
+
+def _nobody(**_: object) -> None:
+    """Nobody follows the task states."""
+
+
+# --- inside the storage ---------------------------------------------------------------------------
 
 
 def _inside(rooms: Rooms, instance: Instance, disk: DirectUpload, image: Image, tell: Tell) -> Image:
     """Nothing passes through this host; the image service is told where the bytes are."""
     image = replace(image, disk_format=DiskFormat.RAW)
-    location = disk.upload(image.id, near=_near(rooms, instance), progress=rooms.progress)
+    still = _still(rooms, instance)
+    location = disk.upload(image.id, near=near(rooms, instance), still=still, progress=rooms.progress)
     with Undo() as undo:
         undo.push("remove the new image from the storage", _discard, rooms, disk, image, location)
         tell(task_state=UPLOADING, expected_state=PENDING)
         undo.push("be pending again", _be_pending, tell)
         return rooms.images.add_location(image, location, progress=rooms.progress)
+
+
+def _still(rooms: Rooms, instance: Instance) -> AbstractContextManager[None] | None:
+    """The guest is quiesced while the storage takes its snapshot."""
+    if not _running(rooms, instance):
+        return None
+    return quiet.quiet(rooms.hypervisor.guest(instance.uuid), demanded=quiet.demanded(rooms, instance))
 
 
 def _be_pending(tell: Tell) -> None:
@@ -111,7 +138,7 @@ def _discard(rooms: Rooms, disk: DirectUpload, image: Image, location: Location)
     disk.discard(location)
 
 
-def _near(rooms: Rooms, instance: Instance) -> Sequence[Location]:
+def near(rooms: Rooms, instance: Instance) -> Sequence[Location]:
     """Where the bytes lie that the disk came from; nowhere when that image is gone."""
     try:
         return rooms.images.locations(locate.remembered_image(rooms, instance))
@@ -120,23 +147,38 @@ def _near(rooms: Rooms, instance: Instance) -> Sequence[Location]:
         return ()
 
 
-def _copied(rooms: Rooms, instance: Instance, disk: Disk, image: Image, tell: Tell) -> Image:
-    """Raw for storage that clones images, else qcow2."""
-    backend = rooms.backend(named.one(rooms, instance).backend)
-    wanted = DiskFormat.RAW if isinstance(backend, BaseKeeping) else DiskFormat.QCOW2
-    image = replace(image, disk_format=wanted)
-    with _content(rooms, instance, disk, wanted) as source:
-        tell(task_state=UPLOADING, expected_state=PENDING)
-        return rooms.images.upload(image, source, progress=rooms.progress)
+# --- as a stream ----------------------------------------------------------------------------------
 
 
 @contextmanager
-def _content(rooms: Rooms, instance: Instance, disk: Disk, format: DiskFormat) -> Iterator[BinaryIO]:
+def _sources(rooms: Rooms, instance: Instance, disks: Sequence[Disk]) -> Iterator[Mapping[str, DiskSource]]:
+    """Copies of what a running guest has on its disks; of a stopped one none is needed."""
+    if not capture_live.runs(rooms, instance):
+        yield {}
+        return
+    with capture_live.taken(rooms, instance, disks) as found:
+        yield found
+
+
+def _sent(rooms: Rooms, instance: Instance, disk: Disk, source: DiskSource | None, image: Image, tell: Tell) -> Image:
+    """Raw for storage that clones images, else qcow2."""
+    backend = rooms.backend(named.one(rooms, instance, disk.name).backend)
+    wanted = DiskFormat.RAW if isinstance(backend, BaseKeeping) else DiskFormat.QCOW2
+    image = replace(image, disk_format=wanted)
+    with _content(rooms, instance, disk, source, wanted) as content:
+        tell(task_state=UPLOADING, expected_state=PENDING)
+        return rooms.images.upload(image, content, progress=rooms.progress)
+
+
+@contextmanager
+def _content(
+    rooms: Rooms, instance: Instance, disk: Disk, source: DiskSource | None, format: DiskFormat
+) -> Iterator[BinaryIO]:
     """The disk's content as a stream; through a file without a name to find where it cannot be read in place."""
     from cowshed.tools.transfer import streams
     from cowshed.tools.transfer.export import open_layer
 
-    source = disk.source()
+    source = source or disk.source()
     if source.type == DiskType.FILE and source.format in (DiskFormat.RAW, DiskFormat.QCOW2):
         with ExitStack() as stack:
             layer = open_layer(source, stack)
@@ -151,60 +193,3 @@ def _content(rooms: Rooms, instance: Instance, disk: Disk, format: DiskFormat) -
             yield file
     finally:
         path.unlink(missing_ok=True)
-
-
-# --- what is left when a process dies in the middle ------------------------------------------------
-
-
-@contextmanager
-def _noted(rooms: Rooms, instance: Instance, image: Image) -> Iterator[None]:
-    from cowshed.tools import filesystem
-
-    path = _note(rooms, instance)
-    filesystem.write_atomically(path, json.dumps({"version": 1, "image": image.id}).encode())
-    try:
-        yield
-    finally:
-        filesystem.remove_file(path)
-
-
-def _note(rooms: Rooms, instance: Instance) -> Path:
-    return rooms.directory(instance.uuid).path / NOTE
-
-
-def clean(rooms: Rooms, instance: Instance) -> None:
-    """Remove what an interrupted :func:`store` has left. Whatever fails is tried again the next time."""
-    from cowshed.tools import filesystem
-
-    path = _note(rooms, instance)
-    with suppress(FileNotFoundError):
-        (path.parent / COPY).unlink()
-    image_id = _noted_image(path)
-    if image_id is None:
-        return
-    entry = named.one(rooms, instance)
-    disk = rooms.backend(entry.backend).disk(instance.uuid, entry.name)
-    if isinstance(disk, DirectUpload) and not _is_complete(rooms, image_id):
-        disk.clean_upload(image_id, near=_near(rooms, instance))
-    rooms.images.release(image_id)
-    filesystem.remove_file(path)
-
-
-def _noted_image(path: Path) -> str | None:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        return str(found["image"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        _log.warning("%s cannot be read: %s", path, error)
-        return None
-
-
-def _is_complete(rooms: Rooms, image_id: str) -> bool:
-    """:raises CowshedError: the service cannot be asked; then nothing is removed"""
-    try:
-        image = rooms.images.show(image_id)
-    except ImageNotFound:
-        return False
-    return image.status == ImageStatus.ACTIVE or bool(rooms.images.locations(image))

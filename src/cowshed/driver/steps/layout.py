@@ -281,6 +281,11 @@ def places_in(rooms: Rooms, uuid: str, file: str) -> dict[str, Place]:
         raise DataCorrupt(path=path, reason=f"where the disks stand cannot be read: {error}") from error
 
 
+def alias(name: str) -> str:
+    """What libvirt calls the disk ``name``, wherever the guest sees it."""
+    return f"ua-{name.replace('.', '-')}"
+
+
 def attached(rooms: Rooms, instance: Instance) -> list[AttachedDisk]:
     """The disks as the domain shows them, from the record and the manifest."""
     from cowshed.disks import manifest
@@ -301,7 +306,7 @@ def attached(rooms: Rooms, instance: Instance) -> list[AttachedDisk]:
                 bus=place.bus,
                 device=place.device,
                 boot_order=place.boot_order,
-                alias=f"ua-{name.replace('.', '-')}",
+                alias=alias(name),
                 readonly=place.readonly,
                 iothread=number % threads + 1 if threads and place.bus in drive.THREADED else None,
                 iotune=tuned.get(name),

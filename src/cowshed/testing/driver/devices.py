@@ -6,6 +6,7 @@ import base64
 import json
 import string
 import tempfile
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -282,15 +283,26 @@ class FakeDevices(FakeLifecycle):
                 self.images.upload(Image(id=image_id, name=f"snapshot-{image_id}"), file)
 
     def create_image(self, instance: Instance, name: str, *, properties: Mapping[str, str] | None = None) -> Image:
+        return self._image(self._find(instance), "disk", name, properties or {})
+
+    def create_images(
+        self, instance: Instance, name: str, *, properties: Mapping[str, str] | None = None
+    ) -> list[Image]:
         guest = self._find(instance)
-        if guest.running:
-            raise UnsupportedOperation(subject=f"instance {guest.name}", operation="become an image", reason="it runs")
-        disk = self._backend(guest.instance.backend).disk(guest.uuid, "disk")
+        common = {**(properties or {}), "snapshot_set": str(uuid.uuid4())}
+        disks = sorted(self._backend(guest.instance.backend).disks(guest.uuid), key=lambda disk: disk.name)
+        return [
+            self._image(guest, disk.name, name + disk.name.removeprefix("disk").replace(".", "-"), common)
+            for disk in disks
+            if disk.name != "disk.swap"
+        ]
+
+    def _image(self, guest: Any, disk: str, name: str, properties: Mapping[str, str]) -> Image:
         with tempfile.TemporaryDirectory(prefix="cowshed-") as folder:
             path = Path(folder) / "snapshot"
-            disk.extract(path, DiskFormat.RAW)
+            self._backend(guest.instance.backend).disk(guest.uuid, disk).extract(path, DiskFormat.RAW)
             with path.open("rb") as file:
-                return self.images.upload(Image(id="", name=name, properties=properties or {}), file)
+                return self.images.upload(Image(id="", name=name, properties=properties), file)
 
     def quiesce(self, context: Any, instance: Instance, image_meta: Image) -> None:
         self._running(instance, "quiesced").frozen = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import AbstractContextManager, nullcontext
 
 from cowshed import log
 from cowshed.contract.callbacks import SILENT, Progress
@@ -17,7 +18,15 @@ SNAPSHOT = "snap"  # the name that image services look for
 TEMPORARY = "cowshed-upload-"
 
 
-def upload(source: Pool, image: str, target: Pool, name: str, *, progress: Progress = SILENT) -> Url:
+def upload(
+    source: Pool,
+    image: str,
+    target: Pool,
+    name: str,
+    *,
+    still: AbstractContextManager[object] | None = None,
+    progress: Progress = SILENT,
+) -> Url:
     """``target``'s new image ``name`` has the content of ``image`` now, and a protected snapshot.
 
     The clone is left to the cluster's manager to be flattened; until then the cluster keeps the
@@ -25,12 +34,15 @@ def upload(source: Pool, image: str, target: Pool, name: str, *, progress: Progr
     without a manager that listens to this user, it is flattened before this returns.
 
     Nothing is left behind after an error, which is the first one.
+
+    :param still: held while the snapshot is taken
     """
     snapshot = f"{TEMPORARY}{uuid.uuid4()}"
     with Undo() as undo:
         progress.phase("snapshot")
-        source.take(image, snapshot)
-        undo.push("remove the snapshot", source.remove_snapshot, image, snapshot, force=True)
+        with still or nullcontext():
+            source.take(image, snapshot)
+            undo.push("remove the snapshot", source.remove_snapshot, image, snapshot, force=True)
         target.clone(source, image, snapshot, name)
         undo.push("remove the new image", target.remove, name)
         old_format = _old_format(source, image, snapshot)
