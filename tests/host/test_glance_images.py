@@ -8,12 +8,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cowshed.config import Config, HostSection, ImagesSection
+from cowshed.config import Config, GlanceSection, HostSection, ImagesSection
 from cowshed.driver import LibvirtDriver
+from cowshed.driver.rooms import Rooms
+from cowshed.driver.steps import examine
 from cowshed.errors import ImageRejected, NameTaken, UnsupportedOperation
 from cowshed.images.directory import DirectoryService
 from cowshed.model.disk import DiskFormat
@@ -157,3 +160,21 @@ def test_a_glance_that_is_away_is_one_sentence(glance: Glance, tmp_path: Path, m
     done = cowshed(glance, tmp_path, "image", "ls")
     assert done.returncode == 8
     assert "image service at http://127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_doctor_asks_the_image_service(glance: Glance, tmp_path: Path) -> None:
+    def asked(section: GlanceSection) -> list[tuple[str, str]]:
+        config = Config(
+            host=HostSection(state=str(tmp_path / "state")), images=ImagesSection(service="glance"), glance=section
+        )
+        found = examine._image_service(Rooms(config))
+        return [(one.level, one.sentence) for one in found]
+
+    assert asked(glance.section()) == [("ok", f"Glance answers at {glance.url}/v2")]
+    (tmp_path / "password").write_text("wrong\n")
+    ((level, sentence),) = asked(replace(glance.section(), password_file=str(tmp_path / "password")))
+    assert (level, sentence) == ("error", "no permission to find the address of the image service")
+    ((level, sentence),) = asked(GlanceSection(cloud="no-such-cloud"))
+    assert level == "error"
+    assert "no-such-cloud" in sentence
+    assert examine._image_service(Rooms(Config(host=HostSection(state=str(tmp_path / "state"))))) == []

@@ -93,6 +93,13 @@ def libvirt(uri: str, *, version: tuple[int, int, int] = (0, 0, 0), error: str =
     return [Finding(OK, "libvirt", f"{uri}{' ' + _words(version) if any(version) else ''}")]
 
 
+def image_service(url: str, *, error: str = "", hint: str = "") -> list[Finding]:
+    """:param error: why Glance at ``url`` cannot be used; empty: it can"""
+    if error:
+        return [Finding(ERROR, "image service", error, hint or "see the section [glance]")]
+    return [Finding(OK, "image service", f"Glance answers at {url}")]
+
+
 def firmware(firmwares: Sequence[Firmware]) -> list[Finding]:
     if not firmwares:
         sentence = "there is no UEFI firmware: instances can start with BIOS only"

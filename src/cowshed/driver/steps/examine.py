@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from cowshed.driver.steps import examine_storage
 from cowshed.errors import CowshedError
@@ -10,6 +11,8 @@ from cowshed.model.host import Finding
 
 if TYPE_CHECKING:
     from cowshed.driver.rooms import Rooms
+
+_NO_IMAGE: Final = "cowshed-doctor"  # it is only asked about
 
 
 def host(rooms: Rooms) -> list[Finding]:
@@ -26,9 +29,27 @@ def host(rooms: Rooms) -> list[Finding]:
     )
     findings += doctor.state_directory(rooms.state, qemu_user=_qemu_user(rooms))
     findings += doctor.reflinks(rooms.state, works=filesystem.can_reflink(rooms.instances))
+    findings += _image_service(rooms)
     findings += examine_storage.backends(rooms)
     findings += _libvirt(rooms)
     return findings + doctor.leftovers(_leftovers(rooms), remedy="they are removed by the next cowshed run")
+
+
+def _image_service(rooms: Rooms) -> list[Finding]:
+    """Asked once: who looks at a host does not want to wait for one that is down."""
+    if rooms.config.images.service != "glance":
+        return []
+    from cowshed.host import doctor
+    from cowshed.images.glance import GlanceService
+
+    service = GlanceService(replace(rooms.config.glance, retries=0), rooms.config.images)
+    try:
+        service.list(name=_NO_IMAGE)
+        return doctor.image_service(service.client.url)
+    except CowshedError as error:
+        return doctor.image_service(service.client.url, error=str(error), hint=error.hint or "")
+    finally:
+        service.close()
 
 
 def _qemu_user(rooms: Rooms) -> tuple[int, int] | None:
