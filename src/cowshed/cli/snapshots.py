@@ -25,16 +25,11 @@ def snapshot() -> None:
 def create(session: Session, instance: str, name: str, properties: tuple[str, ...], all_disks: bool) -> None:
     """Make an image of the root disk of INSTANCE, which may run.
 
-<<<<<<< HEAD
     A running guest goes on. Its file systems are quiet for a moment where its agent can do that; without an agent the image
     is what the disk would be after a power cut. Encrypted disks are refused.
 
     With --all-disks the other disks (not swap, no volumes) become images NAME-eph0, ..., with the same property
     snapshot_set; snapshot_disk says which disk each was.
-=======
-    It must be stopped, unless its disk is in storage that takes snapshots under a running guest (rbd) and came from an
-    image that the image service keeps there too. Then the image is what the disk would be after a power cut.
->>>>>>> 4a0656d (host: doctor asks the image service, where it is a Glance; docs: what a snapshot of a running guest needs)
     """
     with session.working() as host:
         name = name or f"{host.machine(instance).name}-{time.strftime('%Y%m%d-%H%M%S')}"
