@@ -47,6 +47,7 @@ test=(
     strace
     cryptsetup-bin              # a second reader of our LUKS heads
     swtpm swtpm-tools           # TPM devices
+    groff-base                  # reads our manual pages
     genisoimage                 # isoinfo: a second reader of our config drives
     tgt                         # tgtd: iSCSI volumes
 )

@@ -52,6 +52,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "events": ("host", "Show what happened to instances."),
     "serve": ("serve", "Answer another host's cowshed, which moves instances here."),
     "completion": ("completion", "Print the completion script of a shell."),
+    "manual": ("manual", "Print a manual page of the command."),
     "help": ("topics", "Explain exit codes and other topics."),
 }
 ALIASES = {

@@ -1,0 +1,52 @@
+"""The manual pages: every verb has one, and roff understands them."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from cowshed.cli import manual
+from cowshed.cli.app import VERBS, cowshed
+from cowshed.errors import InvalidRequest
+
+
+def context() -> click.Context:
+    return click.Context(cowshed, info_name="cowshed")
+
+
+def test_every_verb_has_a_page(tmp_path: Path) -> None:
+    pages = {inner.command_path for _, inner in manual._all(context())}
+    assert {f"cowshed {name}" for name in VERBS} <= pages
+    assert "cowshed disk move" in pages
+    for command, inner in manual._all(context()):
+        text = manual.page(command, inner)
+        assert text.startswith(".TH ")
+        assert all(section in text for section in (".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS", ".SH EXIT STATUS"))
+
+
+def test_nothing_in_a_text_is_taken_for_a_request() -> None:
+    command = click.Command("odd", help="First.\n\n.so /etc/passwd and \\fBescapes\\fR")
+    text = manual.page(command, click.Context(command, info_name="odd"))
+    assert "\n.so" not in text
+    assert "\\efBescapes" in text
+
+
+def test_a_verb_that_is_not_there() -> None:
+    with pytest.raises(InvalidRequest, match="nothing"):
+        manual._find(context(), "disk nothing")
+
+
+def test_groff_reads_them_without_a_complaint() -> None:
+    for command, inner in [(cowshed, context()), *manual._all(context())]:
+        done = subprocess.run(
+            ["groff", "-man", "-ww", "-Tutf8"],
+            input=manual.page(command, inner),
+            text=True,
+            capture_output=True,
+            check=True,
+        )
+        assert done.stderr == "", inner.command_path
+        assert inner.command_path.split()[-1] in done.stdout
