@@ -83,6 +83,23 @@ def test_a_chain_of_qcow2_as_qcow2_and_raw(tmp_path: Path) -> None:
         with ExitStack() as stack:
             drain(kind(open_layer(source, stack)), tmp_path / name)
         qemu_img("compare", "-f", "qcow2", "-F", name, top, tmp_path / name)
+    # 1 MiB + 5 MiB of the base (of which 1 MiB was zeroed), and 1 MiB: not the 30 MiB that the first table spans.
+    assert (tmp_path / "qcow2").stat().st_size < 7 * MiB
+
+
+def test_compressed_and_zeroed_clusters_are_told_apart(tmp_path: Path) -> None:
+    """The lowest bit of an entry means zeros, except in one of a compressed cluster."""
+    disk = sparse(tmp_path / "disk", 20 * MiB)
+    with disk.open("r+b") as file:
+        file.write(b"".join(bytes([number % 251 + 1]) * 4096 for number in range(2 * MiB // 4096)))
+    packed = tmp_path / "packed"
+    qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", disk, packed)
+    words = ["-c", "write -z 1M 64k", "-c", "write -P 3 19M 64k"]
+    subprocess.run(["qemu-io", "-f", "qcow2", *words, packed], check=True, timeout=60, stdout=subprocess.DEVNULL)
+    with ExitStack() as stack:
+        drain(Qcow2Stream(open_layer(DiskSource(DiskType.FILE, DiskFormat.QCOW2, packed), stack)), tmp_path / "out")
+    qemu_img("compare", "-f", "qcow2", "-F", "qcow2", packed, tmp_path / "out")
+    assert (tmp_path / "out").stat().st_size < 3 * MiB
 
 
 @pytest.mark.parametrize("kind", [Qcow2Stream, RawStream])

@@ -142,19 +142,23 @@ class Qcow2Layer:
         return True
 
     def next_data(self, start: int) -> int:
-        """By L1 entries: what has no L2 table comes from below."""
-        span = self.header.cluster_size * self.header.l2_entries
+        cluster = self.header.cluster_size
+        span = cluster * self.header.l2_entries
+        zeros = 1 if self.header.version >= 3 else 0
         below = -1
         while start < self.size:
-            index = start // span
-            if index < len(self._l1) and self._l1[index] & _OFFSET:
-                return start
-            if self.below is not None:
-                if below < start:
-                    below = self.below.next_data(start) if start < self.below.size else self.size
-                if below < (index + 1) * span:
-                    return below
-            start = (index + 1) * span
+            entries = self._entries(start // span)
+            entry = 0 if entries is None else entries[start % span // cluster]
+            end = (start // span + 1) * span if entries is None else (start // cluster + 1) * cluster
+            if not entry & zeros or entry & _COMPRESSED:
+                if entry & (_OFFSET | _COMPRESSED):
+                    return start
+                if self.below is not None:
+                    if below < start:
+                        below = self.below.next_data(start) if start < self.below.size else self.size
+                    if below < end:
+                        return below
+            start = end
         return self.size
 
     def _run(self, buffer: memoryview, start: int) -> tuple[bool, int]:
