@@ -302,4 +302,16 @@ def test_the_generated_page_counts_all_of_them() -> None:
 
     page = contract()
     assert "has 109 calls" in page
-    assert len(re.findall(r"^\| `\w+` \| (real|later) \|", page, re.MULTILINE)) == 109
+    assert len(re.findall(r"^\| `\w+` \| (real|later|none) \|", page, re.MULTILINE)) == 109
+
+
+def test_a_real_call_that_no_test_calls_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    from docs import generate
+
+    monkeypatch.setattr("sys.argv", ["generate.py", "--check"])
+    monkeypatch.setattr(generate, "PAGES", {"contract.md": generate.contract})
+    monkeypatch.setattr(generate, "unproven", [])
+    assert generate.main() == 0, "run make docs"
+    monkeypatch.setattr(generate.proofs, "proofs", lambda _: {})
+    assert generate.main() == 1
+    assert "spawn" in generate.unproven
