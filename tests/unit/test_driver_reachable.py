@@ -9,7 +9,7 @@ import pytest
 
 from cowshed.config import RbdSection
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import examine_storage, layout, moving
+from cowshed.driver.steps import examine_storage, layout, moving, reachable
 from cowshed.errors import UnsupportedOperation
 from cowshed.model.disk import DiskFormat, ManifestDisk
 from cowshed.model.host import HostCapabilities
@@ -54,3 +54,15 @@ def test_what_libvirt_knows_is_let_through(tmp_path: Path, namespace: str, libvi
     rooms = host(tmp_path, namespace=namespace, libvirt=libvirt)
     assert planned(rooms, "rbd") == ["rbd"]
     assert examine_storage.reached(rooms) == []
+
+
+def test_a_volume_in_a_namespace(tmp_path: Path) -> None:
+    def volume(name: str) -> dict[str, object]:
+        return {"driver_volume_type": "rbd", "data": {"name": name}}
+
+    old, new = (host(tmp_path, namespace="", libvirt=version) for version in (OLD, NEW))
+    with pytest.raises(UnsupportedOperation, match=r"vms/mine/data cannot be attached here: .* namespace mine"):
+        reachable.check_volume(old, volume("vms/mine/data"))
+    reachable.check_volume(old, volume("vms/data"))
+    reachable.check_volume(new, volume("vms/mine/data"))
+    reachable.check_volume(old, {"driver_volume_type": "nbd", "data": {"name": "a/b/c"}})

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cowshed import log
+from cowshed.driver.steps import reachable
 from cowshed.errors import Busy, Conflict, CowshedError, NameTaken
 from cowshed.model.disk import AttachedDisk, Bus, CacheMode, DiskSource, DiskType
 from cowshed.model.image import Image
@@ -56,6 +57,7 @@ def plan(rooms: Rooms, image: Image, names: Names, asked: Sequence[Asked]) -> tu
     found = []
     for one in sorted(asked, key=lambda one: not one.name):
         find(rooms.connectors, one.info).check(one.info)
+        reachable.check_volume(rooms, one.info)
         found.append(mapping.placed(one, names, default))
     return tuple(found)
 
