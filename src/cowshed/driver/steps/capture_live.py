@@ -121,10 +121,11 @@ def clean(rooms: Rooms, instance: Instance, *, frozen: bool) -> None:
     from cowshed.tools import filesystem
 
     place = rooms.directory(instance.uuid).path
-    if (guest := rooms.hypervisor.find(instance.uuid)) and guest.state() not in named.OFF:
+    scratch = list(place.glob(f"{SCRATCH}*"))
+    if (scratch or frozen) and (guest := rooms.hypervisor.find(instance.uuid)) and guest.state() not in named.OFF:
         if any(file.parent == place and file.name.startswith(SCRATCH) for file in backup.files(guest)):
             backup.give_up(guest)
         if frozen:
             quiet.thaw_left(guest)
-    for file in place.glob(f"{SCRATCH}*"):
+    for file in scratch:
         filesystem.remove_file(file)
