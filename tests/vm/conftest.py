@@ -17,6 +17,7 @@ import pytest
 from cowshed.errors import CowshedError
 from cowshed.hypervisor import Guest, Hypervisor, session
 from cowshed.tools import run
+from tests.vm.two_hosts import Host, missing, two_hosts
 
 MakeXml = Callable[..., str]
 MakeGuest = Callable[..., Guest]
@@ -72,6 +73,15 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         if pidfile.read_text().strip().isdigit():
             end(int(pidfile.read_text()))
     shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[Host, Host]]:
+    """Two libvirt hosts, joined by a cable; see ``two_hosts``. They start in two seconds."""
+    if reason := missing():
+        pytest.skip(reason)
+    with two_hosts() as both:
+        yield both
 
 
 @pytest.fixture

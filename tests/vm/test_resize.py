@@ -18,21 +18,13 @@ from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
 from cowshed.units import MiB
 from tests.vm.machines import Machines
-from tests.vm.two_hosts import Host, missing, two_hosts
+from tests.vm.two_hosts import Host
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("migration")]
 
 SMALL = Flavor(vcpus=1, memory=160 * MiB)
 LARGE = Flavor(vcpus=2, memory=192 * MiB, root=80 * MiB)
 SECRET = "#!/bin/sh\necho cowshed-guest: $(cat /data/secret 2>/dev/null) >/dev/console; echo kept >/data/secret; sync\n"
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[tuple[Host, Host]]:
-    if reason := missing():
-        pytest.skip(reason)
-    with two_hosts() as both:
-        yield both
 
 
 def side(host: Host, guest_dir: Path, other: Host | None = None) -> Machines:

@@ -53,13 +53,14 @@ _switch("disable", False, "Take no new instances; running ones go on.")
 
 
 @host.command("drain")
+@click.option("--to", default="", metavar="HOST", help="Move running instances to this host first, live.")
 @click.option("--end", is_flag=True, help="The maintenance is over: take new instances again.")
 @verb
-def drain(session: Session, end: bool) -> None:
+def drain(session: Session, to: str, end: bool) -> None:
     """Begin a maintenance: take no new instances.
 
-    Nothing may run here: the guests that do are named, and nothing is changed. Stopped instances stay.
+    Without --to nothing may run here: the guests that do are named, and nothing is changed. Stopped instances stay.
     """
     with session.working() as opened:
-        state = opened.drain(end=end)
+        state = opened.drain(to=to, end=end)
     session.emit("host", [{"state": state}], _STATE)

@@ -125,6 +125,7 @@ class Lifecycle(LifecycleContract):
             teardown.delete_disks(self.rooms, instance)
             self.rooms.directory(instance.uuid).delete()
             serial.give_back(self.rooms, instance.uuid)
+            transit.forget(self.rooms, instance.uuid, transit.Way.OUT)  # of a resize that waited for its end
 
     def _vifs(self, instance: Instance, network_info: Sequence[Vif] | None) -> Sequence[Vif]:
         """What the caller names and what the domain remembers."""

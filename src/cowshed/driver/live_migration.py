@@ -54,6 +54,7 @@ class LiveMigration(LiveMigrationContract):
         rooms = self.rooms
         with log.about(instance.name):
             host_state.refuse_disabled(rooms)
+            arriving.recover_one(rooms, instance.uuid)
             arriving.refuse_taken(rooms, instance)
             _check_version(src_compute_info, rooms.hypervisor.version())
             free = arriving.available(rooms)
@@ -169,7 +170,11 @@ class LiveMigration(LiveMigrationContract):
         return sending.channel(self.rooms, dest)
 
     def left_for(self, instance: Instance) -> str:
-        """The host it has been migrated to and runs on, while it is still known here; "" otherwise (cowshed's own)."""
+        """The host it has been migrated to and runs on, while it is still known here; "" otherwise (cowshed's own).
+
+        A migration whose driver was killed is settled first.
+        """
+        settling.recover_one(self.rooms, instance.uuid)
         note = transit.noted(self.rooms, instance.uuid, Way.OUT)
         return str(note.get("dest", "")) if note and note.get("phase") == Phase.GONE else ""
 

@@ -25,6 +25,7 @@ from cowshed.manager.records import Entry
 from cowshed.manager.volumes import Volumes
 from cowshed.model.flavor import Flavor
 from cowshed.model.host import Finding
+from cowshed.model.instance import InstanceState
 from cowshed.model.vif import Vif
 from cowshed.units import MiB, parse_size
 
@@ -252,13 +253,17 @@ class Host:
             **{key: found[key] for key in kept},
         }
 
-    def drain(self, *, end: bool = False) -> str:
+    def drain(self, *, to: str = "", end: bool = False) -> str:
         """Begin a maintenance (``on_maintenance``), or end it (``off_maintenance``).
 
-        Running guests go where the driver's ``placement`` says.
-
-        :raises HostUnsuitable: guests run that cannot be moved; nothing has changed
+        :param to: the host that running instances are moved to, live, one after the other; "": none may run, unless
+            the driver's ``placement`` says where they go
+        :raises HostUnsuitable: guests run that cannot be moved; those that were moved before stay there
         """
+        if to and not end:
+            for record in self.instances.all():
+                if record.state == InstanceState.RUNNING:
+                    self.migrations.live(record.uuid, to)
         return self.driver.host_maintenance_mode(self.driver.get_available_nodes()[0], not end)
 
     def usage(self, refs: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
 from cowshed.driver.steps import (
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from cowshed.model.disk import Base, ManifestDisk
 
 _log = log.logger(__name__)
+
+
+PATIENCE: Final = 5.0  # seconds for a process whose other end was killed to notice
 
 
 # --- before anything is touched -------------------------------------------------------------------
@@ -104,6 +107,7 @@ def prepare(
     :raises NameTaken: :raises HostUnsuitable: and what making disks, volumes and interfaces raises
     """
     shared = bool(found["is_shared_instance_path"])
+    recover_one(rooms, instance.uuid)
     refuse_taken(rooms, instance)
     check_guest(rooms, found)
     place = rooms.directory(instance.uuid)
@@ -276,10 +280,16 @@ def recover(rooms: Rooms) -> None:
     """Of what killed processes were to take in: keep what has arrived, remove what has not. What fails is logged."""
     for uuid in transit.each(rooms, Way.IN):
         try:
-            with transit.busy(rooms, uuid, Way.IN):
-                _recover(rooms, uuid)
+            recover_one(rooms, uuid)
         except CowshedError as error:
             _log.warning("the migration of %s to this host is left as it is: %s", uuid, error)
+
+
+def recover_one(rooms: Rooms, uuid: str) -> None:
+    """As :func:`recover`; nothing was expected: nothing is done. :raises Busy: somebody is at it :raises CowshedError:"""
+    if transit.noted(rooms, uuid, Way.IN) is not None:
+        with transit.busy(rooms, uuid, Way.IN, patience=PATIENCE):
+            _recover(rooms, uuid)
 
 
 def _recover(rooms: Rooms, uuid: str) -> None:

@@ -63,6 +63,9 @@ def _write(rooms: Rooms, uuid: str, words: frozenset[Mark]) -> None:
 
 def refuse_marked(rooms: Rooms, instance: Instance, action: str = "started") -> None:
     """:raises InvalidState: it must not start"""
+    from cowshed.driver.steps import settling
+
+    settling.recover_one(rooms, instance.uuid)  # a migration whose driver was killed
     transit.refuse(rooms, instance, action)
     for word in sorted(marks(rooms, instance.uuid)):
         state, hint = _REASON[word]

@@ -40,6 +40,7 @@ def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Ch
     from cowshed.disks import manifest
 
     entries = {line["name"]: manifest.disk(dict(line)) for line in offer["disks"]}
+    arriving.recover_one(rooms, instance.uuid)
     arriving.refuse_taken(rooms, instance)
     place, shared = rooms.directory(instance.uuid), _is_shared(rooms, instance, str(offer["probe"]))
     if place.exists() and not shared:

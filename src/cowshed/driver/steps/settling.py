@@ -9,7 +9,7 @@ from cowshed import log
 from cowshed.clock import Deadline
 from cowshed.driver.steps import transit
 from cowshed.driver.steps.transit import Phase, Way
-from cowshed.errors import CowshedError, DeadlineExceeded, InstanceNotFound, InvalidState
+from cowshed.errors import Busy, CowshedError, DeadlineExceeded, InstanceNotFound, InvalidState
 from cowshed.model.instance import PowerState
 
 if TYPE_CHECKING:
@@ -115,18 +115,26 @@ def _resume(guest: Guest) -> None:
 
 def recover(rooms: Rooms) -> None:
     """Of what killed processes were sending: nobody watches any more, so it is given up, unless it is over."""
-    from cowshed.hypervisor import migrate
-
     for uuid in transit.each(rooms, Way.OUT):
         try:
-            note = transit.noted(rooms, uuid, Way.OUT)
-            if note is None or note.get("phase") != Phase.LEAVING:
-                continue
-            with transit.busy(rooms, uuid, Way.OUT):
-                guest = rooms.hypervisor.find(uuid)
-                if guest and migrate.running(guest) is not None:
-                    migrate.abort(guest)
-                verdict = settle(rooms, uuid, patience=PATIENCE)
-                _log.warning("the migration of %s was interrupted; it runs %s", uuid, verdict)
+            recover_one(rooms, uuid)
         except CowshedError as error:
             _log.warning("the migration of %s is left as it is: %s", uuid, error)
+
+
+def recover_one(rooms: Rooms, uuid: str) -> None:
+    """As :func:`recover`. Nothing was under way, or somebody watches: nothing is done. :raises CowshedError:"""
+    from cowshed.hypervisor import migrate
+
+    note = transit.noted(rooms, uuid, Way.OUT)
+    if note is None or note.get("phase") != Phase.LEAVING:
+        return
+    try:
+        with transit.busy(rooms, uuid, Way.OUT):
+            guest = rooms.hypervisor.find(uuid)
+            if guest and migrate.running(guest) is not None:
+                migrate.abort(guest)
+            verdict = settle(rooms, uuid, patience=PATIENCE)
+            _log.warning("the migration of %s was interrupted; it runs %s", uuid, verdict)
+    except Busy:
+        return

@@ -89,11 +89,13 @@ def refuse(rooms: Rooms, instance: Instance, action: str) -> None:
     raise InvalidState(name=instance.name, state=state.format(found.get("dest", "")), action=action, hint=hint)
 
 
-def busy(rooms: Rooms, uuid: str, way: Way) -> AbstractContextManager[None]:
-    """One process works on this note; its death lets go. :raises Busy: another one does"""
+def busy(rooms: Rooms, uuid: str, way: Way, *, patience: float = 0.0) -> AbstractContextManager[None]:
+    """One process works on this note; its death lets go. :raises Busy: another one does, for ``patience`` seconds"""
     from cowshed.tools import locks
 
-    return locks.lock(rooms.state / "locks" / f"transit-{uuid}.{way}", timeout=0, what=f"the migration of {uuid}")
+    return locks.lock(
+        rooms.state / "locks" / f"transit-{uuid}.{way}", timeout=patience, what=f"the migration of {uuid}"
+    )
 
 
 def _folder(rooms: Rooms) -> Path:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cowshed.testing.driver.guest import FakeGuest
 from cowshed.testing.driver.host import FakeHost
+from cowshed.testing.driver.migrations import FakeMigrations
 from cowshed.testing.driver.table import Call, recording
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ __all__ = ["Call", "FakeDriver", "FakeGuest", "fake_host"]
 
 
 @recording
-class FakeDriver(FakeHost):
+class FakeDriver(FakeHost, FakeMigrations):
     """Has ``guests``, ``images``, ``backends`` and ``calls`` to look at, ``fail`` and ``crash`` to make trouble.
 
     :param virtapi: as for every driver; never called

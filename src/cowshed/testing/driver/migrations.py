@@ -1,0 +1,29 @@
+"""Moving between hosts is not faked: what the manager asks of it says so, before anything happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from cowshed.contract.promise import refuse
+from cowshed.migration.transport import Channel
+from cowshed.model.instance import Instance
+from cowshed.testing.driver.table import Table
+
+
+class FakeMigrations(Table):
+    def other_host(self, dest: str) -> AbstractContextManager[Channel]:
+        refuse(self, "other_host")
+
+    def left_for(self, instance: Instance) -> str:
+        return ""
+
+    def resized(self, instance: Instance) -> bool:
+        return False
+
+    def receive(self, instance: Instance, offer: Mapping[str, Any], channel: Any) -> None:
+        refuse(self, "receive")
+
+    def discard_received(self, instance: Instance) -> None:
+        refuse(self, "discard_received")
