@@ -59,3 +59,11 @@ def test_who_forces_it_waits_for_no_time(post_copy: bool, expected: Action) -> N
     assert monitor.next(sample(0, 5)) == Action.CARRY_ON
     monitor.forced = True
     assert monitor.next(sample(1, 5)) == expected
+
+
+def test_what_could_not_be_done_yet_is_asked_for_once_more() -> None:
+    monitor = Monitor(Policy(post_copy=True), forced=True)
+    assert monitor.next(Sample(1, 10, 100)) == Action.POST_COPY
+    assert monitor.next(Sample(2, 10, 100)) == Action.CARRY_ON
+    monitor.again()
+    assert monitor.next(Sample(3, 10, 100)) == Action.POST_COPY

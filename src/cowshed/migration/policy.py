@@ -67,6 +67,10 @@ class Monitor:
             return Action.DOWNTIME
         return Action.CARRY_ON
 
+    def again(self) -> None:
+        """The last action could not be done yet: the next sample asks for it once more."""
+        self._switched = False
+
     @property
     def downtime(self) -> int:
         """Milliseconds the guest may stand still, after as many steps as there were: it grows geometrically."""

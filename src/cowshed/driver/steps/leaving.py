@@ -270,7 +270,12 @@ def _act(guest: Guest, monitor: Monitor, now: Statistics) -> bool:
         case Action.DOWNTIME:
             _quietly("allow more downtime", migrate.set_downtime, guest, monitor.downtime)
         case Action.POST_COPY:
-            _quietly("switch to post-copy", migrate.start_post_copy, guest)
+            try:
+                migrate.start_post_copy(guest)
+            except CowshedError as error:  # disks are copied still: QEMU has not begun with the memory
+                _log.debug("not yet: %s", error)
+                monitor.again()
+            _quietly("lift the bandwidth", migrate.lift_bandwidth, guest)
         case Action.PAUSE:
             pause(guest)
         case Action.ABORT:
