@@ -231,8 +231,8 @@ def test_an_interruption_after_any_step_leaves_nothing(
 ) -> None:
     usual = getattr(room, step)
 
-    def interrupted(*args: object) -> None:
-        usual(*args)
+    def interrupted(*args: object, **named: object) -> None:
+        usual(*args, **named)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(room, step, interrupted)

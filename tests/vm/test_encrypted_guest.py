@@ -13,6 +13,7 @@ import pytest
 from cowshed.config import DisksSection, GuestSection
 from cowshed.disks import manifest
 from cowshed.errors import HypervisorError, NotFound, UnsupportedOperation
+from cowshed.hypervisor import Hypervisor
 from cowshed.model.flavor import Flavor
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
@@ -26,6 +27,7 @@ yes '{MARK}' | dd of=/dev/vdb bs=64k count=8 iflag=fullblock conv=notrunc,fsync 
 sync
 echo pattern-written >/dev/console
 """
+OTHERS: set[str] = set()
 FLAVOR = Flavor(memory=160 * MiB, root=128 * MiB, swap=32 * MiB)
 
 
@@ -41,6 +43,15 @@ def tiny(house: Machines) -> Image:
     return house.image()
 
 
+@pytest.fixture(autouse=True)
+def others(libvirt_uri: str) -> Iterator[set[str]]:
+    """Secrets that other tests have left with this libvirt; :func:`told` does not speak of them."""
+    with Hypervisor(libvirt_uri) as hypervisor:
+        OTHERS.update(hypervisor.secrets.uuids())
+    yield OTHERS
+    OTHERS.clear()
+
+
 def keys(house: Machines) -> list[str]:
     place = house.state / "keys"
     return sorted(os.listdir(place)) if place.exists() else []
@@ -53,8 +64,8 @@ def stored(house: Machines, instance: Instance) -> bytes:
 
 
 def told(house: Machines) -> list[str]:
-    """Keys that libvirt knows."""
-    return sorted(house.driver.rooms.hypervisor.secrets.uuids())
+    """Keys that libvirt has learned in this test."""
+    return sorted(set(house.driver.rooms.hypervisor.secrets.uuids()) - OTHERS)
 
 
 def nobody_is_told(house: Machines) -> None:
