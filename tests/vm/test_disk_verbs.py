@@ -105,7 +105,7 @@ def test_a_guest_boots_from_a_clone_and_leaves_nothing_in_the_pool(house: Machin
     for instance in (first, second):
         booted(house, instance, 1, 0)
     assert not [one for one in house.driver.cache.bases() if one.base.image_id == image.id]
-    assert [base.users for _, base in house.driver.kept_bases()] == [2]
+    assert [kept.users for _, kept in house.driver.kept_bases() if kept.base.image_id == image.id] == [2]
     for instance in (first, second):
         house.driver.destroy(None, instance, [])
         house.assert_nothing_left(instance)

@@ -7,13 +7,12 @@ import pytest
 from cowshed.contract.callbacks import Placed
 from cowshed.errors import HostUnsuitable
 from cowshed.model.image import Image
-from tests.vm.test_live_migration import (  # noqa: F401 - apart, hosts and image are fixtures
+from tests.vm.test_live_migration import (  # noqa: F401 - apart and image are fixtures
     Side,
     apart,
     at_source,
     booted,
     goes_on,
-    hosts,
     image,
     nothing_at,
     one_guest,
