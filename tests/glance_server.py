@@ -48,7 +48,9 @@ class Glance:
     def section(self, user: str = "cowshed", **changes: Any) -> GlanceSection:
         cloud = yaml.safe_load((self.place / "clouds.yaml").read_text())["clouds"][user]["auth"]
         password = self.place / f"{user}.password"
-        password.write_text(cloud["password"] + "\n")
+        whole = password.with_suffix(f".{os.getpid()}")  # another worker may read it just now
+        whole.write_text(cloud["password"] + "\n")
+        whole.replace(password)
         settings: dict[str, Any] = {"retries": 1, "poll_interval": 0.2, "task_timeout": 60.0, "read_timeout": 20.0}
         return GlanceSection(
             auth_url=cloud["auth_url"],

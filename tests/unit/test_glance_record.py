@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -111,3 +112,12 @@ def test_the_library_is_loaded_at_the_first_request_only() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_an_empty_password_file_is_said_to_be_one(tmp_path: Path) -> None:
+    from cowshed.errors import ConfigError
+    from cowshed.images.glance import client
+
+    (tmp_path / "password").write_text("\n")
+    with pytest.raises(ConfigError, match="no password"):
+        client._password(str(tmp_path / "password"))

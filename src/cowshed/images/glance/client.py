@@ -331,6 +331,9 @@ def _password(path: str) -> str:
             )
         return os.environ["OS_PASSWORD"]
     try:
-        return Path(path).read_text().partition("\n")[0].rstrip("\r")
+        word = Path(path).read_text().partition("\n")[0].rstrip("\r")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(source=_SECTION, reason=f"password_file: {error}") from error
+    if not word:
+        raise ConfigError(source=_SECTION, reason=f"password_file: there is no password in {path}")
+    return word
