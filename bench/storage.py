@@ -127,6 +127,31 @@ def reflink(kind: str) -> Callable[[Path, int], Result]:
     return run
 
 
+def any_size(name: str, kind: str) -> Callable[[Path, int], Result]:
+    """A disk from a base of 40 GiB against one from a base of 1 GiB: where clones are instant it is the same work."""
+
+    def run(place: Path, rounds: int) -> Result:
+        result = Result(f"{name} disk on {kind} from a cached base of 40 GiB", "the same from one of 1 GiB", 1.3)
+        if os.geteuid():
+            result.missing = "mounting a file system needs root"
+            return result
+        with loop(kind, place) as mount:
+            sizes = {"large": 40 * GiB, "small": GiB}
+            for base, size in sizes.items():
+                sh("cp", "--sparse=always", inputs.dense(place), mount / base)
+                os.truncate(mount / base, size)
+            sh("sync", "-f", mount)
+            backend = open_backends(mount / "instances", SECTION)[name]
+
+            def make(base: str) -> None:
+                backend.disk(str(uuid.uuid4()), "disk").create(0, Base(mount / base, DiskFormat.RAW, sizes[base]))
+
+            alternate(result, lambda _: make("large"), lambda _: make("small"), rounds)
+        return result
+
+    return run
+
+
 def sparse_copy(place: Path, rounds: int) -> Result:
     result = Result("raw disk on ext4 from a cached base, durable", "cp --sparse=always, synced", 0.8)
     base = inputs.dense(place)
