@@ -15,7 +15,7 @@ from typing import Protocol
 
 import pytest
 
-from tests import ceph_node, glance_server
+from tests import ceph_node, ci_run, glance_server
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPECTED_SKIPS = ROOT / "tests" / "expected-skips.txt"
@@ -39,6 +39,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SkipGuard(config), "skip-guard")
     config.pluginmanager.register(HollowCount(), "hollow-count")
     config.pluginmanager.register(PrivateHome(), "private-home")
+    config.pluginmanager.register(ci_run.FailuresAtOnce(config), "failures-at-once")
+    config.pluginmanager.register(ci_run.Crashes(), "crashes")
     config.pluginmanager.register(ceph_node, "ceph-node")
     config.pluginmanager.register(glance_server, "glance-server")
 
