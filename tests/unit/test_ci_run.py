@@ -44,6 +44,6 @@ def test_crashes(tmp_path: Path, crashing: tuple[int, ...], group: str) -> None:
         | {"PYTHONPATH": str(ROOT), "CI": "true"},
         capture_output=True, text=True, timeout=50, check=False,
     )  # fmt: skip
-    assert f"{len(crashing) + 1} failed, {11 - len(crashing)} passed" in done.stdout
+    assert f"{len(crashing) + 1} failed, {11 - len(crashing)} passed" in done.stdout, done.stdout
     assert "--- failed now (call): test_crash.py::test_one[7]" in done.stdout
     assert done.stdout.index("seven is said") < done.stdout.index("= FAILURES =")
