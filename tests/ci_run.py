@@ -48,6 +48,10 @@ class Crashes:
                 if begun:
                     super().schedule()
 
+            def _reschedule(self, node: Any) -> None:
+                if node in self.registered_collections:  # else it is still collecting, and is given work after that
+                    super()._reschedule(node)
+
             def remove_node(self, node: Any) -> str | None:
                 units = self.assigned_work[node]
                 crashed = next((test for unit in units.values() for test, done in unit.items() if not done), None)
