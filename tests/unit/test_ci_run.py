@@ -32,8 +32,11 @@ def test_one(number):
 """
 
 
-@pytest.mark.parametrize("crashing", [(3,), (3, 10, 11), (0, 11)])
-@pytest.mark.parametrize("group", ["", '@pytest.mark.xdist_group("one")'])
+@pytest.mark.timeout(200)  # three processes and more that load pytest, on a busy machine
+@pytest.mark.parametrize(
+    ("crashing", "group"),
+    [((3, 10, 11), ""), ((0, 11), ""), ((3, 10), '@pytest.mark.xdist_group("one")')],
+)
 def test_crashes(tmp_path: Path, crashing: tuple[int, ...], group: str) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_crash.py").write_text(TESTS.format(crashing=crashing, group=group))
@@ -42,7 +45,7 @@ def test_crashes(tmp_path: Path, crashing: tuple[int, ...], group: str) -> None:
         cwd=tmp_path,
         env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
         | {"PYTHONPATH": str(ROOT), "CI": "true"},
-        capture_output=True, text=True, timeout=50, check=False,
+        capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert f"{len(crashing) + 1} failed, {11 - len(crashing)} passed" in done.stdout, done.stdout
     assert "--- failed now (call): test_crash.py::test_one[7]" in done.stdout
