@@ -108,8 +108,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(MARKERS.get(folder, folder))
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(TIME_LIMITS[folder]))
-        if folder == "vm" and item.get_closest_marker("xdist_group") is None:
-            # The guests of one file run one after the other, so that at most two translate at once.
+        if (folder == "vm" or "glance" in item.path.stem) and item.get_closest_marker("xdist_group") is None:
+            # The guests of one file run one after the other, so that at most two translate at once; and the images of
+            # one file, whose names are the same in some tests.
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 

@@ -24,6 +24,8 @@ from cowshed.model.disk import Base, DiskFormat
 from cowshed.tools import locks, qemu_img
 from cowshed.units import MiB
 
+pytestmark = pytest.mark.timeout(300)  # dozens of processes each, and a busy machine starts them slowly
+
 KINDS = pytest.mark.parametrize("kind", sorted(BACKENDS))
 CALLS = ("open", "ftruncate", "pwrite", "fsync", "rename", "link", "unlink", "close", "copy_file_range")
 
