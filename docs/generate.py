@@ -18,6 +18,7 @@ from cowshed.units import format_duration, format_size
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # whether it is run or imported
 
+import pages  # noqa: E402
 import proofs  # noqa: E402
 
 unproven: list[str] = []
@@ -125,7 +126,12 @@ def privileges() -> str:
     )
 
 
-PAGES = {"contract.md": contract, "configuration.md": configuration, "privilege.md": privileges}
+PAGES = {
+    "contract.md": contract,
+    "configuration.md": configuration,
+    "privilege.md": privileges,
+    f"capabilities/{pages.INDEX}": lambda: NOTE + pages.index(),
+}
 
 
 def main() -> int:

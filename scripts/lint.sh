@@ -18,7 +18,8 @@ check() {  # NAME COMMAND...
 
 check ruff $bin/ruff check --quiet
 check format $bin/ruff format --check --quiet --diff
-check mypy $bin/mypy
+check examples $bin/python docs/pages.py build/examples
+check mypy $bin/mypy src/cowshed build/examples
 check imports $bin/lint-imports
 check shell bash -c 'for script in scripts/*.sh scripts/guest-tiny/* scripts/run-in-guest/* tests/lvm/*.sh .ci/run; do bash -n "$script" || exit; done'
 check pages $bin/python docs/generate.py --check
