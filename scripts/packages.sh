@@ -16,6 +16,7 @@ run=(
     libvirt-clients             # virsh, virt-xml-validate
     python3-libvirt
     qemu-system-x86
+    qemu-system-common          # virtiofsd
     qemu-utils                  # qemu-img, qemu-nbd, qemu-io
     ovmf seabios                # UEFI and BIOS firmware
     python3 python3-venv
@@ -50,6 +51,7 @@ test=(
     groff-base                  # reads our manual pages
     genisoimage                 # isoinfo: a second reader of our config drives
     tgt                         # tgtd: iSCSI volumes
+    uidmap                      # newuidmap: virtiofsd as an ordinary user
 )
 
 # What disks in Ceph need: the client of whoever uses a cluster, and the daemons for a cluster on this machine

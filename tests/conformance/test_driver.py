@@ -9,11 +9,11 @@ import pytest
 from cowshed.contract.compute import CAPABILITIES, ComputeDriver
 from cowshed.testing import FakeDriver
 from cowshed.testing.conformance import DriverConformance
-from cowshed.testing.conformance.driver import ALWAYS_HOLLOW, MOVING, DriverSuite, promise
+from cowshed.testing.conformance.driver import ALWAYS_HOLLOW, MOVING, DriverSuite, SharePromises, promise
 from cowshed.units import MiB
 
 
-class TestFake(DriverConformance):
+class TestFake(DriverConformance, SharePromises):
     may_be_hollow = ALWAYS_HOLLOW | MOVING
 
     @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +27,7 @@ from cowshed.model.flavor import Flavor
 from cowshed.model.host import Firmware, HostCapabilities, VirtType
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
+from cowshed.model.share import OpenedShare, Share, ShareProtocol
 from cowshed.model.vif import PluggedVif, PortForward, Protocol, Subnet, Vif, VifType
 from cowshed.units import GiB, MiB
 
@@ -81,6 +83,7 @@ def build(
     flavor: Flavor | None = None,
     kernel: KernelBoot | None = None,
     consoles: ConsolePlan | None = None,
+    shares: Sequence[OpenedShare] = (),
     **instance: Any,
 ) -> Domain:
     return assemble(
@@ -93,6 +96,7 @@ def build(
         consoles=consoles or ConsolePlan(HERE / "console.log"),
         directory=HERE,
         kernel=kernel,
+        shares=shares,
     )
 
 
@@ -187,6 +191,19 @@ def volumes() -> Domain:
     hosts = (NetworkHost(socket=Path("/run/store/nbd.sock")),)
     nbd = AttachedDisk(DiskSource(DiskType.NETWORK, DiskFormat.RAW, protocol="nbd", name="disk", hosts=hosts), "vdc")
     return build([root(), iscsi, nbd])
+
+
+def shares() -> Domain:
+    """A directory that libvirt serves, and one that somebody serves at a socket."""
+    data = Share("3f0c", "data", "/srv/data")
+    home = Share("9b1e", "home", "nfs.example.org:/home", ShareProtocol.NFS, read_only=True)
+    return build(
+        [root()],
+        shares=[
+            OpenedShare(data, directory=Path("/srv/data")),
+            OpenedShare(home, socket=Path("/run/user/1000/cowshed/share-0a1d6c3b2f104d7d")),
+        ],
+    )
 
 
 def encrypted() -> Domain:
@@ -325,6 +342,7 @@ CASES: Final = {
         secure_boot,
         scsi,
         volumes,
+        shares,
         encrypted,
         kernel,
         networks,

@@ -17,9 +17,10 @@ from cowshed.contract.flags import FLAGS
 from cowshed.contract.newest import GONE, SAME, NewestFace
 from cowshed.contract.providers import inventory
 from cowshed.driver import LibvirtDriver
-from cowshed.errors import InstanceNotFound, UnsupportedOperation
+from cowshed.errors import InstanceNotFound, InvalidState, UnsupportedOperation
 from cowshed.model.flavor import Flavor
 from cowshed.model.instance import Instance, PowerState, RebootType
+from cowshed.model.share import Share
 from cowshed.model.vif import Vif
 from cowshed.testing import FakeDriver
 from cowshed.units import MiB
@@ -170,12 +171,8 @@ def test_what_the_core_has_not_is_refused_before_anything_is_done(face: NewestFa
     instance = running(face, core)
     core.calls.clear()
     refused = [
-        lambda: face.power_on(None, instance, [], share_info=["share"]),
-        lambda: face.resume(None, instance, [], share_info=["share"]),
         lambda: face.reboot(None, instance, [], "HARD", accel_info=["gpu"]),
-        lambda: face.rescue(None, instance, [], None, "", None, ["share"]),
         lambda: face.rebuild(None, instance, None, [], "", {}, [], print, print, reimage_boot_volume=True),
-        lambda: face.mount_share(None, instance, "share"),
         lambda: face.power_update_event(instance, 1),
         lambda: face.get_mks_console(None, instance),
     ]
@@ -183,8 +180,53 @@ def test_what_the_core_has_not_is_refused_before_anything_is_done(face: NewestFa
         with pytest.raises(UnsupportedOperation):
             call()
     assert not core.calls
-    assert face.umount_share(None, instance, "share")
-    assert not face.is_share_mounted(None, instance, "share")
+
+
+def test_a_core_without_shares_refuses_them_before_anything_is_done() -> None:
+    heard: list[str] = []
+    core = SimpleNamespace(power_on=lambda *_: heard.append("power_on"))
+    face, instance, share = NewestFace(core), instance_of(), Share("1", "data", "/usr")  # type: ignore[arg-type]
+    refused = [
+        lambda: face.power_on(None, instance, [], share_info=[share]),
+        lambda: face.resume(None, instance, [], share_info=[share]),
+        lambda: face.reboot(None, instance, [], "HARD", share_info=[share]),
+        lambda: face.rescue(None, instance, [], None, "", None, [share]),
+        lambda: face.resume_state_on_host_boot(None, instance, [], [share]),
+        lambda: face.finish_migration(None, None, instance, "", [], None, False, {}, share_info=[share]),
+        lambda: face.finish_revert_migration(None, instance, [], None, share_info=[share]),
+        lambda: face.mount_share(None, instance, share),
+    ]
+    for call in refused:
+        with pytest.raises(UnsupportedOperation, match="virtiofs"):
+            call()
+    assert not heard
+    face.power_on(None, instance, [], share_info=[])
+    assert heard == ["power_on"]
+    assert face.umount_share(None, instance, share)
+    assert not face.is_share_mounted(None, instance, share)
+
+
+def test_shares_are_given_with_a_start_and_stay_until_others_are(
+    face: NewestFace, core: FakeDriver, tmp_path: Path
+) -> None:
+    instance = running(face, core)
+    first, second = Share("1", "data", str(tmp_path)), Share("2", "more", "/usr")
+    face.power_off(instance)
+    face.mount_share(None, instance, first)
+    assert face.is_share_mounted(None, instance, first)
+    assert not face.is_share_mounted(None, instance, second)
+    face.power_on(None, instance, [], share_info=[first, second])
+    assert [one.status for one in core.shares(instance)] == ["active", "active"]
+    with pytest.raises(InvalidState):
+        face.umount_share(None, instance, second)
+    face.reboot(None, instance, [], RebootType.HARD)  # nothing is said of them
+    assert [one.tag for one in core.shares(instance)] == ["data", "more"]
+    face.reboot(None, instance, [], RebootType.HARD, share_info=[first])
+    assert [one.tag for one in core.shares(instance)] == ["data"]
+    face.reboot(None, instance, [], RebootType.HARD, share_info=[])
+    assert core.shares(instance) == ()
+    assert face.umount_share(None, instance, first)
+    assert face.capabilities["supports_virtio_fs"]
 
 
 def test_new_calls_answer(face: NewestFace, core: FakeDriver) -> None:
@@ -205,7 +247,9 @@ def test_flags_are_35_and_true(face: NewestFace, tmp_path: Path) -> None:
     assert face.capabilities.keys() == FLAGS.keys()
     assert face.capabilities["supports_extend_volume"]
     driver = LibvirtDriver(config=Config(host=HostSection(state=str(tmp_path))))
-    driver.rooms.__dict__["capabilities"] = SimpleNamespace(firmwares=(SimpleNamespace(secure_boot=True),))
+    driver.rooms.__dict__["capabilities"] = SimpleNamespace(
+        firmwares=(SimpleNamespace(secure_boot=True),), session=True
+    )
     flags = NewestFace(driver).capabilities
     assert flags.keys() == FLAGS.keys()
     assert flags["supports_image_type_qcow2"]

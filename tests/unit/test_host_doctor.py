@@ -11,7 +11,7 @@ import pytest
 from cowshed.host import doctor, facts
 from cowshed.host.kvm import KvmState
 from cowshed.model.host import Finding, Firmware
-from cowshed.tools import run
+from cowshed.tools import run, virtiofsd
 from cowshed.units import GiB, MiB
 
 
@@ -80,6 +80,20 @@ def test_libvirt_that_cannot_be_reached() -> None:
     assert (finding.level, finding.sentence) == ("error", "no socket")
     assert "libvirt-daemon-system" in finding.remedy
     assert doctor.libvirt("qemu:///session", error="x", hint="start it")[0].remedy == "start it"
+
+
+def test_shares_need_virtiofsd_and_a_user_subordinate_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(virtiofsd, "find", lambda: None)
+    (found,) = doctor.shares(session=True)
+    assert (found.level, found.remedy) == ("warning", "sudo apt install qemu-system-common")
+    monkeypatch.setattr(virtiofsd, "find", lambda: "/usr/lib/qemu/virtiofsd")
+    monkeypatch.setattr(virtiofsd, "unable", lambda: "no numbers")
+    (found,) = doctor.shares(session=True)
+    assert (found.level, "no numbers" in found.sentence) == ("warning", True)
+    assert "usermod" in found.remedy
+    assert levels(doctor.shares(session=False)) == ["ok"], "the system's libvirt starts it as root"
+    monkeypatch.setattr(virtiofsd, "unable", lambda: "")
+    assert levels(doctor.shares(session=True)) == ["ok"]
 
 
 def test_networks() -> None:

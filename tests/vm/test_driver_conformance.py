@@ -20,7 +20,7 @@ from cowshed.errors import InvalidRequest
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.testing.conformance import DriverConformance
-from cowshed.testing.conformance.driver import ALWAYS_HOLLOW, MOVING
+from cowshed.testing.conformance.driver import ALWAYS_HOLLOW, MOVING, SharePromises
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ LATER = MOVING | {"quiesce", "unquiesce"}  # not hollow any more as soon as the 
 
 # os-brick's libraries warn of each other when it is asked for this host's connector.
 @pytest.mark.filterwarnings("ignore:Using fork", "ignore::pytest.PytestUnraisableExceptionWarning")
-class TestLibvirt(DriverConformance):
+class TestLibvirt(DriverConformance, SharePromises):
     may_be_hollow = ALWAYS_HOLLOW | {call for call in LATER if not is_fulfilled(LibvirtDriver, call)}
 
     @pytest.fixture(autouse=True)

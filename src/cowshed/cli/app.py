@@ -41,6 +41,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "stats": ("stats", "Show what running instances use."),
     "host": ("host_admin", "This host: show, enable, disable, drain."),
     "volume": ("volumes", "Volumes of instances: attach, detach, ls, extend."),
+    "share": ("shares", "Directories that instances mount: attach, detach, ls."),
     "disk": ("disks", "Disks of instances: ls, show, resize, move, export, limit, snapshot."),
     "snapshot": ("snapshots", "Images made of instances: create."),
     "nic": ("nic", "Interfaces of instances: ls, attach, detach, link, reset."),
@@ -64,6 +65,7 @@ ALIASES = {
     "images": "image",
     "disks": "disk",
     "volumes": "volume",
+    "shares": "share",
     "nics": "nic",
     "groups": "group",
 }

@@ -177,6 +177,13 @@ def group_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     return []
 
 
+def directories(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """For completion: directories, which the shell knows."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="dir")]
+
+
 def instance_argument(**options: Any) -> Callable[[Function], Function]:
     return click.argument("instance", shell_complete=instance_names, **options)
 

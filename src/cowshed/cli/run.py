@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cowshed.cli import output
-from cowshed.cli.context import Session, backend_names, group_names, image_names, verb
+from cowshed.cli.context import Session, backend_names, directories, group_names, image_names, verb
 from cowshed.errors import CowshedError, InvalidRequest
 from cowshed.units import parse_duration
 
@@ -57,6 +57,14 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="DISK=NAME",
     help="Where one disk lives: root, swap, ephemeral or cdrom, such as swap=raw; repeatable.",
+)
+@click.option(
+    "--share",
+    "shares",
+    multiple=True,
+    metavar="DIR[:TAG][:ro]",
+    shell_complete=directories,
+    help="A directory of this host that the guest mounts (mount -t virtiofs TAG /mnt); repeatable.",
 )
 @click.option("--encrypt", is_flag=True, help="Encrypt its disks, each with a key of its own.")
 @click.option("--ephemeral", "ephemeral_disk", default="0", metavar="SIZE", help="An empty disk with a file system.")
@@ -109,6 +117,7 @@ def run(session: Session, image: str, **options: Any) -> None:
             groups=options["groups"],
             backend=options["backend"],
             disk_backends=pairs(options["disk_backends"], example="swap=raw"),
+            shares=options["shares"],
             encrypt=options["encrypt"],
             kernel=options["kernel"],
             initrd=options["initrd"],

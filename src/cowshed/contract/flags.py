@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from cowshed.contract.promise import is_fulfilled
+from cowshed.contract.shares import Shares
 
 # flag: the trait of a resource provider that says the same (os-traits), "" where there is none
 FLAGS: Final[Mapping[str, str]] = {
@@ -60,6 +61,7 @@ def flags_of(driver: Any) -> dict[str, bool]:
         and is_fulfilled(kind, "migrate_disk_and_power_off"),
         "supports_attach_interface": is_fulfilled(kind, "attach_interface"),
         "supports_extend_volume": extends,
+        "supports_virtio_fs": isinstance(driver, Shares),
         **more(),
     }
 

@@ -16,6 +16,7 @@ from cowshed.contract.compute import CAPABILITIES, ComputeDriver
 from cowshed.contract.flags import flags_of, traits_of
 from cowshed.contract.promise import refuse
 from cowshed.contract.providers import update_provider_tree
+from cowshed.contract.shares import Shares
 
 GONE: Final = frozenset(
     [
@@ -60,12 +61,21 @@ class NewestFace:
     def capabilities_as_traits(self) -> dict[str, bool]:
         return traits_of(self.capabilities)
 
-    def _refuse_more(self, name: str, accelerators: Any = None, shares: Any = None) -> None:
+    def _refuse_more(self, name: str, accelerators: Any = None) -> None:
         """:raises UnsupportedOperation: before anything is done"""
         if accelerators:
             refuse(self.core, name, "accelerators (GPU, FPGA) cannot be given to a guest here")
-        if shares:
+
+    def _give_shares(self, name: str, context: Any, instance: Any, share_info: Any) -> None:
+        """From now on it has these; None: those that it has. :raises UnsupportedOperation: nothing was done"""
+        if share_info is None or not (share_info or isinstance(self.core, Shares)):
+            return
+        self._shares(name).give_shares(context, instance, list(share_info))
+
+    def _shares(self, name: str) -> Shares:
+        if not isinstance(self.core, Shares):
             refuse(self.core, name, "shared directories (virtiofs) cannot be given to a guest here")
+        return self.core
 
     # --- lifecycle ----------------------------------------------------------------------------
 
@@ -150,7 +160,7 @@ class NewestFace:
         share_info: Any,
     ) -> None:
         """The volumes are those that the host remembers, whatever ``block_device_info`` says."""
-        self._refuse_more("rescue", shares=share_info)
+        self._give_shares("rescue", context, instance, share_info)
         self.core.rescue(context, instance, network_info, image_meta, rescue_password)
 
     def unrescue(self, context: Any, instance: Any) -> None:
@@ -167,7 +177,8 @@ class NewestFace:
         accel_info: Any = None,
         share_info: Any = None,
     ) -> None:
-        self._refuse_more("power_on", accel_info, share_info)
+        self._refuse_more("power_on", accel_info)
+        self._give_shares("power_on", context, instance, share_info)
         self.core.power_on(context, instance, network_info, block_device_info)
 
     def reboot(
@@ -181,19 +192,20 @@ class NewestFace:
         accel_info: Any = None,
         share_info: Any = None,
     ) -> None:
-        self._refuse_more("reboot", accel_info, share_info)
+        self._refuse_more("reboot", accel_info)
+        self._give_shares("reboot", context, instance, share_info)
         self.core.reboot(context, instance, network_info, reboot_type, block_device_info, bad_volumes_callback)
 
     def resume(
         self, context: Any, instance: Any, network_info: Any, block_device_info: Any = None, share_info: Any = None
     ) -> None:
-        self._refuse_more("resume", shares=share_info)
+        self._give_shares("resume", context, instance, share_info)
         self.core.resume(context, instance, network_info, block_device_info)
 
     def resume_state_on_host_boot(
         self, context: Any, instance: Any, network_info: Any, share_info: Any, block_device_info: Any = None
     ) -> None:
-        self._refuse_more("resume_state_on_host_boot", shares=share_info)
+        self._give_shares("resume_state_on_host_boot", context, instance, share_info)
         self.core.resume_state_on_host_boot(context, instance, network_info, block_device_info)
 
     def get_info(self, instance: Any, use_cache: bool = True) -> Any:
@@ -229,14 +241,15 @@ class NewestFace:
         self.core.detach_interface(instance, vif)
 
     def mount_share(self, context: Any, instance: Any, share_mapping: Any) -> None:
-        self._refuse_more("mount_share", shares=True)
+        self._shares("mount_share").mount_share(context, instance, share_mapping)
 
     def umount_share(self, context: Any, instance: Any, share_mapping: Any) -> bool:
-        """None was ever mounted, so none is left."""
-        return True
+        """Where none can be mounted, none is left."""
+        core = self.core
+        return not isinstance(core, Shares) or core.umount_share(context, instance, share_mapping)
 
     def is_share_mounted(self, context: Any, instance: Any, share_mapping: Any) -> bool:
-        return False
+        return isinstance(self.core, Shares) and self.core.is_share_mounted(context, instance, share_mapping)
 
     # --- moving -------------------------------------------------------------------------------
 
@@ -254,7 +267,7 @@ class NewestFace:
         power_on: bool = True,
         share_info: Any = None,
     ) -> None:
-        self._refuse_more("finish_migration", shares=share_info)
+        self._give_shares("finish_migration", context, instance, share_info)
         self.core.finish_migration(
             context,
             migration,
@@ -280,7 +293,7 @@ class NewestFace:
         power_on: bool = True,
         share_info: Any = None,
     ) -> None:
-        self._refuse_more("finish_revert_migration", shares=share_info)
+        self._give_shares("finish_revert_migration", context, instance, share_info)
         self.core.finish_revert_migration(context, instance, network_info, block_device_info, power_on)
 
     def pre_live_migration(

@@ -11,7 +11,20 @@ from pathlib import Path
 from typing import Final
 
 from cowshed.config import GuestSection
-from cowshed.domain import channel, firmware, graphics, naming, promises, rng, serial, topology, tpm, video, watchdog
+from cowshed.domain import (
+    channel,
+    firmware,
+    graphics,
+    memory,
+    naming,
+    promises,
+    rng,
+    serial,
+    topology,
+    tpm,
+    video,
+    watchdog,
+)
 from cowshed.domain.bandwidth import bandwidth
 from cowshed.domain.clock import clock
 from cowshed.domain.commandline import commandline
@@ -20,6 +33,7 @@ from cowshed.domain.cputune import cputune
 from cowshed.domain.disk import disk
 from cowshed.domain.domain import Domain
 from cowshed.domain.features import features
+from cowshed.domain.filesystem import filesystem
 from cowshed.domain.firmware import KernelBoot
 from cowshed.domain.input import inputs
 from cowshed.domain.interface import Interface, interface
@@ -34,6 +48,7 @@ from cowshed.model.disk import AttachedDisk, Device
 from cowshed.model.host import HostCapabilities, VirtType
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
+from cowshed.model.share import OpenedShare, Share
 from cowshed.model.vif import PluggedVif, Vif, VifType
 from cowshed.units import MiB
 
@@ -53,6 +68,7 @@ def assemble(
     consoles: ConsolePlan,
     directory: Path,
     kernel: KernelBoot | None = None,
+    shares: Sequence[OpenedShare] = (),
 ) -> Domain:
     """The domain of ``instance``.
 
@@ -60,7 +76,7 @@ def assemble(
     :raises InvalidRequest: values are wrong or contradict each other
     :raises UnsupportedOperation: :raises HostUnsuitable: this host cannot do it
     """
-    return _Assembly(instance, image, disks, vifs, host, guest, consoles, directory, kernel).domain()
+    return _Assembly(instance, image, disks, vifs, host, guest, consoles, directory, kernel, shares).domain()
 
 
 def check(
@@ -71,6 +87,7 @@ def check(
     host: HostCapabilities,
     guest: GuestSection,
     consoles: ConsolePlan,
+    shares: Sequence[Share] = (),
 ) -> None:
     """Everything ``assemble`` would refuse that does not depend on disks: call it before they are made.
 
@@ -86,6 +103,7 @@ def check(
         guest=guest,
         consoles=consoles,
         directory=consoles.log.parent,
+        shares=[OpenedShare(share, directory=consoles.log.parent) for share in shares],
     ).to_xml()
     by_disk(instance.flavor.extra_specs)
 
@@ -103,6 +121,7 @@ class _Assembly:
     consoles: ConsolePlan
     directory: Path
     kernel: KernelBoot | None
+    shares: Sequence[OpenedShare]
 
     @property
     def properties(self) -> Properties:
@@ -145,6 +164,7 @@ class _Assembly:
             metadata=metadata(self.instance, self.image, self.vifs),
             memory=flavor.memory,
             current_memory=flavor.memory,
+            memory_backing=memory.SHARED if self.shares else None,
             vcpus=flavor.vcpus,
             iothreads=max((one.iothread or 0 for one in self.attached), default=0) or None,
             cputune=cputune(properties, self.host),
@@ -171,6 +191,7 @@ class _Assembly:
             on_crash="destroy",
             emulator=self.host.emulator,
             disks=tuple(disk(one) for one in self.attached),
+            filesystems=tuple(filesystem(one) for one in self.shares),
             interfaces=interfaces,
             serials=serial.serials(properties, self.consoles),
             channels=channel.channels(properties, self.guest, spice=self.consoles.spice),

@@ -17,10 +17,12 @@ from cowshed.domain.cputune import Cputune
 from cowshed.domain.disk import Disk
 from cowshed.domain.element import Element, child, children, size, value
 from cowshed.domain.features import Features
+from cowshed.domain.filesystem import Filesystem
 from cowshed.domain.graphics import Graphics
 from cowshed.domain.input import Input
 from cowshed.domain.interface import Interface
 from cowshed.domain.memballoon import Memballoon
+from cowshed.domain.memory import MemoryBacking
 from cowshed.domain.metadata import Metadata
 from cowshed.domain.os import Os
 from cowshed.domain.rng import Rng
@@ -46,6 +48,7 @@ class Domain(Element):
     metadata: Metadata | None = child("metadata")
     memory: int | None = size("memory")
     current_memory: int | None = size("currentMemory")
+    memory_backing: MemoryBacking | None = child()
     vcpus: int | None = value("vcpu")
     iothreads: int | None = value("iothreads")
     cputune: Cputune | None = child()
@@ -58,6 +61,7 @@ class Domain(Element):
     on_crash: str | None = value("on_crash")
     emulator: Path | None = value("devices/emulator")
     disks: tuple[Disk, ...] = children("devices")
+    filesystems: tuple[Filesystem, ...] = children("devices")
     controllers: tuple[Controller, ...] = children("devices")
     interfaces: tuple[Interface, ...] = children("devices")
     serials: tuple[Serial, ...] = children("devices")

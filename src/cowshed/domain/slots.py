@@ -61,5 +61,5 @@ def _devices(domain: Domain) -> Iterator[int]:
     yield sum(one.bus == "virtio" for one in domain.inputs)
     yield sum(one.model != "none" for one in domain.videos)
     yield bool(domain.channels)
-    yield len(domain.interfaces) + len(domain.rngs) + len(domain.watchdogs)
+    yield len(domain.filesystems) + len(domain.interfaces) + len(domain.rngs) + len(domain.watchdogs)
     yield domain.memballoon is not None

@@ -40,6 +40,7 @@ from cowshed.driver.resize import Resize
 from cowshed.driver.resources import Resources
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.shared_storage import SharedStorage
+from cowshed.driver.shares import Shares
 from cowshed.driver.snapshot import Snapshot
 from cowshed.driver.startup import Startup
 from cowshed.driver.statistics import Statistics
@@ -73,6 +74,7 @@ class LibvirtDriver(
     Statistics,
     Aggregates,
     Volumes,
+    Shares,
     Interfaces,
     Filters,
     Rescue,

@@ -20,15 +20,16 @@ class Flags:
     def more_flags(self) -> dict[str, bool]:
         """Beside those that follow from the contract; what is left out is not supported.
 
-        Interfaces have no tags, guests are not pinned to processors, and no directories are shared with them.
+        Interfaces have no tags, and guests are not pinned to processors.
         """
-        from cowshed.tools import run
+        from cowshed.tools import run, virtiofsd
 
         allowed, host = set(self.rooms.config.images.formats), self.rooms.capabilities
         encrypts = any(backend.traits.encrypts for backend in self.rooms.backends.values())
         return {
             **dict.fromkeys(_ALWAYS, True),
             **{f"supports_image_type_{kind}": kind.value in allowed for kind in DiskFormat},
+            "supports_virtio_fs": virtiofsd.find() is not None and not (host.session and virtiofsd.unable()),
             "supports_vtpm": run.find("swtpm") is not None,
             "supports_secure_boot": any(firmware.secure_boot for firmware in host.firmwares),
             "supports_ephemeral_encryption": encrypts,

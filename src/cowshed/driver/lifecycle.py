@@ -20,6 +20,7 @@ from cowshed.driver.steps import (
     opening,
     provision,
     serial,
+    shares,
     teardown,
     transit,
     volumes,
@@ -49,12 +50,13 @@ class Lifecycle(LifecycleContract):
     ) -> None:
         rooms, vifs = self.rooms, tuple(network_info or ())
         with log.about(instance.name), Undo() as undo:
+            directories = rooms.expected_shares.pop(instance.uuid, ())
             host_state.refuse_disabled(rooms)
             plan = layout.plan(rooms, instance, image_meta, block_device_info)
             self._refuse_existing(instance)
             connect.check(rooms, vifs)
             filtering.check(rooms, instance, vifs)
-            launch.check(rooms, instance, image_meta, vifs)
+            launch.check(rooms, instance, image_meta, vifs, directories)
             metadata = provision.metadata(rooms, instance, image_meta, plan, vifs, injected_files, admin_password)
             provision.directory(rooms, instance, undo)
             locate.remember_image(rooms, instance, image_meta)
@@ -65,11 +67,15 @@ class Lifecycle(LifecycleContract):
             undo.push("remove its packet filters", filtering.remove, rooms, instance, vifs)
             undo.push("let libvirt forget its keys", opening.forget_keys, rooms, instance.uuid)
             connected = volumes.connect_all(rooms, instance, plan.volumes, undo)
+            undo.push("forget its shares", shares.forget, rooms, instance)
+            shares.keep(rooms, instance, directories)
+            opened = shares.open_all(rooms, instance, undo)
             undo.push("give the serial port back", serial.give_back, rooms, instance.uuid)
             # Before it is there: an interruption may come between any two lines.
             undo.push("undefine the domain", teardown.undefine, rooms, instance.uuid)
             undo.push("stop the guest", teardown.stop, rooms, instance.uuid)
-            launch.start(rooms, launch.define(rooms, instance, image_meta, plugged, connected))
+            guest = launch.define(rooms, instance, image_meta, plugged, connected, opened)
+            launch.start_with(rooms, instance, guest)
 
     def _refuse_existing(self, instance: Instance) -> None:
         """Before anything is touched: nobody's domain and nobody's disks are taken over."""
@@ -111,6 +117,7 @@ class Lifecycle(LifecycleContract):
         teardown.undefine(self.rooms, instance.uuid)
         if not transit.gone(self.rooms, instance.uuid):
             volumes.disconnect_all(self.rooms, instance, block_device_info)
+        shares.let_go(self.rooms, instance.uuid)
         if not destroy_disks:
             opening.let_go(self.rooms, instance.uuid)
         elif transit.gone(self.rooms, instance.uuid):
@@ -126,6 +133,7 @@ class Lifecycle(LifecycleContract):
             self.rooms.directory(instance.uuid).delete()
             serial.give_back(self.rooms, instance.uuid)
             transit.forget(self.rooms, instance.uuid, transit.Way.OUT)  # of a resize that waited for its end
+        shares.unmount_unused(self.rooms)
 
     def _vifs(self, instance: Instance, network_info: Sequence[Vif] | None) -> Sequence[Vif]:
         """What the caller names and what the domain remembers."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cowshed import log
 from cowshed.contract.power import Power as PowerContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import connect, filtering, launch, limits, locate, marks, opening, teardown, volumes
+from cowshed.driver.steps import connect, filtering, launch, limits, locate, marks, opening, shares, teardown, volumes
 from cowshed.errors import CowshedError, InstanceNotFound, InvalidState
 from cowshed.model.instance import Instance, PowerState, RebootType
 from cowshed.model.vif import Vif
@@ -62,6 +62,7 @@ class Power(PowerContract):
                 guest.discard_saved()
             if not (timeout and teardown.shut_down(self.rooms, guest, timeout, retry_interval)):
                 teardown.power_off(self.rooms, guest)
+            shares.close(self.rooms, instance.uuid)
             opening.let_go(self.rooms, instance.uuid)
 
     def reboot(
@@ -77,6 +78,7 @@ class Power(PowerContract):
         with log.about(instance.name):
             guest = self.rooms.hypervisor.guest(instance.uuid)
             marks.refuse_marked(self.rooms, instance, "restarted")
+            shares.check_recorded(self.rooms, instance)
             if reboot_type == RebootType.SOFT and guest.state() == PowerState.RUNNING:
                 if teardown.shut_down(self.rooms, guest, self.rooms.config.power.soft_reboot_timeout, 0):
                     return launch.relaunch(self.rooms, instance, vifs, block_device_info, bad_volumes_callback)
@@ -116,6 +118,7 @@ class Power(PowerContract):
                 return
             raise InvalidState(name=instance.name, state="stopped", action="suspended")
         with log.about(instance.name):
+            shares.refuse_saving(instance, guest)
             self.rooms.progress.phase("save")
             guest.save()
 

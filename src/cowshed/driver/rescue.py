@@ -18,6 +18,7 @@ from cowshed.driver.steps import (
     provision,
     replacing,
     rescuing,
+    shares,
     teardown,
 )
 from cowshed.errors import InstanceNotFound, InvalidState
@@ -50,6 +51,7 @@ class Rescue(RescueContract):
         with log.about(instance.name), Undo() as undo:
             guest = self._restartable(instance, "rescued")
             rescuing.refuse_rescued(rooms, instance, "rescued")
+            shares.check_recorded(rooms, instance)
             rescuing.delete_disks(rooms, instance.uuid)  # of a rescue that was killed
             plan = rescuing.plan(rooms, instance, image_meta)
             data = provision.metadata(rooms, instance, image_meta, plan, vifs, [], rescue_password)
@@ -69,6 +71,7 @@ class Rescue(RescueContract):
             if not layout.rescued(rooms, instance.uuid):
                 return
             marks.refuse_marked(rooms, instance)
+            shares.check_recorded(rooms, instance)
             teardown.power_off(rooms, guest)
             opening.let_go(rooms, instance.uuid)
             connect.unplug(rooms, vifs)
@@ -111,7 +114,7 @@ class Rescue(RescueContract):
             rescuing.refuse_rescued(rooms, instance, "rebuilt")
             replacing.leftovers(rooms, instance.uuid)
             wanted = layout.plan(rooms, instance, image_meta, block_device_info)
-            launch.check(rooms, instance, image_meta, vifs)
+            launch.check(rooms, instance, image_meta, vifs, shares.recorded(rooms, instance))
             new = replacing.plan(rooms, instance, wanted, keep_ephemeral=preserve_ephemeral)
             data = provision.metadata(rooms, instance, image_meta, wanted, vifs, injected_files, admin_password)
             replacing.make(rooms, instance, image_meta, new, data, undo)

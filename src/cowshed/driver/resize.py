@@ -27,6 +27,7 @@ from cowshed.driver.steps import (
     receiving,
     sending,
     serial,
+    shares,
     teardown,
     transit,
     volumes,
@@ -76,6 +77,7 @@ class Resize(ResizeContract):
                 self._keep(instance, entries, undo)
                 transit.note(rooms, instance.uuid, Way.OUT, phase=Phase.KEPT, here=True, lines=_lines(entries))
                 return info
+            shares.refuse_leaving(rooms, instance)
             sending.check(rooms, instance, entries)
             with sending.channel(rooms, dest) as channel:
                 plan = sending.offer(rooms, instance, entries, channel)

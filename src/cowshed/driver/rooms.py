@@ -23,6 +23,7 @@ from cowshed.contract.imaging import ImageService
 from cowshed.contract.plugging import Plugger
 from cowshed.contract.storage import Backend, KeySource
 from cowshed.model.host import HostCapabilities, VirtType
+from cowshed.model.share import Share
 from cowshed.model.vif import VifType
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Rooms:
         self.rules: RuleProvider = NoRules()
         self.monitors: dict[str, Monitor] = {}  # of the live migrations that this process drives
         self.arrivals: dict[str, ExitStack] = {}  # what is held for instances that are expected here
+        self.expected_shares: dict[str, tuple[Share, ...]] = {}  # of instances that are not spawned yet
         self._local = threading.local()
 
     # --- places -------------------------------------------------------------------------------
@@ -55,6 +57,11 @@ class Rooms:
     @property
     def instances(self) -> Path:
         return self.state / "instances"
+
+    @property
+    def shares(self) -> Path:
+        """Where directories that guests shall see are mounted, if they must be."""
+        return self.state / "shares"
 
     @property
     def facts(self) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cowshed.contract.startup import Startup as StartupContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import arriving, capture_clean, filtering, host_state, settling, sweep, volumes
+from cowshed.driver.steps import arriving, capture_clean, filtering, host_state, settling, shares, sweep, volumes
 
 
 class Startup(StartupContract):
@@ -21,6 +21,7 @@ class Startup(StartupContract):
         arriving.recover(self.rooms)
         sweep.leftovers(self.rooms)
         volumes.recover(self.rooms)
+        shares.unmount_unused(self.rooms)
         capture_clean.recover(self.rooms)
         filtering.sweep(self.rooms)
 

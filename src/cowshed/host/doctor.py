@@ -16,7 +16,7 @@ from typing import Final
 from cowshed.host import facts
 from cowshed.host.kvm import KvmState
 from cowshed.model.host import Finding, Firmware
-from cowshed.tools import run
+from cowshed.tools import run, virtiofsd
 from cowshed.units import GiB, MiB, format_size
 
 OK: Final = "ok"
@@ -124,6 +124,20 @@ def modules(wanted: Mapping[str, tuple[str, str]] = MODULES) -> list[Finding]:
         if importlib.util.find_spec(name) is None
     ]
     return findings or [Finding(OK, "Python modules", "all there")]
+
+
+def shares(*, session: bool) -> list[Finding]:
+    """Can guests be given directories of this host?
+
+    :param session: libvirt is one user's, so that cowshed starts virtiofsd by itself
+    """
+    path = virtiofsd.find()
+    if path is None:
+        sentence = "virtiofsd is not installed: directories cannot be shared with guests"
+        return [Finding(WARNING, "shares", sentence, _install(virtiofsd.PACKAGE))]
+    if session and (missing := virtiofsd.unable()):
+        return [Finding(WARNING, "shares", f"directories cannot be shared with guests: {missing}", virtiofsd.remedy())]
+    return [Finding(OK, "shares", path)]
 
 
 # --- speed ------------------------------------------------------------------------------------

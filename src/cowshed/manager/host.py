@@ -22,10 +22,11 @@ from cowshed.manager.machine import Machine
 from cowshed.manager.migrations import Migrations
 from cowshed.manager.nics import Nics
 from cowshed.manager.records import Entry
+from cowshed.manager.shares import Shares, parse
 from cowshed.manager.volumes import Volumes
 from cowshed.model.flavor import Flavor
 from cowshed.model.host import Finding
-from cowshed.model.instance import InstanceState
+from cowshed.model.instance import Instance, InstanceState
 from cowshed.model.vif import Vif
 from cowshed.units import MiB, parse_size
 
@@ -53,6 +54,7 @@ class Host:
         self.images = Images(driver, self.instances)
         self.disks = Disks(driver, self.instances)
         self.volumes = Volumes(driver, self.instances)
+        self.shares = Shares(driver, self.instances)
         self.groups = Groups(driver, self.instances.records, config.state)
         self.nics = Nics(driver, self.instances)
         self.migrations = Migrations(driver, self.instances)
@@ -110,6 +112,7 @@ class Host:
         groups: Sequence[str] = (),
         backend: str = "",
         disk_backends: Mapping[str, str] | None = None,
+        shares: Sequence[str] = (),
         kernel: str | None = None,
         initrd: str | None = None,
         cmdline: str = "",
@@ -133,6 +136,7 @@ class Host:
         :param groups: security groups of every interface; empty: packets are not filtered
         :param backend: where its disks live; empty: as configured
         :param disk_backends: where single ones do: ``{"swap": "raw"}``; root, swap, ephemeral, cdrom
+        :param shares: directories of this host that it mounts: ``/srv/data``, ``/srv/data:TAG``, ``/srv/data:TAG:ro``
         :param kernel: boot this image (a kernel) directly, with ``initrd`` and ``cmdline``
         :param properties: of the image, for this instance: ``hw_disk_bus``, ``hw_firmware_type``, ...
         :param encrypt: each disk with a key of its own, on this host
@@ -145,6 +149,8 @@ class Host:
         self.instances.check_free(name)
         vifs = self._vifs(networks, publish, identity, groups)
         self._check_backends([backend or self.config.disks.backend, *(disk_backends or {}).values()])
+        if shares:  # seen before an image is brought in
+            self.driver.give_shares(None, Instance(uuid=identity, name=name, flavor=flavor), parse(shares))
         keys = "\n".join(_key(key) for key in _several(ssh_key))
         user, vendor = _text(user_data, "user data"), _text(vendor_data, "vendor data")
         if (initrd or cmdline) and not kernel:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cowshed.manager.host import Host
     from cowshed.manager.volumes import Seen
     from cowshed.model.disk import LocalDisk
+    from cowshed.model.share import Share
 
 _PAUSE = 0.2  # seconds between looks where no event tells
 _SLIRP = ("10.0.2.", "fec0:")  # the user network's own addresses; the host does not reach them
@@ -106,6 +107,19 @@ class Machine:
 
     def extend_volume(self, volume: str, size: str | int) -> Seen:
         return self._host.volumes.extend(self.uuid, volume, size)
+
+    # --- shares -------------------------------------------------------------------------------
+
+    def shares(self) -> list[Share]:
+        return [share for _, share in self._host.shares.list(self.uuid)]
+
+    def attach_share(self, spec: str) -> Share:
+        """See :meth:`cowshed.manager.shares.Shares.attach`."""
+        return self._host.shares.attach(self.uuid, spec)
+
+    def detach_share(self, share: str, *, timeout: float | None = None) -> None:
+        """:param share: its tag or its directory"""
+        self._host.shares.detach(self.uuid, share, timeout=timeout)
 
     # --- disks (``host.disks`` has more) ------------------------------------------------------
 

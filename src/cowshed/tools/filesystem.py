@@ -32,6 +32,14 @@ _ALIGN = 4096  # at least the logical block size of any disk
 _SYNC_FILE_RANGE_WRITE = 2
 _RENAME_NOREPLACE = 1
 _FALLOC_KEEP_SIZE = 1
+_MOUNT_FLAGS = {
+    "nosuid": os.ST_NOSUID,
+    "nodev": os.ST_NODEV,
+    "noexec": os.ST_NOEXEC,
+    "noatime": os.ST_NOATIME,
+    "nodiratime": os.ST_NODIRATIME,
+    "relatime": os.ST_RELATIME,
+}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _HAS_PROC = Path("/proc/self/fd").exists()
@@ -273,6 +281,13 @@ def remove_file(path: Path) -> None:
     """Already gone is success."""
     with errors_of(path, "delete"), suppress(FileNotFoundError):
         path.unlink()
+
+
+def mount_flags(path: Path) -> list[str]:
+    """How the file system of ``path`` is mounted, in mount's words; a second mount of it must keep that."""
+    with errors_of(path, "look at"):
+        found = os.statvfs(path).f_flag
+    return [word for word, flag in _MOUNT_FLAGS.items() if found & flag]
 
 
 # --- space ------------------------------------------------------------------------------------

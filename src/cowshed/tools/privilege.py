@@ -44,6 +44,10 @@ _PLACES: Final = {
     "fields": "[a-z_,]+",
     "word": "[a-z0-9-]+",
     "tap": "[A-Za-z0-9_.-]{1,15}",
+    "directory": "/.*",
+    "mountpoint": "/.*/shares/[A-Za-z0-9_-]+",
+    "options": "[a-z0-9=,]+",
+    "export": "[^ ]+:/[^ ]*",
 }
 
 
@@ -103,6 +107,14 @@ NETWORK: Final = (
     Row("nft", "-j -t list (tables|table netdev cowshed)", "which are in force"),
 )
 
+# Nor these: who may mount anything anywhere is root.
+MOUNTS: Final = (
+    Row("mount", "--bind -- {directory} {mountpoint}", "a directory that is shared with a guest"),
+    Row("mount", "-o {options} -- {mountpoint}", "it is only read"),
+    Row("mount", "-t nfs -o {options} -- {export} {mountpoint}", "an export that is shared with a guest"),
+    Row("umount", "-- {mountpoint}", "it goes"),
+)
+
 
 def run(
     words: Sequence[str],
@@ -156,7 +168,7 @@ def _allowed(words: Sequence[str]) -> bool:
     line = " ".join(words[1:])
     return any(
         re.fullmatch(_pattern(row.words, _ANY_GROUP, _ANY_GROUP, "[A-Za-z0-9_.-]+"), line)
-        for row in (*TABLE, *NETWORK)
+        for row in (*TABLE, *NETWORK, *MOUNTS)
         if row.tool == words[0]
     )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cowshed.driver.steps import connect, filtering, layout, locate, marks, moving, opening, serial, volumes
-from cowshed.errors import PortInUse
+from cowshed.driver.steps import connect, filtering, layout, locate, marks, moving, opening, serial, shares, volumes
+from cowshed.errors import CowshedError, PortInUse
 from cowshed.model.disk import AttachedDisk
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
+from cowshed.model.share import OpenedShare, Share
 from cowshed.model.vif import PluggedVif, Vif
 from cowshed.undo import Undo
 
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
 START_ATTEMPTS = 3
 
 
-def check(rooms: Rooms, instance: Instance, image: Image, vifs: Sequence[Vif]) -> None:
+def check(
+    rooms: Rooms, instance: Instance, image: Image, vifs: Sequence[Vif], directories: Sequence[Share] = ()
+) -> None:
     """Everything about the domain that can be refused before a disk is made.
 
     :raises InvalidRequest: :raises UnsupportedOperation: :raises HostUnsuitable:
     """
     from cowshed.domain import assemble
 
+    shares.check(rooms, instance, directories)
     assemble.check(
         instance,
         image,
@@ -36,6 +40,7 @@ def check(rooms: Rooms, instance: Instance, image: Image, vifs: Sequence[Vif]) -
         host=rooms.capabilities,
         guest=rooms.config.guest,
         consoles=_consoles(rooms, instance),
+        shares=directories,
     )
 
 
@@ -58,12 +63,14 @@ def define(
     image: Image,
     plugged: Sequence[PluggedVif],
     connected: Sequence[AttachedDisk] = (),
+    opened: Sequence[OpenedShare] = (),
 ) -> Guest:
     """The domain of the instance as its manifest and its launch record say, defined in libvirt.
 
     :param connected: what shows the volumes
+    :param opened: its shares
     """
-    return rooms.hypervisor.define(assembled(rooms, instance, image, plugged, connected))
+    return rooms.hypervisor.define(assembled(rooms, instance, image, plugged, connected, opened))
 
 
 def assembled(
@@ -72,6 +79,7 @@ def assembled(
     image: Image,
     plugged: Sequence[PluggedVif],
     connected: Sequence[AttachedDisk] = (),
+    opened: Sequence[OpenedShare] = (),
 ) -> str:
     """The domain's XML; its disks can be opened. Nothing is defined."""
     from cowshed.domain.assemble import assemble
@@ -87,6 +95,7 @@ def assembled(
         consoles=_consoles(rooms, instance, serial.take(rooms, instance.uuid)),
         directory=rooms.directory(instance.uuid).path,
         kernel=layout.kernel(rooms, instance, image),
+        shares=opened,
     )
     return domain.to_xml()
 
@@ -108,6 +117,14 @@ def start(rooms: Rooms, guest: Guest) -> None:
     if guest.state() == PowerState.PAUSED:
         guest.resume()
     guest.wait(PowerState.RUNNING, timeout=rooms.config.power.start_timeout, what=f"{guest.name} running")
+
+
+def start_with(rooms: Rooms, instance: Instance, guest: Guest) -> None:
+    """As :func:`start`, of an instance whose shares are open. :raises ToolFailed: what serves one has ended"""
+    try:
+        start(rooms, guest)
+    except CowshedError as error:
+        raise shares.explained(rooms, instance, error) from error
 
 
 def begin(rooms: Rooms, guest: Guest) -> None:
@@ -145,10 +162,13 @@ def relaunch(
     connect.check(rooms, vifs)
     filtering.check(rooms, instance, vifs)
     wanted = volumes.wanted(rooms, instance, image, block_devices)
+    shares.check_recorded(rooms, instance)
     with Undo() as undo:
         plugged = connect.plug(rooms, vifs, undo)
         undo.push("let go of the disks", opening.let_go, rooms, instance.uuid)
         connected = volumes.connect_all(rooms, instance, wanted, undo, bad=bad_volumes)
-        guest = define(rooms, instance, image, plugged, connected)
+        opened = shares.open_all(rooms, instance, undo)
+        guest = define(rooms, instance, image, plugged, connected, opened)
         undo.push("stop the guest", guest.destroy)
-        start(rooms, guest)
+        start_with(rooms, instance, guest)
+    shares.unmount_unused(rooms)

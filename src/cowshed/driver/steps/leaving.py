@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
 from cowshed.contract.storage import Snapshotting
-from cowshed.driver.steps import layout, locate, moving, replacing, volumes
+from cowshed.driver.steps import layout, locate, moving, replacing, shares, volumes
 from cowshed.errors import (
     Conflict,
     CowshedError,
@@ -77,11 +77,12 @@ def is_shared(rooms: Rooms, found: dict[str, Any]) -> bool:
 
 
 def refuse_unmovable(rooms: Rooms, instance: Instance, guest: Guest) -> None:
-    """:raises InvalidState:"""
+    """:raises InvalidState: :raises UnsupportedOperation: it shares directories with this host"""
     if guest.state() not in RUNS:
         raise InvalidState(name=instance.name, state="stopped", action="migrated live", hint="move it cold")
     if layout.rescued(rooms, instance.uuid):
         raise InvalidState(name=instance.name, state="rescued", action="migrated", hint="unrescue it first")
+    shares.refuse_moving(rooms, instance, guest)
 
 
 def own(rooms: Rooms, instance: Instance) -> dict[str, ManifestDisk]:

@@ -30,11 +30,12 @@ from cowshed.model.instance import Instance
 from cowshed.model.vif import Vif
 from cowshed.model.volume import AttachedVolume
 from cowshed.testing.driver.lifecycle import FakeLifecycle
+from cowshed.testing.driver.shares import FakeShares
 from cowshed.tools import mkfs
 from cowshed.volumes import info as infos
 
 
-class FakeDevices(FakeLifecycle):
+class FakeDevices(FakeLifecycle, FakeShares):
     # --- limits -------------------------------------------------------------------------------
 
     def disk_limits(self, instance: Instance) -> dict[str, IoTune | None]:

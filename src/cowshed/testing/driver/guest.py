@@ -9,6 +9,7 @@ from typing import Any
 from cowshed.model.disk import IoTune
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
+from cowshed.model.share import Share
 from cowshed.model.vif import Vif
 
 
@@ -28,6 +29,8 @@ class FakeGuest:
     volumes: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)  # of volumes that were extended, in bytes
     snapshots: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # of volumes, by their ids
+    shares: list[Share] = field(default_factory=list)
+    shown: set[str] = field(default_factory=set)  # ids of the shares that it was started with, or was given since
     limits: dict[str, IoTune | None] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)

@@ -63,6 +63,7 @@ class FakeLifecycle(Table):
         guest.files = {path: data.encode() if isinstance(data, str) else data for path, data in injected_files}
         guest.metadata = dict(instance.metadata)
         guest.volumes = _volumes(block_device_info)
+        guest.shares = self.expected_shares.pop(instance.uuid, [])
         with Undo() as undo:
             undo.push("delete the disks", self._delete_disks, instance)
             self._make_disks(instance, image_meta, block_device_info)

@@ -20,6 +20,7 @@ from cowshed.errors import InstanceNotFound, InvalidRequest, InvalidState
 from cowshed.model.event import LifecycleEvent, Transition
 from cowshed.model.host import HostCapabilities
 from cowshed.model.instance import Instance, PowerState
+from cowshed.model.share import Share
 from cowshed.testing.disks import MemoryBackend
 from cowshed.testing.driver.guest import FakeGuest
 from cowshed.testing.images import MemoryImages
@@ -59,6 +60,7 @@ class Table(ComputeDriver):
         self.guests: dict[str, FakeGuest] = {}
         self.images = MemoryImages()
         self.backends = {name: MemoryBackend(name) for name in ("qcow2", "raw", "memory")}
+        self.expected_shares: dict[str, list[Share]] = {}  # of instances that are not spawned yet
         self.calls: list[Call] = []
         self.enabled = True
         self.placement: Any = None
@@ -118,6 +120,7 @@ class Table(ComputeDriver):
             raise InvalidState(name=guest.name, state="deleted" if guest.soft_deleted else "locked", action="started")
         guest.saved = False
         guest.boots += 1
+        guest.shown = {one.id for one in guest.shares}
         self._print(guest, f"\r\nFake guest, boot {guest.boots}\r\n{guest.name} login: ")
         self._move(guest, PowerState.RUNNING, Transition.STARTED)
 

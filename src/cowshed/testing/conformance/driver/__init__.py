@@ -14,9 +14,10 @@ from cowshed.testing.conformance.driver.life import LifePromises
 from cowshed.testing.conformance.driver.look import LookPromises
 from cowshed.testing.conformance.driver.moving import MovingPromises
 from cowshed.testing.conformance.driver.power import PowerPromises
+from cowshed.testing.conformance.driver.shares import SharePromises
 from cowshed.testing.conformance.driver.suite import ALWAYS_HOLLOW, MOVING, DriverSuite, promise
 
-__all__ = ["ALWAYS_HOLLOW", "MOVING", "DriverConformance", "DriverSuite", "promise"]
+__all__ = ["ALWAYS_HOLLOW", "MOVING", "DriverConformance", "DriverSuite", "SharePromises", "promise"]
 
 
 class DriverConformance(

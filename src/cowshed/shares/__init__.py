@@ -1,0 +1,1 @@
+"""Shares: what may be shared with a guest, and which shares an instance has."""

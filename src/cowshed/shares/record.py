@@ -1,0 +1,60 @@
+"""Which shares an instance has: a record beside its disks, written before a share is mounted.
+
+So that whatever a killed process had mounted is found again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from cowshed.errors import DataCorrupt
+from cowshed.model.share import Share, ShareProtocol
+from cowshed.tools import filesystem
+
+FILE: Final = "shares.json"
+VERSION: Final = 1
+
+
+def load(directory: Path) -> tuple[Share, ...]:
+    """In the order they were given; none without a record.
+
+    :raises DataCorrupt: it cannot be read
+    """
+    path = directory / FILE
+    try:
+        record = json.loads(path.read_text())
+        if record["version"] > VERSION:
+            raise ValueError(f"it was written by a newer cowshed (version {record['version']})")
+        return tuple(_share(one) for one in record["shares"])
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataCorrupt(path=path, reason=f"which shares there are cannot be read: {error}") from error
+
+
+def save(directory: Path, shares: Sequence[Share]) -> None:
+    """All of them, in one step; an instance without shares has no record."""
+    if not shares:
+        filesystem.remove_file(directory / FILE)
+        return
+    text = json.dumps({"version": VERSION, "shares": [_entry(one) for one in shares]}, indent=1)
+    filesystem.write_atomically(directory / FILE, text.encode())
+
+
+def users(instances: Path, share: Share) -> Iterator[str]:
+    """The UUIDs of all instances of this host that have the share, in the same way (written to, or only read)."""
+    for path in sorted(instances.glob(f"*/{FILE}")):
+        if any((one.id, one.read_only) == (share.id, share.read_only) for one in load(path.parent)):
+            yield path.parent.name
+
+
+def _entry(share: Share) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(share).items() if name != "status"}
+
+
+def _share(entry: dict[str, Any]) -> Share:
+    return Share(**{**entry, "protocol": ShareProtocol(entry["protocol"])})
