@@ -82,7 +82,7 @@ class Shares(SharesContract):
                 return self.mount_share(None, instance, share)
             known = shares.recorded(rooms, instance)
             shares.check(rooms, instance, [*known, share])
-            shares.refuse_unshared_memory(instance, guest)
+            shares.refuse_hot(rooms, instance, guest)
             with Undo() as undo:
                 undo.push("forget the share", shares.forget, rooms, instance, share)
                 shares.keep(rooms, instance, [*known, share])

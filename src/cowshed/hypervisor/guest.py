@@ -15,6 +15,7 @@ from cowshed.errors import (
     HypervisorUnavailable,
     InstanceNotFound,
     InvalidState,
+    UnsupportedOperation,
 )
 from cowshed.hypervisor import metadata, power
 from cowshed.hypervisor.agent import Agent
@@ -102,6 +103,13 @@ class Guest:
 
     def persistent(self) -> bool:
         return self.call("describe", lambda d: bool(d.isPersistent()), repeat=True)
+
+    def in_control_group(self) -> bool:
+        """Has libvirt put the running guest into one? Not told by its XML, which names one in any case."""
+        try:
+            return bool(self.call("describe", lambda domain: domain.schedulerParameters(), repeat=True))
+        except (InvalidState, UnsupportedOperation):
+            return False
 
     def block_stats(self, device: str) -> tuple[int, int, int, int, int]:
         """Read requests, read bytes, write requests, write bytes, errors of ``device`` (``vda``)."""

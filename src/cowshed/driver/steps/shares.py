@@ -314,10 +314,17 @@ def attach(guest: Guest, opened: OpenedShare) -> None:
         )
 
 
-def refuse_unshared_memory(instance: Instance, guest: Guest) -> None:
-    """:raises UnsupportedOperation: the guest runs without memory that another process could share"""
+def refuse_hot(rooms: Rooms, instance: Instance, guest: Guest) -> None:
+    """:raises UnsupportedOperation: this running guest cannot be given a share"""
     from cowshed.domain.domain import Domain
 
+    if not rooms.hypervisor.session and not guest.in_control_group():
+        raise UnsupportedOperation(
+            subject=f"instance {instance.name}",
+            operation="be given a share while it runs",
+            reason="it is in no control group, and the daemon of libvirt 9 crashes when it shall start virtiofsd then",
+            hint="stop it, attach the share, start it again",
+        )
     backing = Domain.parse(guest.xml()).memory_backing
     if backing is None or not backing.shared:
         raise UnsupportedOperation(
