@@ -175,7 +175,7 @@ def test_snapshots(cowshed: Command, stopped: str) -> None:
         ("disk", "before"), ("disk.swap", "before"), ("disk.swap", "more"),
     ]  # fmt: skip
     assert len(cowshed("disk", "snapshot", "ls", "web", "swap").out.splitlines()) == 3
-    refused(cowshed("disk", "snapshot", "create", "web", "before"), 4, "before")
+    refused(cowshed("disk", "snapshot", "create", "web", "before"), 4, "snapshot before of disk of instance web exists")
     refused(cowshed("disk", "snapshot", "create", "web", "swap"), 2, "swap is a disk")
     refused(cowshed("disk", "snapshot", "rollback", "web", "before"), 2, "--yes")
     refused(cowshed("disk", "snapshot", "rollback", "web", "more", "--yes"), 3, "more")

@@ -155,6 +155,60 @@ def test_exit_codes(cowshed: Command, tiny: Path, error: BaseException, code: in
     assert cowshed("ls", "-q").out == ""
 
 
+# --- names ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_instance_is_told_of_by_its_name(cowshed: Command, web: str, capfd: pytest.CaptureFixture[str]):
+    """What knows only UUIDs (a disk, a lock) writes those; a person knows the name."""
+    (uuid,) = cowshed.power
+    for error, sentence in (
+        (errors.NameTaken(kind="snapshot", name=f"a of disk of instance {uuid}"), "a of disk of instance web exists"),
+        (errors.Busy(what=f"the migration of {uuid.upper()}", holder="1"), "the migration of web is locked"),
+        (
+            errors.HypervisorError(action="x", reason="y", hint=f"see where {uuid} runs, then remove it"),
+            "where web runs",
+        ),
+    ):
+        explain.explain(error)
+        told = capfd.readouterr().err
+        assert sentence in told
+        assert uuid not in told.lower()
+
+
+def test_a_place_keeps_its_uuid(cowshed: Command, web: str, capfd: pytest.CaptureFixture[str]):
+    (uuid,) = cowshed.power
+    for text in (
+        f"/state/instances/{uuid}/disk", f"vg0/{uuid}_disk", f"web ({uuid})", f"transit-{uuid}.in", f"{uuid}.json",
+        f"no domain with matching uuid '{uuid}'",
+    ):  # fmt: skip
+        explain.explain(errors.HypervisorError(action="x", reason=text))
+        assert text in capfd.readouterr().err
+
+
+def test_an_instance_that_has_gone_is_told_of_by_its_name(
+    cowshed: Command, web: str, capfd: pytest.CaptureFixture[str]
+):
+    (uuid,) = cowshed.power
+    assert cowshed("rm", "web", "--yes").code == 0
+    explain.explain(errors.NotFound(kind="disk", name=f"d of instance {uuid}"))
+    assert "d of instance web does not exist" in capfd.readouterr().err
+
+
+def test_what_cannot_be_looked_up_stays_as_it_is(cowshed: Command, capfd: pytest.CaptureFixture[str], tmp_path: Path):
+    unknown = "0d3fa0a6-3c3e-44c0-9d4c-92e1ae1d1b6e"
+    explain.explain(errors.InstanceNotFound(name=unknown))
+    assert f"instance {unknown} does not exist" in capfd.readouterr().err
+    (tmp_path / "config.toml").write_text("nonsense")
+    explain.explain(errors.InstanceNotFound(name=unknown))
+    assert f"instance {unknown} does not exist" in capfd.readouterr().err
+
+
+def test_a_domain_that_has_gone_is_made_again_by_start(cowshed: Command, web: str):
+    (uuid,) = cowshed.power
+    cowshed.fail["pause"] = errors.InstanceNotFound(name=uuid)
+    refused(cowshed("pause", "web"), 3, "instance web does not exist", "cowshed start web")
+
+
 def test_success_is_0(cowshed: Command):
     assert cowshed("ls").code == 0
 

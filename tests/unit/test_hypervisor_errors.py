@@ -97,6 +97,13 @@ def test_meanings(number: int, words: str, kind: type[ours.CowshedError], senten
     assert str(error).startswith(sentence)
 
 
+def test_a_silent_agent_is_told_of_in_a_sentence() -> None:
+    error = told(Number.AGENT_UNRESPONSIVE, "not connected", action="set the password of root in")
+    assert isinstance(error, ours.UnsupportedOperation)
+    assert str(error) == "libvirt cannot set the password of root in web: not connected"
+    assert "qemu-guest-agent" in str(error.hint)
+
+
 @pytest.mark.parametrize("number", [Number.SYSTEM_ERROR, Number.INTERNAL_ERROR, Number.RPC])
 def test_a_broken_connection_is_told_from_a_failed_call(number: int) -> None:
     lost = told(number, "Cannot recv data: Connection reset by peer", FROM_RPC)

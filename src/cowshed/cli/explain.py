@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
+from contextlib import suppress
 
 import click
 
-from cowshed.errors import CowshedError
+from cowshed.errors import CowshedError, InstanceNotFound
 
 EXIT_CODES = {
     0: "ok",
@@ -22,6 +24,9 @@ EXIT_CODES = {
     8: "no space or precondition",
     130: "interrupted",
 }
+# A UUID that stands alone. In a path, a lock or a volume's name it is what one would look for there; in brackets and
+# quotation marks the name is beside it.
+_ALONE = re.compile(r"(?<![\w/.('\"-])[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![\w/'\"-]|\.\w)", re.IGNORECASE)
 
 
 class NobodyReads(Exception):
@@ -47,15 +52,37 @@ def explain(error: BaseException, *, debug: bool = False) -> int:
         _say(error.format_message())
         return 2
     sentence, hint, code = _words(error)
-    _say(f"cowshed: {sentence}")
+    _say(f"cowshed: {_for_people(sentence)}")
     if hint:
-        _say(f"  {hint}")
+        _say(f"  {_for_people(hint)}")
     return code
+
+
+def _for_people(text: str) -> str:
+    """Instances by the names that people know them by: what knows only UUIDs has written those."""
+    return _ALONE.sub(lambda found: _name(found[0].lower()) or found[0], text)
+
+
+def _name(uuid: str) -> str:
+    """Of an instance; "" where there is none, or it cannot be looked up."""
+    from cowshed import config
+    from cowshed.manager.records import Records
+
+    with suppress(CowshedError, OSError):
+        return Records(config.load().state / "cowshed.db").name_of(uuid)
+    return ""
+
+
+def _how_lost(error: CowshedError) -> str:
+    """What to do about an instance that we have on record, and libvirt has not."""
+    if isinstance(error, InstanceNotFound) and _ALONE.fullmatch(str(error.name)) and (name := _name(str(error.name))):
+        return f"libvirt does not know it any more: cowshed start {name} defines it again"
+    return ""
 
 
 def _words(error: BaseException) -> tuple[str, str, int]:
     if isinstance(error, CowshedError):
-        return str(error), error.hint or "", error.exit_code
+        return str(error), error.hint or _how_lost(error), error.exit_code
     if isinstance(error, click.UsageError):
         where = f"see {error.ctx.command_path} --help" if error.ctx else "see cowshed --help"
         return error.format_message().rstrip("."), where, 2

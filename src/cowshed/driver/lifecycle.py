@@ -80,7 +80,7 @@ class Lifecycle(LifecycleContract):
     def _refuse_existing(self, instance: Instance) -> None:
         """Before anything is touched: nobody's domain and nobody's disks are taken over."""
         if self.rooms.hypervisor.find(instance.uuid):
-            raise NameTaken(kind="domain", name=instance.uuid)
+            raise NameTaken(kind="domain", name=f"{instance.name} ({instance.uuid})")
         if self.rooms.directory(instance.uuid).exists():
             raise NameTaken(kind="instance directory", name=self.rooms.directory(instance.uuid).path)
 

@@ -126,7 +126,15 @@ def _denied(f: Failure) -> CowshedError:
 
 
 def _unsupported(f: Failure) -> CowshedError:
+    if f.action.endswith(" in"):  # what libvirt does inside a guest
+        return UnsupportedOperation(subject="libvirt", operation=f"{f.action} {f.subject}", reason=f.message)
     return UnsupportedOperation(subject=f.subject or "libvirt", operation=f.action, reason=f.message)
+
+
+def _silent(f: Failure) -> CowshedError:
+    error = _unsupported(f)
+    error.hint = "is qemu-guest-agent installed there, and has the guest booted?"
+    return error
 
 
 TABLE: Final[dict[int, Callable[[Failure], CowshedError]]] = {
@@ -145,8 +153,8 @@ TABLE: Final[dict[int, Callable[[Failure], CowshedError]]] = {
     Number.CONFIG_UNSUPPORTED: _unsupported,
     Number.ARGUMENT_UNSUPPORTED: _unsupported,
     Number.OPERATION_UNSUPPORTED: _unsupported,
-    Number.AGENT_UNRESPONSIVE: _unsupported,
-    Number.AGENT_UNSYNCED: _unsupported,
+    Number.AGENT_UNRESPONSIVE: _silent,
+    Number.AGENT_UNSYNCED: _silent,
     Number.RESOURCE_BUSY: lambda f: Busy(what=f.subject or f.uri, holder=f"another operation ({f.message})"),
     Number.OPERATION_TIMEOUT: lambda f: Busy(what=f.subject or f.uri, holder=f"another operation ({f.message})"),
     Number.INVALID_ARG: lambda f: InvalidRequest(reason=f"{f.action}: {f.message}"),

@@ -136,6 +136,12 @@ class Records:
             raise Conflict(reason=f"several instances are meant by {ref}: {meant}", hint="write the name")
         return self._decoded(rows[0])
 
+    def name_of(self, uuid: str) -> str:
+        """Also of one that has gone, as long as its events are kept; "" where nothing is known of it."""
+        rows = self._read("select name from instances where uuid = ?", uuid)
+        rows = rows or self._read("select name from events where uuid = ? order by id desc limit 1", uuid)
+        return str(rows[0]["name"]) if rows else ""
+
     def exists(self, name: str) -> bool:
         return bool(self._read("select 1 from instances where name = ?", name))
 

@@ -48,7 +48,8 @@ def refuse_taken(rooms: Rooms, instance: Instance) -> None:
     """:raises NameTaken: a domain of this UUID or name is here"""
     for guest in rooms.hypervisor.guests():
         if guest.uuid == instance.uuid:
-            raise NameTaken(kind="domain", name=instance.uuid, hint="it is on this host already, or was left here")
+            taken = f"{instance.name} ({instance.uuid})"
+            raise NameTaken(kind="domain", name=taken, hint="it is on this host already, or was left here")
         if guest.name == instance.name:
             raise NameTaken(kind="domain", name=instance.name, hint="rename one of the two")
 

@@ -130,7 +130,7 @@ def move(rooms: Rooms, instance: Instance, entry: ManifestDisk, to: str) -> None
     old = rooms.backend(entry.backend).disk(instance.uuid, entry.name)
     new = rooms.backend(to).disk(instance.uuid, _new_name(entry, to))
     if new.exists():
-        raise NameTaken(kind="disk", name=f"{new.name} of instance {instance.uuid}")
+        raise NameTaken(kind="disk", name=f"{new.name} of instance {instance.name}")
     with Undo() as undo:
         undo.push(f"remove {new.name}", _discard, rooms, instance, entry, to)
         with scratch(directory) as path:

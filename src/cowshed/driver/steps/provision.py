@@ -55,7 +55,7 @@ def disks(rooms: Rooms, instance: Instance, image: Image, plan: Plan, undo: Undo
         rooms.progress.check()
         disk = rooms.backend(planned.spec.backend).disk(instance.uuid, planned.spec.name)
         if disk.exists():  # in a storage that others use too: whatever it is, this call has not made it
-            raise NameTaken(kind="disk", name=f"{disk.name} of instance {instance.uuid}")
+            raise NameTaken(kind="disk", name=f"{disk.name} of instance {instance.name}")
         ours = [disk]
         undo.push(f"delete {disk.name}", _delete_all, ours)
         try:

@@ -204,7 +204,7 @@ def discard(rooms: Rooms, instance: Instance) -> None:
     :raises CowshedError: a domain has it
     """
     if rooms.hypervisor.find(instance.uuid):
-        raise NameTaken(kind="domain", name=instance.uuid)
+        raise NameTaken(kind="domain", name=f"{instance.name} ({instance.uuid})")
     try:
         leaving.delete_local(rooms, instance.uuid, shared_path=False)
     except CowshedError as error:
