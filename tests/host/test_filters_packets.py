@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -17,7 +17,7 @@ from cowshed.model.group import Direction, Ethertype, GroupRule, Member
 from cowshed.network import ruleset
 from cowshed.network.filters import Filters
 from cowshed.network.ruleset import Filter
-from cowshed.tools import nft
+from cowshed.tools import nfnetlink, nft
 from tests import packets
 from tests.packets import BROADCAST, Port, arp, ether, icmp, ip, neighbour, tcp, udp
 
@@ -311,14 +311,77 @@ def test_what_is_in_force_is_not_written_again_and_what_is_broken_is(
     made = wire.allow(WEB)
     wire.filters.ensure([made])
     assert len(applied) == 1
-    handle = max(one["rule"]["handle"] for one in nft.table() if one.get("rule", {}).get("chain") == f"in-{made.key}")
-    packets.sh(f"nft delete rule netdev cowshed in-{made.key} handle {handle}")
+    packets.sh(f"nft delete rule netdev cowshed in-{made.key} handle {last_handle(f'in-{made.key}')}")
     assert wire.arrives(in4(tcp(1, 80, b"lost"), 6)) == [False]
     wire.filters.ensure([made])
     assert wire.arrives(in4(tcp(1, 80, b"again"), 6)) == [True]
     packets.sh("nft flush ruleset")
     wire.filters.ensure([made])
     assert wire.arrives(in4(tcp(1, 22, b"no"), 6), in4(tcp(1, 80, b"yes"), 6)) == [False, True]
+
+
+def test_a_chain_that_somebody_opened_is_closed_again(wire: Wire) -> None:
+    made = wire.allow(WEB)
+    packets.sh(f"nft chain netdev cowshed in-{made.key} '{{ policy accept; }}'")
+    assert wire.arrives(in4(tcp(1, 22, b"open"), 6)) == [True]
+    wire.filters.ensure([made])
+    assert wire.arrives(in4(tcp(1, 22, b"closed"), 6), in4(tcp(1, 80, b"web"), 6)) == [False, True]
+
+
+def test_a_change_that_the_kernel_does_not_keep_is_an_error(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = wire.allow(WEB)
+    real = nft.apply
+
+    def lose(commands: Sequence[nft.Statement]) -> None:
+        real(commands)
+        packets.sh(f"nft flush chain netdev cowshed in-{made.key}")
+
+    monkeypatch.setattr(nft, "apply", lose)
+    with pytest.raises(ToolFailed, match="not as they were to be"):
+        wire.filters.ensure([replace(made, rules=())])
+
+
+def test_what_is_remembered_is_bounded_and_takes_no_memory_before(wire: Wire) -> None:
+    """A set that is made with a size has 2 MiB in the kernel from the beginning."""
+    commands: list[nft.Statement] = list(ruleset.create(wire.allow(WEB), present=frozenset(), stale=False))
+    assert not any("size" in one["add"]["set"] for one in commands if "set" in one.get("add", {}))
+    assert [one.split("size ")[1].split()[0] for one in listed("set ")] == ["65535"] * len(ruleset.SETS)
+
+
+def test_a_change_costs_the_same_however_many_others_there_are(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    applied: list[int] = []
+    real_apply, real_receive, read = nft.apply, nfnetlink.Connection._receive, [0]
+
+    def apply(commands: Sequence[nft.Statement]) -> None:
+        applied.append(len(commands))
+        real_apply(commands)
+
+    def receive(self: nfnetlink.Connection) -> bytes:
+        found = real_receive(self)
+        read[0] += len(found)
+        return found
+
+    def cost() -> tuple[int, int, int]:
+        """Commands of the change and bytes read for it; bytes read when there is nothing to do."""
+        read[0] = 0
+        wire.filters.ensure([replace(made, rules=(WEB, *ALL_OUT))])
+        changed, looked = read[0], -read[0]
+        wire.filters.ensure([replace(made, rules=(WEB, *ALL_OUT))])
+        looked += read[0]
+        wire.filters.ensure([made])
+        (count, _), applied[:] = applied, []
+        return count, changed, looked
+
+    made = wire.allow(WEB)
+    monkeypatch.setattr(nft, "apply", apply)
+    monkeypatch.setattr(nfnetlink.Connection, "_receive", receive)
+    alone = cost()
+    others = [replace(made, owner=f"other-{number}", device="w0", address=THEIR_MAC) for number in range(30)]
+    wire.filters.ensure(others)
+    assert len(applied) == 1, "many changes, one transaction"
+    applied.clear()
+    assert cost() == alone
+    assert 0 < alone[2] < alone[1] < 100_000, "the kernel tells the rules themselves, too"
 
 
 def test_a_transaction_is_all_or_nothing(wire: Wire) -> None:
@@ -336,7 +399,7 @@ def test_deferred_changes_come_together(wire: Wire) -> None:
     other = Filter("w0", "vif-2", THEIR_MAC, rules=ALL_OUT)
     wire.filters.ensure([other])
     wire.filters.remove(["vif-3"])
-    assert nft.table() == []
+    assert left() == []
     wire.filters.apply_deferred()
     assert wire.filters.in_force() == {made.key, other.key}
     wire.filters.ensure([])
@@ -348,12 +411,12 @@ def test_removed_filters_leave_nothing_and_no_device(wire: Wire) -> None:
     made = wire.allow(WEB)
     wire.filters.remove(["vif-1", "never-there"])
     wire.filters.remove(["vif-1"])
-    assert [one for one in nft.table() if "table" not in one] == []
+    assert left() == []
     assert wire.arrives(in4(tcp(1, 22, b"open"), 6)) == [True]
     wire.filters.ensure([made])
     assert wire.filters.sweep(["vif-1"]) == []
     assert wire.filters.sweep([]) == [made.key]
-    assert [one for one in nft.table() if "table" not in one] == []
+    assert left() == []
 
 
 def test_a_device_that_comes_again_is_filtered_again(wire: Wire) -> None:
@@ -371,6 +434,20 @@ def test_a_filter_moves_to_another_device(wire: Wire) -> None:
     wire.filters.ensure([replace(made, device="w0")])
     assert wire.leaves(out4(tcp(1, 22, b"no"), 6), out4(tcp(1, 80, b"yes"), 6)) == [False, True]
     assert [one.split('"')[1] for one in listed("chain") if "device" in one] == ["w0", "w0"]
+
+
+def last_handle(chain: str) -> str:
+    """Of its last rule."""
+    done = subprocess.run(
+        ["nft", "-a", "list", "chain", "netdev", "cowshed", chain], capture_output=True, text=True, check=True
+    )
+    return [line for line in done.stdout.splitlines() if "# handle" in line][-1].split()[-1]
+
+
+def left() -> list[str]:
+    """Lines of everything the kernel has, but of the table itself."""
+    done = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if line not in ("table netdev cowshed {", "}")]
 
 
 def listed(word: str) -> list[str]:

@@ -98,7 +98,8 @@ def prepare() -> None:
 
 
 def filtered() -> int:
-    return len({one["chain"]["name"] for one in nft.table() if "chain" in one})
+    with nft.kernel() as kernel:
+        return len(kernel.chains())
 
 
 def main(image: str) -> None:

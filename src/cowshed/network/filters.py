@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -12,35 +11,42 @@ from cowshed.errors import ToolFailed
 from cowshed.network import ruleset
 from cowshed.network.ruleset import Filter
 from cowshed.tools import nft
+from cowshed.tools.nfnetlink import Chain, Connection
 
 _log = log.logger(__name__)
 
 _ATTEMPTS = 3  # another process may change the table between a look and a transaction
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the kernel has of one interface: the comments of the rules of each chain, in order, and its sets."""
+    """What the kernel has of one interface: its chains by kind, the comments of their rules in order, and its sets."""
 
-    chains: dict[str, list[str]] = field(default_factory=dict)
-    sets: set[str] = field(default_factory=set)
+    chains: Mapping[str, Chain] = field(default_factory=dict)
+    comments: Mapping[str, list[str]] = field(default_factory=dict)
+    sets: frozenset[str] = frozenset()
 
     @property
     def present(self) -> frozenset[str]:
-        return frozenset(self.chains) | frozenset(self.sets)
+        return frozenset(self.chains) | self.sets
 
     def is_whole(self, wanted: Filter) -> bool:
         """Exactly the rules of ``wanted``, in their order: comments name them, and nothing of them can be changed."""
-        digest = wanted.digest()
-        return self.sets >= set(ruleset.SETS) and self.chains == {
-            name: [f"{digest} {number}/{len(rules)} {wanted.device}" for number in range(1, len(rules) + 1)]
-            for name, rules in wanted.chains().items()
-        }
+        return (
+            self.sets == set(ruleset.SETS)
+            and set(self.chains) == set(ruleset.CHAINS)
+            and self.comments == wanted.comments()
+            and not self.is_stale(wanted)
+            and all(self.chains[name].policy == "drop" for name in ruleset.BASE)
+        )
 
     def is_stale(self, wanted: Filter) -> bool:
-        """It hangs on another device, on the other hook, or nobody knows on which."""
-        places = {comment.rpartition(" ")[2] for name in ruleset.BASE for comment in self.chains.get(name, [])}
-        return places != {wanted.device}
+        """It hangs on another device, or on the other hook."""
+        return any(
+            (chain.hook, chain.devices) != (wanted.hook(name), (wanted.device,))
+            for name, chain in self.chains.items()
+            if name in ruleset.BASE
+        )
 
 
 class Filters:
@@ -64,13 +70,17 @@ class Filters:
     def sweep(self, owners: Collection[str]) -> list[str]:
         """Remove all filters but those of the interfaces with these ids; returns the keys of what went."""
         keys = {ruleset.key(owner) for owner in owners}
-        gone = sorted(key for key in _look() if key not in keys)
+        gone = sorted(_all_keys() - keys)
         self._transact(dict.fromkeys(gone))
         return gone
 
     def in_force(self) -> set[str]:
         """The keys (:func:`ruleset.key`) of the interfaces that are filtered."""
-        return {key for key, seen in _look().items() if set(ruleset.BASE) <= set(seen.chains)}
+        with nft.kernel() as kernel:
+            names = {chain.name for chain in kernel.chains()}
+        return {
+            key for kind, _, key in (name.rpartition("-") for name in names) if kind == "in" and f"out-{key}" in names
+        }
 
     # --- many at once -------------------------------------------------------------------------
 
@@ -98,7 +108,7 @@ class Filters:
 
     def _transact(self, changes: Mapping[str, Filter | None]) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
-            commands = _commands(changes, _look())
+            commands = _commands(changes, _look(changes))
             if not commands:
                 return
             try:
@@ -107,7 +117,7 @@ class Filters:
                 if attempt == _ATTEMPTS:
                     raise
                 _log.debug("the table has changed meanwhile, or the kernel refuses: %s", error)
-        if left := _commands(changes, _look()):
+        if left := _commands(changes, _look(changes)):
             raise ToolFailed(
                 command="nft -j -f -",
                 status=0,
@@ -128,16 +138,22 @@ def _commands(changes: Mapping[str, Filter | None], seen: Mapping[str, _Seen]) -
     return [ruleset.make_table(), *found] if found else []
 
 
-def _look() -> dict[str, _Seen]:
-    found: defaultdict[str, _Seen] = defaultdict(_Seen)
-    for one in nft.table():
-        if "chain" in one:
-            kind, _, key = one["chain"]["name"].rpartition("-")
-            found[key].chains.setdefault(kind, [])
-        elif "set" in one:
-            kind, _, key = one["set"]["name"].rpartition("-")
-            found[key].sets.add(kind)
-        elif "rule" in one:
-            kind, _, key = one["rule"]["chain"].rpartition("-")
-            found[key].chains.setdefault(kind, []).append(str(one["rule"].get("comment", "")))
-    return dict(found)
+def _look(keys: Iterable[str]) -> dict[str, _Seen]:
+    """Costs what these interfaces have, however many others there are."""
+    with nft.kernel() as kernel:
+        return {key: _seen(kernel, key) for key in keys}
+
+
+def _seen(kernel: Connection, key: str) -> _Seen:
+    found = {kind: kernel.chain(f"{kind}-{key}") for kind in ruleset.CHAINS}
+    return _Seen(
+        {kind: chain for kind, chain in found.items() if chain},
+        {kind: kernel.comments(chain.name) for kind, chain in found.items() if chain},
+        frozenset(name for name in ruleset.SETS if kernel.has_set(f"{name}-{key}")),
+    )
+
+
+def _all_keys() -> set[str]:
+    with nft.kernel() as kernel:
+        names = [*(chain.name for chain in kernel.chains()), *kernel.sets()]
+    return {name.rpartition("-")[2] for name in names}

@@ -6,7 +6,9 @@ packet to the guest its ``egress`` hook. With a macvtap device it is the other w
 
 The kernel's connection tracking is not to be had there. What passes by a rule is noted in sets of the device
 instead, and its answers pass by them. The sets belong to one device, so no guest can exhaust a table that others
-need, and they outlive a change of the rules, so connections do too.
+need, and they outlive a change of the rules, so connections do too. They are made without a size: a rule that adds
+to such a set bounds it to 65535 elements (linux/nft_dynset.c), while a size that is given has the kernel keep 2 MiB
+ready for each, empty or not.
 """
 
 from __future__ import annotations
@@ -23,7 +25,6 @@ from cowshed.model.group import Direction, Ethertype, GroupRule, Member
 from cowshed.tools.nft import FAMILY, TABLE, Statement
 
 HOUR: Final = 3600
-FLOWS: Final = 65535  # remembered at once, of each kind of one device
 TCP_IDLE: Final = 24 * HOUR  # seconds until a silent connection is forgotten; keep-alives come every 2 hours
 TCP_CLOSING: Final = 60
 IDLE: Final = 180  # of everything else
@@ -91,6 +92,14 @@ class Filter:
     def hook(self, chain: str) -> str:
         return "ingress" if (chain == "out") != self.shares else "egress"
 
+    def comments(self) -> dict[str, list[str]]:
+        """Of the rules of each chain: they name the whole filter, and each rule's place in it."""
+        digest = self.digest()
+        return {
+            name: [f"{digest} {number}/{len(rules)} {self.device}" for number in range(1, len(rules) + 1)]
+            for name, rules in self.chains().items()
+        }
+
     def digest(self) -> str:
         """Names exactly these rules on exactly this device."""
         text = json.dumps([self.device, self.shares, self.chains()], sort_keys=True)
@@ -133,11 +142,10 @@ def create(wanted: Filter, *, present: frozenset[str], stale: bool) -> Iterator[
     :param present: the kinds of its chains and sets that are there; sets are kept with what they remember
     :param stale: they hang on another device, or in the wrong place
     """
-    digest, chains = wanted.digest(), wanted.chains()
     for name, types in SETS.items():
         if name in present:
             continue
-        fields = {"type": types, "size": FLOWS, "flags": ["timeout"], "timeout": IDLE}
+        fields = {"type": types, "flags": ["timeout"], "timeout": IDLE}
         yield {"add": {"set": _named(f"{name}-{wanted.key}", **fields)}}
     yield from remove_chains(wanted.key, present & set(BASE) if stale else frozenset())
     for name in CHAINS:
@@ -146,9 +154,9 @@ def create(wanted: Filter, *, present: frozenset[str], stale: bool) -> Iterator[
             hook = {"type": "filter", "hook": wanted.hook(name), "prio": 0, "dev": wanted.device, "policy": "drop"}
         yield {"add": {"chain": _named(f"{name}-{wanted.key}", **hook)}}
         yield {"flush": {"chain": _named(f"{name}-{wanted.key}")}}
-    for name, rules in chains.items():
-        for number, rule in enumerate(rules, 1):
-            comment = f"{digest} {number}/{len(rules)} {wanted.device}"
+    comments = wanted.comments()
+    for name, rules in wanted.chains().items():
+        for comment, rule in zip(comments[name], rules, strict=True):
             place = {"family": FAMILY, "table": TABLE, "chain": f"{name}-{wanted.key}"}
             yield {"add": {"rule": {**place, "comment": comment, **rule}}}
 

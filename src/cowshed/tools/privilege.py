@@ -104,7 +104,6 @@ NETWORK: Final = (
     Row("ip", "link set dev {tap} up alias cowshed {word}", "it is up, and says whose it is"),
     Row("ip", "link delete dev {tap}", "it goes"),
     Row("nft", "-j -f -", "packet filters of guests' devices"),
-    Row("nft", "-j -t list (tables|table netdev cowshed)", "which are in force"),
 )
 
 # Nor these: who may mount anything anywhere is root.

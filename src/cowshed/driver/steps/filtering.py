@@ -62,7 +62,8 @@ def _check_host(rooms: Rooms) -> None:
             hint="use --connect qemu:///system",
         )
     run.require("nft")
-    nft.table()  # may we?
+    with nft.kernel() as kernel:
+        kernel.exists()  # may we?
 
 
 def hold(rooms: Rooms, instance: Instance, plugged: Sequence[PluggedVif]) -> list[PluggedVif]:
