@@ -139,3 +139,34 @@ def test_a_rebuild_that_cannot_be_leaves_everything(
         house.driver.rebuild(None, instance, tiny, [], None, [], None, None, [])
     wait_boots(house, instance, "1", "2")  # on the old disk
     assert manifest.load(house.state / "instances" / instance.uuid) == before
+
+
+def test_an_instance_whose_host_has_died_is_started_on_its_disks_or_spawned_anew(
+    house: Machines, tiny: Image, tmp_path: Path
+) -> None:
+    """``recreate``: the disks are here (as on shared storage) and libvirt knows nothing; then neither is here."""
+    (tmp_path / "volume.raw").write_bytes(bytes(MiB))
+    data = {
+        "driver_volume_type": "file",
+        "serial": "vol-1",
+        "data": {"path": str(tmp_path / "volume.raw"), "format": "raw"},
+    }
+    volumes = {"block_device_mapping": [{"connection_info": data, "mount_device": "/dev/vdb"}]}
+    instance = house.spawn(tiny)
+    wait_boots(house, instance, "1")
+    guest = house.driver.rooms.hypervisor.guest(instance.uuid)
+    guest.destroy()
+    guest.undefine()
+
+    recreate(house, instance, tiny, volumes)
+    wait_boots(house, instance, "1", "2")
+    assert [volume.id for volume in house.driver.volumes(instance)] == ["vol-1"]
+    assert "disk vdb 1048576" in house.log(instance)
+
+    elsewhere = house.instance(tiny)
+    recreate(house, elsewhere, tiny, None)
+    wait_boots(house, elsewhere, "1")
+
+
+def recreate(house: Machines, instance: Instance, image: Image, volumes: Any) -> None:
+    house.driver.rebuild(None, instance, image, [], None, [], None, None, [], recreate=True, block_device_info=volumes)

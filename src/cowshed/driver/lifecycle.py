@@ -9,28 +9,26 @@ from cowshed import log
 from cowshed.contract.lifecycle import Lifecycle as LifecycleContract
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import (
+    building,
     connect,
     filtering,
-    host_state,
     launch,
     layout,
     leaving,
     locate,
     marks,
     opening,
-    provision,
     serial,
     shares,
     teardown,
     transit,
     volumes,
 )
-from cowshed.errors import CowshedError, NameTaken
+from cowshed.errors import CowshedError
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import Vif
 from cowshed.model.volume import BlockDeviceInfo
-from cowshed.undo import Undo
 
 _log = log.logger(__name__)
 
@@ -48,41 +46,16 @@ class Lifecycle(LifecycleContract):
         network_info: Sequence[Vif] | None = None,
         block_device_info: BlockDeviceInfo | Mapping[str, Any] | None = None,
     ) -> None:
-        rooms, vifs = self.rooms, tuple(network_info or ())
-        with log.about(instance.name), Undo() as undo:
-            directories = rooms.expected_shares.pop(instance.uuid, ())
-            host_state.refuse_disabled(rooms)
-            plan = layout.plan(rooms, instance, image_meta, block_device_info)
-            self._refuse_existing(instance)
-            connect.check(rooms, vifs)
-            filtering.check(rooms, instance, vifs)
-            launch.check(rooms, instance, image_meta, vifs, directories)
-            metadata = provision.metadata(rooms, instance, image_meta, plan, vifs, injected_files, admin_password)
-            provision.directory(rooms, instance, undo)
-            locate.remember_image(rooms, instance, image_meta)
-            layout.remember(rooms, instance, plan)
-            provision.disks(rooms, instance, image_meta, plan, undo)
-            provision.config_drive(rooms, instance, metadata, encrypt=layout.encrypts(rooms, instance, image_meta))
-            plugged = connect.plug(rooms, vifs, undo)
-            undo.push("remove its packet filters", filtering.remove, rooms, instance, vifs)
-            undo.push("let libvirt forget its keys", opening.forget_keys, rooms, instance.uuid)
-            connected = volumes.connect_all(rooms, instance, plan.volumes, undo)
-            undo.push("forget its shares", shares.forget, rooms, instance)
-            shares.keep(rooms, instance, directories)
-            opened = shares.open_all(rooms, instance, undo)
-            undo.push("give the serial port back", serial.give_back, rooms, instance.uuid)
-            # Before it is there: an interruption may come between any two lines.
-            undo.push("undefine the domain", teardown.undefine, rooms, instance.uuid)
-            undo.push("stop the guest", teardown.stop, rooms, instance.uuid)
-            guest = launch.define(rooms, instance, image_meta, plugged, connected, opened)
-            launch.start_with(rooms, instance, guest)
-
-    def _refuse_existing(self, instance: Instance) -> None:
-        """Before anything is touched: nobody's domain and nobody's disks are taken over."""
-        if self.rooms.hypervisor.find(instance.uuid):
-            raise NameTaken(kind="domain", name=f"{instance.name} ({instance.uuid})")
-        if self.rooms.directory(instance.uuid).exists():
-            raise NameTaken(kind="instance directory", name=self.rooms.directory(instance.uuid).path)
+        with log.about(instance.name):
+            building.build(
+                self.rooms,
+                instance,
+                image_meta,
+                tuple(network_info or ()),
+                block_device_info,
+                files=injected_files,
+                password=admin_password,
+            )
 
     def destroy(
         self,

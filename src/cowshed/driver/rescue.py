@@ -9,6 +9,7 @@ from cowshed import log
 from cowshed.contract.rescue import Rescue as RescueContract
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import (
+    building,
     connect,
     launch,
     layout,
@@ -106,9 +107,13 @@ class Rescue(RescueContract):
         """
         rooms, vifs = self.rooms, tuple(network_info or ())
         if recreate:
-            return self._recreate(
-                context, instance, image_meta, injected_files, admin_password, vifs, block_device_info
-            )
+            with log.about(instance.name):
+                if layout.root_exists(rooms, instance):
+                    return launch.relaunch(rooms, instance, vifs, block_device_info)
+                files, password = injected_files, admin_password
+                return building.build(
+                    rooms, instance, image_meta, vifs, block_device_info, files=files, password=password
+                )
         with log.about(instance.name), Undo() as undo:
             guest = self._restartable(instance, "rebuilt")
             rescuing.refuse_rescued(rooms, instance, "rebuilt")
@@ -139,21 +144,6 @@ class Rescue(RescueContract):
         replacing.exchange(rooms, instance, new)
         locate.remember_image(rooms, instance, image)
         layout.remember(rooms, instance, new.plan)
-
-    def _recreate(
-        self,
-        context: Any,
-        instance: Instance,
-        image: Image,
-        injected_files: Sequence[tuple[str, bytes | str]],
-        admin_password: str | None,
-        vifs: Sequence[Vif],
-        block_devices: BlockDevices,
-    ) -> None:
-        if layout.root_exists(self.rooms, instance):
-            with log.about(instance.name):
-                return launch.relaunch(self.rooms, instance, vifs)
-        self.spawn(context, instance, image, injected_files, admin_password, vifs, block_devices)  # type: ignore[attr-defined]
 
     def _restartable(self, instance: Instance, action: str) -> Guest:
         """:raises InstanceNotFound: :raises InvalidState: it must not start, or its memory would be lost"""
