@@ -70,6 +70,7 @@ lvm=(
     sudo                        # for whoever is not root
     user-mode-linux kmod
     e2fsprogs iproute2
+    nfs-kernel-server nfs-common  # shares from a file server; that kernel has both sides
 )
 
 # What the benchmarks need in addition.

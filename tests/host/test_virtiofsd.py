@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -156,3 +158,15 @@ def test_an_ordinary_user_with_subordinate_numbers(place: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "served\n"), done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ESRCH, errno.EINVAL])
+def test_a_process_that_ends_at_that_moment_has_ended(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The kernel says invalid of a process that it is taking away just then."""
+
+    def gone(pid: int) -> int:
+        raise OSError(number, "")
+
+    monkeypatch.setattr(virtiofsd.os, "pidfd_open", gone)
+    assert virtiofsd._ended(1, 0)
+    virtiofsd._signal(1, signal.SIGTERM)

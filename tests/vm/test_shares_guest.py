@@ -15,7 +15,7 @@ import pytest
 
 from cowshed.config import GuestSection, VolumesSection
 from cowshed.driver.steps import shares as steps
-from cowshed.errors import InvalidState, NameTaken, NotFound, UnsupportedOperation
+from cowshed.errors import InvalidState, NameTaken, NotFound, ToolFailed, UnsupportedOperation
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState, RebootType
 from cowshed.model.share import Share, ShareStatus
@@ -83,6 +83,16 @@ def pidfile(house: Machines, instance: Instance, share: Share) -> Path:
 
 def statuses(house: Machines, instance: Instance) -> dict[str, ShareStatus]:
     return {one.tag: one.status for one in house.driver.shares(instance)}
+
+
+# It listens and takes the connection, and then cannot do what it must, as in a container that forbids namespaces.
+_FAILS = r"""#!/usr/bin/python3
+import socket, sys
+print("Waiting for vhost-user socket connection...", flush=True)
+number = next(word for word in sys.argv if word.startswith("--fd=")).partition("=")[2]
+socket.socket(fileno=int(number)).accept()
+sys.exit("pivot_root: not in here")
+"""
 
 
 def ends(pidfile: Path) -> bool:
@@ -163,3 +173,18 @@ def test_a_guest_reads_and_writes_what_the_host_shares(
     house.driver.destroy(None, instance, [])
     house.assert_nothing_left(instance)
     assert not list(steps.socket(instance.uuid, data).parent.glob("share-*")), "no socket is left"
+
+
+def test_a_virtiofsd_that_fails_is_heard_and_nothing_is_left(
+    house: Machines, image: Image, folder: Callable[..., Share], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "virtiofsd"
+    program.write_text(_FAILS)
+    program.chmod(0o755)
+    monkeypatch.setattr(virtiofsd, "find", lambda: str(program))
+    instance, data = house.instance(image), folder("data")
+    house.driver.give_shares(None, instance, [data])
+    with pytest.raises(ToolFailed, match="not in here"):
+        house.start(instance, image)
+    house.assert_nothing_left(instance)
+    assert not steps.socket(instance.uuid, data).exists()

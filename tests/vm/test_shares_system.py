@@ -10,11 +10,12 @@ import pytest
 
 from tests.vm import lab
 
-_INSIDE = r"""#!/bin/sh
+INSIDE = r"""#!/bin/sh
 for tag in data fixed; do
     mkdir -p /mnt/$tag
     mount -t virtiofs $tag /mnt/$tag && echo "inside: $tag: $(cat /mnt/$tag/hello)"
     echo "of the guest" 2>/dev/null >/mnt/$tag/answer || echo "inside: $tag is read-only"
+    touch /mnt/$tag/of-another && chown 1000 /mnt/$tag/of-another
 done
 """
 
@@ -49,13 +50,14 @@ def place() -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_a_guest_reads_and_writes_what_the_host_shares(place: Path, guest_dir: Path) -> None:
-    (place / "inside").write_text(_INSIDE)
+    (place / "inside").write_text(INSIDE)
     lab.work(place, _WORK, timeout=220, image=guest_dir / "tiny.qcow2")
     assert "does not exist" in (place / "refused").read_text()
     log = (place / "log").read_text()
     assert "inside: data: hello from data" in log
     assert "inside: fixed: hello from fixed" in log
     assert (place / "data" / "answer").read_text() == "of the guest\n"
+    assert (place / "data" / "of-another").stat().st_uid == 1000
     assert not (place / "fixed" / "answer").exists()
     shares = json.loads((place / "shares").read_text())["shares"]
     assert [(one["tag"], one["read_only"], one["status"]) for one in shares] == [

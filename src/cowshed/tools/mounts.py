@@ -10,8 +10,9 @@ from typing import Final
 from cowshed.errors import ToolMissing
 from cowshed.tools import filesystem, privilege, run
 
-NFS: Final = ("soft", "timeo=100", "retrans=3", "nosuid", "nodev")
-"""An error after some 40 seconds without the server, rather than a guest and a virtiofsd that nobody can end."""
+NFS: Final = ("soft", "timeo=100", "retrans=3", "retry=0", "nosuid", "nodev")
+"""An error after some 40 seconds without the server, rather than a guest and a virtiofsd that nobody can end; and at
+once where it does not answer a mount."""
 
 _TABLE: Final = Path("/proc/self/mountinfo")
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
@@ -37,16 +38,8 @@ def bind_read_only(source: Path, target: Path) -> None:
 
     :raises PermissionDenied: :raises ToolFailed:
     """
-    if mounted(target):
-        return
-    filesystem.make_directory(target)
-    privilege.run(["mount", "--bind", "--", str(source), str(target)])
-    try:
-        options = ",".join(["remount", "bind", "ro", *filesystem.mount_flags(source)])
-        privilege.run(["mount", "-o", options, "--", str(target)])
-    except BaseException:
-        unmount(target)
-        raise
+    options = ",".join(["remount", "bind", "ro", *filesystem.mount_flags(source)])
+    _mount(target, ["--bind", "--", str(source), str(target)], ["-o", options, "--", str(target)])
 
 
 def require_nfs() -> None:
@@ -60,11 +53,21 @@ def nfs(export: str, target: Path, *, read_only: bool) -> None:
 
     :raises PermissionDenied: :raises ToolFailed: :raises DeadlineExceeded: the server does not answer
     """
+    options = ",".join([*NFS, "ro" if read_only else "rw"])
+    _mount(target, ["-t", "nfs", "-o", options, "--", export, str(target)])
+
+
+def _mount(target: Path, *steps: list[str]) -> None:
+    """All of the steps, or none."""
     if mounted(target):
         return
     filesystem.make_directory(target)
-    options = ",".join([*NFS, "ro" if read_only else "rw"])
-    privilege.run(["mount", "-t", "nfs", "-o", options, "--", export, str(target)], timeout=60)
+    try:
+        for words in steps:
+            privilege.run(["mount", *words], timeout=60)
+    except BaseException:
+        unmount(target)
+        raise
 
 
 def unmount(target: Path) -> None:

@@ -11,6 +11,7 @@ are those numbers.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -20,13 +21,13 @@ import signal
 import socket as sockets
 import subprocess
 import threading
-from collections.abc import Iterable
-from contextlib import closing, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from cowshed import log
-from cowshed.clock import Deadline
+from cowshed.clock import Deadline, current
 from cowshed.errors import InvalidRequest, OperatorError, ToolFailed, ToolMissing, UnsupportedOperation
 from cowshed.tools import filesystem, run
 
@@ -38,6 +39,7 @@ SYSTEM: Final = (Path("/etc/qemu/vhost-user"), Path("/usr/share/qemu/vhost-user"
 SUBORDINATE: Final = (Path("/etc/subuid"), Path("/etc/subgid"))
 START: Final = 10.0  # seconds until it listens
 _END: Final = 5.0  # seconds it may take to end when it is asked to
+_LOOK: Final = 0.02  # seconds between two looks
 _LONGEST: Final = 107  # bytes of a unix socket's path
 _LISTENS: Final = b"Waiting for vhost-user socket connection"
 
@@ -181,7 +183,7 @@ def _listening(pid: int, pidfile: Path, output: Path, words: list[str]) -> None:
         if not alive(pidfile):
             raise ToolFailed(command=" ".join(words), status=1, output=last_words(output))
         deadline.check()
-        _ended(pid, 0.01)
+        _ended(pid, _LOOK)
 
 
 def last_words(output: Path) -> str:
@@ -219,17 +221,17 @@ def stop(pidfile: Path) -> None:
 
 
 def _end(pidfile: Path) -> None:
-    deadline = Deadline(_END + START, f"{NAME} ended")
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if (pid := _pid(pidfile)) is not None:
+        pid = _pid(pidfile)
+        if pid is not None:
             _signal(pid, number)
-        for _ in range(int(_END / 0.02)):  # it may have a child of its own, which ends after it
+        deadline = Deadline(_END, f"{NAME} ended")
+        while not deadline.passed:
             if not alive(pidfile):
                 return
-            if pid is None or _ended(pid, 0.02):
-                threading.Event().wait(0.02)
-    if deadline.passed or alive(pidfile):
-        raise OperatorError(reason=f"{NAME} of {pidfile} does not end", hint="is its file system stuck?")
+            if pid is None or _ended(pid, _LOOK):
+                current().sleep(_LOOK)  # it may have a child of its own, which ends after it
+    raise OperatorError(reason=f"{NAME} of {pidfile} does not end", hint="is its file system stuck?")
 
 
 def _pid(pidfile: Path) -> int | None:
@@ -246,24 +248,33 @@ def _started(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
+@contextmanager
+def _process(pid: int) -> Iterator[int | None]:
+    """A descriptor of the process; None: it has ended (EINVAL while the kernel takes it away)."""
+    try:
         fd = os.pidfd_open(pid)
-        try:
+    except OSError as error:
+        if error.errno not in (errno.ESRCH, errno.EINVAL):
+            raise
+        yield None
+        return
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with _process(pid) as fd, suppress(ProcessLookupError):
+        if fd is not None:
             signal.pidfd_send_signal(fd, number)
-        finally:
-            os.close(fd)
 
 
 def _ended(pid: int, seconds: float) -> bool:
     """Wait for the end of ``pid`` at most ``seconds``."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
+    with _process(pid) as fd:
+        if fd is None:
+            return True
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         return bool(poll.poll(seconds * 1000))
-    finally:
-        os.close(fd)
