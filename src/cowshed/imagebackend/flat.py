@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cowshed.errors import InvalidRequest
-from cowshed.imagebackend.image import Fetch, Image, uuid_of
-from cowshed.imagebackend.settings import Settings, current
+from cowshed.imagebackend.image import Fetch
+from cowshed.imagebackend.local import Local
 from cowshed.model.disk import DiskFormat
 
 
-class Flat(Image):
+class Flat(Local):
     """``<instances>/<uuid>/<disk_name>``, or ``path``."""
 
     backend_name = "raw"
 
-    def __init__(
-        self,
-        instance: Any = None,
-        disk_name: str | None = None,
-        path: str | None = None,
-        disk_info_mapping: Mapping[str, Any] | None = None,
-        *,
-        settings: Settings | None = None,
-    ) -> None:
-        settings = settings or current()
-        self.disk_name = disk_name
-        super().__init__(
-            path or str(path_of(settings, instance, disk_name)),
-            "file",
-            "raw",
-            is_block_dev=False,
-            disk_info_mapping=disk_info_mapping,
-            settings=settings,
-        )
+    def _complete(self) -> None:
         self.correct_format()
 
     def correct_format(self) -> None:
@@ -100,10 +80,3 @@ class Flat(Image):
 
 
 Raw = Flat
-
-
-def path_of(settings: Settings, instance: Any, disk_name: str | None) -> Path:
-    """:raises InvalidRequest: neither a path nor an instance and a disk name were given"""
-    if instance is None or not disk_name:
-        raise InvalidRequest(reason="an image needs an instance and a disk name, or a path")
-    return settings.instances / uuid_of(instance) / disk_name

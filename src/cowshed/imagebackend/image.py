@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -14,9 +13,7 @@ from typing import Any, ClassVar, NoReturn
 from cowshed import log
 from cowshed.contract.storage import Backend, Disk, Importing, Snapshotting
 from cowshed.disks import manifest
-from cowshed.disks.file import FileBackend
 from cowshed.errors import (
-    DataCorrupt,
     DiskNotFound,
     DiskTooSmall,
     ImageRejected,
@@ -27,11 +24,11 @@ from cowshed.errors import (
     UnsupportedOperation,
 )
 from cowshed.imagebackend import info
-from cowshed.imagebackend.config import QOS_KEYS, DiskConfig, FilesystemConfig
-from cowshed.imagebackend.models import ImageModel, LocalFileImage
+from cowshed.imagebackend.models import ImageModel
 from cowshed.imagebackend.settings import Settings, current
-from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType, ManifestDisk, Preallocation
-from cowshed.tools import filesystem, locks, qcow2
+from cowshed.imagebackend.shown import Shown
+from cowshed.model.disk import Base, DiskFormat, ManifestDisk, Preallocation
+from cowshed.tools import filesystem, locks
 from cowshed.tools import format as formats
 from cowshed.units import format_size
 
@@ -49,17 +46,7 @@ def uuid_of(instance: Any) -> str:
     return str(uuid)
 
 
-def _number(key: str, value: Any) -> int:
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        number = -1
-    if number < 0:
-        raise InvalidRequest(reason=f"quota:{key} must be a number from 0, not {value!r}")
-    return number
-
-
-class Image(ABC):
+class Image(Shown):
     """One disk of one instance. Making one does no I/O.
 
     :param path: what libvirt calls the disk
@@ -173,39 +160,15 @@ class Image(ABC):
         assert isinstance(disk, Importing)
         disk.import_file(finished)
 
+    @abstractmethod
     def _preallocate(self, size: int) -> None:
-        if not self.preallocate or not self._can_fallocate() or not os.access(self.path, os.W_OK):
-            return
-        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            if os.fstat(fd).st_size >= size:
-                os.posix_fallocate(fd, 0, size)
-        except OSError as error:
-            _log.warning("could not preallocate %s: %s", self.path, error)
-        finally:
-            os.close(fd)
-
-    def _can_fallocate(self) -> bool:
-        """Tried on the file system the disk is on, not once for all of them."""
-        if self.can_fallocate is None:
-            with tempfile.NamedTemporaryFile(dir=Path(self.path).parent) as scratch:
-                try:
-                    os.posix_fallocate(scratch.fileno(), 0, 1)
-                    self.can_fallocate = True
-                except OSError as error:
-                    _log.warning("preallocation is not possible at %s: %s", self.path, error)
-                    self.can_fallocate = False
-        return self.can_fallocate
-
-    can_fallocate: bool | None = None
+        """Have ``size`` bytes of space, where that is asked for."""
 
     # --- look ---------------------------------------------------------------------------------
 
+    @abstractmethod
     def exists(self) -> bool:
         """A name that exists is a complete disk."""
-        return os.path.exists(self.path)
-
-    check_image_exists = exists
 
     def get_disk_size(self, name: str) -> int:
         """Virtual size in bytes of the disk or base at path ``name``.
@@ -284,7 +247,7 @@ class Image(ABC):
     ) -> str:
         self._cannot("make a direct snapshot", "the image service cannot reach local files")
 
-    def cleanup_direct_snapshot(  # noqa: B027 - doing nothing is its meaning here
+    def cleanup_direct_snapshot(
         self, location: Mapping[str, Any] | None, also_destroy_volume: bool = False, ignore_errors: bool = False
     ) -> None:
         """Nothing was made, so nothing is left."""
@@ -321,7 +284,7 @@ class Image(ABC):
             self._cannot("keep snapshots", "its storage has none")
         return disk
 
-    def import_file(self, instance: Any, local_file: str, remote_name: str) -> None:  # noqa: B027
+    def import_file(self, instance: Any, local_file: str, remote_name: str) -> None:
         """Local files are in the store already."""
 
     def _cannot(self, operation: str, reason: str) -> NoReturn:
@@ -346,74 +309,12 @@ class Image(ABC):
         info.record(path, Path(self.path), chosen)
         return chosen
 
+    @abstractmethod
     def _get_driver_format(self) -> str:
-        entry = manifest.find(Path(self.path).parent, Path(self.path).name)
-        return str(entry.format) if entry else self.driver_format
+        """Where nothing is recorded."""
 
-    def get_model(self, connection: Any) -> ImageModel:
-        return LocalFileImage(self.path, self.driver_format)
-
-    # --- XML ----------------------------------------------------------------------------------
-
-    def libvirt_info(
-        self,
-        cache_mode: str | None,
-        extra_specs: Mapping[str, Any] | None,
-        boot_order: int | str | None = None,
-        disk_unit: int | None = None,
-    ) -> DiskConfig:
-        """``<disk>`` of the disk, as ``disk_info_mapping`` places it.
-
-        :raises AttributeError: the object was made without ``disk_info_mapping``
-        """
-        if self.disk_info_mapping is None:
-            raise AttributeError("this image has no disk_info_mapping (bus, dev, type)")
-        mapping = self.disk_info_mapping
-        config = DiskConfig(
-            source=self._source(),
-            target_dev=mapping["dev"],
-            target_bus=mapping["bus"],
-            source_device=mapping["type"],
-            driver_cache=cache_mode,
-            driver_io=self.driver_io if cache_mode in ("none", "directsync") else self._threads(),
-            driver_discard=self.discard_mode,
-            boot_order=int(boot_order) if boot_order else None,
-        )
-        self.disk_scsi(config, disk_unit)
-        self.disk_qos(config, extra_specs or {})
-        return config
-
-    def _threads(self) -> str | None:
-        """Native I/O needs a cache mode that bypasses the page cache."""
-        return "threads" if self.driver_io == "native" else self.driver_io
-
-    def _source(self) -> DiskSource:
-        if self.exists() and manifest.find(Path(self.path).parent, Path(self.path).name):
-            return self._disk().source()
-        return DiskSource(DiskType(self.source_type), DiskFormat(self.driver_format), Path(self.path))
-
-    def disk_scsi(self, config: DiskConfig, disk_unit: int | None) -> None:
-        """On SCSI, unit N of controller 0; without a unit libvirt chooses."""
-        if config.target_bus == "scsi" and disk_unit is not None:
-            config.device_unit = disk_unit
-
-    def disk_qos(self, config: DiskConfig, extra_specs: Mapping[str, Any]) -> None:
-        """Flavor keys ``quota:disk_{read,write,total}_{bytes,iops}_sec`` to the disk; others are ignored.
-
-        :raises InvalidRequest: a value is not a number from 0
-        """
-        for key in QOS_KEYS:
-            if (value := extra_specs.get(f"quota:{key}")) is not None:
-                setattr(config, key, _number(key, value))
-
-    def libvirt_fs_info(self, target: str, driver_type: str | None = None) -> FilesystemConfig:
-        """``<filesystem>`` of a container whose root is this disk."""
-        if self.is_block_dev:
-            return FilesystemConfig("block", target, source_dev=self.path)
-        kind = driver_type or ("loop" if self.driver_format == "raw" else "nbd")
-        return FilesystemConfig(
-            "file", target, source_file=self.path, driver_format=self.driver_format, driver_type=kind
-        )
+    @abstractmethod
+    def get_model(self, connection: Any) -> ImageModel: ...
 
     # --- facts --------------------------------------------------------------------------------
 
@@ -422,40 +323,29 @@ class Image(ABC):
         return False
 
     @staticmethod
-    def is_file_in_instance_path() -> bool:
-        return True
+    @abstractmethod
+    def is_file_in_instance_path() -> bool: ...
 
     def _get_lock_name(self, base: str) -> str:
         return os.path.basename(base)
 
     # --- the disk below -----------------------------------------------------------------------
 
+    @abstractmethod
     def _place(self) -> Backend:
-        return self._backend()
+        """The storage it is on."""
 
-    def _backend(self) -> FileBackend:
-        """By the recorded format: an old Flat disk may be a qcow2 file, which is not grown or read as raw."""
-        backends = self._settings.backends
-        return backends.get(self.driver_format) or backends[self.backend_name]
-
+    @abstractmethod
     def _disk(self) -> Disk:
-        path = Path(self.path)
-        backend = self._backend()
-        return type(backend)(path.parent.parent, backend.section).disk(path.parent.name, path.name)
+        """Its handle; no I/O."""
 
+    @abstractmethod
     def _known_disk(self) -> Disk:
-        """The disk, with a line in the manifest also where something else has made the file."""
-        path = Path(self.path)
-        if not path.exists():
-            raise DiskNotFound(name=self.path)
-        if manifest.find(path.parent, path.name) is None:
-            manifest.record(path.parent, self._described())
-        return self._disk()
+        """The handle of a disk that is there. :raises DiskNotFound:"""
 
+    @abstractmethod
     def _entry(self) -> ManifestDisk:
         """What the disk is, without writing anything."""
-        path = Path(self.path)
-        return manifest.find(path.parent, path.name) or self._described()
 
     def _create(self, size: int | None, base: Base) -> None:
         """Made by somebody else in the meantime is as good: a name that exists is complete."""
@@ -464,45 +354,6 @@ class Image(ABC):
         except NameTaken:
             if not self.exists():
                 raise
-
-    def _described(self) -> ManifestDisk:
-        """A line for a file we did not make: its size by its format, which is ours to say."""
-        path = Path(self.path)
-        base: str | None = None
-        if self.driver_format == DiskFormat.QCOW2:
-            size, base = self._qcow2_facts(path)
-        else:
-            size = path.stat().st_size
-        return ManifestDisk(
-            name=path.name,
-            backend=self._backend().name,
-            format=DiskFormat(self.driver_format),
-            location=path.name,
-            virtual_size=size,
-            base_path=base,
-            base_format=DiskFormat.RAW if base else None,
-        )
-
-    def _qcow2_facts(self, path: Path) -> tuple[int, str | None]:
-        """Size and parent; a parent counts only when it is a base of our cache: a guest may have named it."""
-        header = self._header(path)
-        if header.backing is None:
-            return header.size, None
-        parent = Path(os.fsdecode(header.backing))
-        if parent.parent != self._settings.cache_directory or not parent.exists():
-            raise DataCorrupt(path=path, reason="its parent is not a base of the cache")
-        return header.size, str(parent)
-
-    @staticmethod
-    def _header(path: Path) -> qcow2.Header:
-        """:raises DataCorrupt: the disk is not the qcow2 file that it is recorded to be"""
-        fd = filesystem.open_regular(path)
-        try:
-            return qcow2.read_header(fd)
-        except qcow2.QcowError as error:
-            raise DataCorrupt(path=path, reason=str(error)) from error
-        finally:
-            os.close(fd)
 
     # --- bases --------------------------------------------------------------------------------
 

@@ -3,49 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cowshed.disks.file import FileBackend
 from cowshed.errors import DataCorrupt
-from cowshed.imagebackend.flat import path_of
-from cowshed.imagebackend.image import Fetch, Image
+from cowshed.imagebackend.image import Fetch
+from cowshed.imagebackend.local import Local
 from cowshed.imagebackend.models import FORMAT_PLOOP, ImageModel, LocalFileImage
-from cowshed.imagebackend.settings import Settings, current
 from cowshed.model.disk import DiskFormat, DiskSource, ManifestDisk
 from cowshed.tools import filesystem, ploop
 
 _LARGEST = 1 << 20  # bytes of a descriptor
 
 
-class Ploop(Image):
+class Ploop(Local):
     """``<instances>/<uuid>/<disk_name>/``, or ``path``. ``pcs_format``: ``raw`` or ``expanded``, what new ones are."""
 
     backend_name = "ploop"
 
-    def __init__(
-        self,
-        instance: Any = None,
-        disk_name: str | None = None,
-        path: str | None = None,
-        disk_info_mapping: Mapping[str, Any] | None = None,
-        *,
-        settings: Settings | None = None,
-    ) -> None:
-        settings = settings or current()
-        self.disk_name = disk_name
-        super().__init__(
-            path or str(path_of(settings, instance, disk_name)),
-            "file",
-            "ploop",
-            is_block_dev=False,
-            disk_info_mapping=disk_info_mapping,
-            settings=settings,
-        )
+    def _complete(self) -> None:
         self.disk_info_path = None
         self.preallocate = False
-        self.pcs_format = settings.config.disks.ploop_format
+        self.pcs_format = self._settings.config.disks.ploop_format
 
     def create_image(
         self, prepare_template: Fetch, base: str, size: int | None, *args: Any, safe: bool = False, **kwargs: Any

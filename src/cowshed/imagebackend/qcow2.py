@@ -4,42 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cowshed.disks import manifest
-from cowshed.imagebackend.flat import path_of
-from cowshed.imagebackend.image import Fetch, Image
-from cowshed.imagebackend.settings import Settings, current
+from cowshed.imagebackend.image import Fetch
+from cowshed.imagebackend.local import Local
 from cowshed.tools import filesystem
 from cowshed.units import GiB
 
 
-class Qcow2(Image):
+class Qcow2(Local):
     """``<instances>/<uuid>/<disk_name>``, or ``path``."""
 
     backend_name = "qcow2"
-
-    def __init__(
-        self,
-        instance: Any = None,
-        disk_name: str | None = None,
-        path: str | None = None,
-        disk_info_mapping: Mapping[str, Any] | None = None,
-        *,
-        settings: Settings | None = None,
-    ) -> None:
-        settings = settings or current()
-        self.disk_name = disk_name
-        super().__init__(
-            path or str(path_of(settings, instance, disk_name)),
-            "file",
-            "qcow2",
-            is_block_dev=False,
-            disk_info_mapping=disk_info_mapping,
-            settings=settings,
-        )
 
     def create_image(
         self, prepare_template: Fetch, base: str, size: int | None, *args: Any, safe: bool = False, **kwargs: Any
