@@ -51,6 +51,7 @@ test=(
     groff-base                  # reads our manual pages
     genisoimage                 # isoinfo: a second reader of our config drives
     tgt                         # tgtd: iSCSI volumes
+    openvswitch-switch          # a switch in user space
     uidmap                      # newuidmap: virtiofsd as an ordinary user
 )
 

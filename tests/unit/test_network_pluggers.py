@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from cowshed.config import NetworkSection
 from cowshed.errors import (
+    DataCorrupt,
     InvalidRequest,
     NetworkNotFound,
     PermissionDenied,
@@ -350,11 +352,54 @@ def test_a_shared_device_must_be_there_and_needs_root(devices: Path) -> None:
         plugger.check(on(VifType.MACVTAP, "eth0"), SESSION)
 
 
-def test_open_vswitch_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_vswitch_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plugger = OvsPlugger(NetworkSection())
     with pytest.raises(UnsupportedOperation):
         plugger.check(on(VifType.OVS, "br-int"), SESSION)
-    monkeypatch.setenv("COWSHED_PATH", "")
+    monkeypatch.setenv("COWSHED_PATH", str(tmp_path))
     monkeypatch.setattr("cowshed.tools.run.PATH", "/nowhere")
-    with pytest.raises(ToolMissing, match="ovs-vsctl"):
+    with pytest.raises(ToolMissing, match="ovs-vsctl") as caught:
         plugger.check(on(VifType.OVS, "br-int"), SYSTEM)
+    assert "openvswitch-switch" in str(caught.value.hint)
+    for tool in ("ovs-vsctl", "ovs-dpctl"):
+        (tmp_path / tool).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / tool).chmod(0o755)
+    monkeypatch.setitem(sys.modules, "os_vif", None)
+    with pytest.raises(ToolMissing, match="os-vif") as caught:
+        plugger.check(on(VifType.OVS, "br-int"), SYSTEM)
+    assert "cowshed[ovs]" in str(caught.value.hint)
+
+
+def a_switch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, *, kernel: bool = False) -> None:
+    """Its tools, with what ovs-vsctl lists, and with or without the kernel's module."""
+    vsctl = f"#!/bin/sh\necho '{listed}'\n" if listed else "#!/bin/sh\necho database connection failed >&2; exit 1\n"
+    for tool, text in (("ovs-vsctl", vsctl), ("ovs-dpctl", f"#!/bin/sh\nexit {0 if kernel else 1}\n")):
+        (tmp_path / tool).write_text(text)
+        (tmp_path / tool).chmod(0o755)
+    monkeypatch.setenv("COWSHED_PATH", str(tmp_path))
+    monkeypatch.setattr("cowshed.network.os_vif._library", lambda: (None, None))
+
+
+BRIDGES = '{"data":[["br-kernel",""],["br-system","system"],["br-user","netdev"]],"headings":["name","datapath_type"]}'
+
+
+def test_open_vswitch_refuses_what_it_could_not_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plugger = OvsPlugger(NetworkSection())
+    a_switch(tmp_path, monkeypatch, BRIDGES)
+    plugger.check(on(VifType.OVS, "br-user"), SYSTEM)
+    for name in ("br-kernel", "br-system", "br-new"):
+        with pytest.raises(UnsupportedOperation, match="no module openvswitch") as caught:
+            plugger.check(on(VifType.OVS, name), SYSTEM)
+        assert "modprobe" in str(caught.value.hint)
+        plugger.check_filtering(on(VifType.OVS, name))
+    with pytest.raises(UnsupportedOperation, match="filters see them"):
+        plugger.check_filtering(on(VifType.OVS, "br-user"))
+    a_switch(tmp_path, monkeypatch, BRIDGES, kernel=True)
+    for name in ("br-kernel", "br-system", "br-user", "br-new"):
+        plugger.check(on(VifType.OVS, name), SYSTEM)
+    a_switch(tmp_path, monkeypatch, "")
+    with pytest.raises(UnsupportedOperation, match="does not answer: database connection failed"):
+        plugger.check(on(VifType.OVS, "br-user"), SYSTEM)
+    a_switch(tmp_path, monkeypatch, "not JSON")
+    with pytest.raises(DataCorrupt):
+        plugger.check(on(VifType.OVS, "br-user"), SYSTEM)

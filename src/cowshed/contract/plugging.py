@@ -18,6 +18,12 @@ class Plugger(ABC):
         :raises NetworkNotFound: :raises PortInUse: :raises UnsupportedOperation:
         """
 
+    def check_filtering(self, vif: Vif) -> None:  # noqa: B027 - most have nothing to say
+        """Do the packet filters of its device see all packets of such an interface?
+
+        :raises UnsupportedOperation: they do not
+        """
+
     @abstractmethod
     def plug(self, vif: Vif, host: HostCapabilities) -> PluggedVif:
         """Make the host side and say what the domain needs."""

@@ -39,6 +39,9 @@ PACKAGES = {
     "mkfs.vfat": "dosfstools",
     "libvirtd": "libvirt-daemon",
     "ssh": "openssh-client",
+    "nft": "nftables",
+    "ovs-vsctl": "openvswitch-switch",
+    "ovs-dpctl": "openvswitch-switch",
 }
 
 

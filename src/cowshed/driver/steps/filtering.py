@@ -46,6 +46,7 @@ def check(rooms: Rooms, instance: Instance, vifs: Sequence[Vif]) -> None:
                 reason="it has no device on the host",
                 hint="use a bridge, a libvirt network, a tap or macvtap; or give it no security group",
             )
+        rooms.pluggers[vif.type].check_filtering(vif)
         _filter(rooms, vif, groups, "").chains()
     if filtered:
         _check_host(rooms)
