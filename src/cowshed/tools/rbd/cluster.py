@@ -8,7 +8,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,16 @@ _OPTIONS: Final = {
     "err_to_stderr": "false",
     # What we write is read by somebody else, and only once.
     "rbd_cache": "false",
+    # Opening an image would raise the number of threads below to this.
+    "rbd_op_threads": "1",
 }
+
+# librados 16 and later answers from two threads by itself, and librbd (16.2.15) is not safe with them: the one
+# that has opened an image at a snapshot, as a clone opens its parent, lets the other wake the opener and then takes
+# the image's lock once more. When the opener has closed the image meanwhile, the lock is freed memory: the process
+# is aborted (std::system_error, "Invalid argument", in a thread io_context_pool) or waits for good. With one thread
+# nobody is woken before it is done.
+_ONE_THREAD: Final = ("librados_thread_count", "1")
 
 _MANAGER: Final = 15.0  # seconds: librados by itself waits until there is a manager
 
@@ -110,11 +119,14 @@ class Cluster:
         if self.access.keyring:
             conf["keyring"] = self.access.keyring
         try:
-            return rados.Rados(rados_id=self.user, conffile=self.access.ceph_conf, conf=conf)
+            handle = rados.Rados(rados_id=self.user, conffile=self.access.ceph_conf, conf=conf)
         except rados.Error as error:
             raise ConfigError(
                 source=self.source, reason=f"it is no configuration of Ceph: {error}", hint="see [rbd] ceph_conf"
             ) from error
+        with suppress(rados.ObjectNotFound):  # before 16 there is one thread, and no such setting
+            handle.conf_set(*_ONE_THREAD)
+        return handle
 
     @staticmethod
     def _seconds(timeout: float) -> str:

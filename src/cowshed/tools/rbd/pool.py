@@ -161,8 +161,7 @@ class Pool:
     def clone(self, parent: Pool, image: str, snapshot: str, name: str) -> None:
         """``name`` here, on a snapshot of an image in ``parent``; no data is moved.
 
-        With the old format of clones, which ceph.conf may ask for, the snapshot is protected first: not
-        when librbd has refused without, since 16.2 crashes now and then after a refused clone.
+        With the old format of clones, which ceph.conf may ask for, the snapshot is protected first.
 
         :raises NameTaken: :raises DiskNotFound: the parent or its snapshot is not there
         """
