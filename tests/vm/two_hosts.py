@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,57 +18,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.vm import apart
+
 TOOLS = ("libvirtd", "ip", "unshare", "nsenter")
 _NET = f"10.213.{os.getpid() % 200 + 20}"
 
-# $1: a directory for everything the daemon keeps, $2: the host's name, $3: its UUID. The daemon is started again
-# as soon as the file "up" is there: it can be killed and comes back when the test says so.
-_HOST = r"""
-set -e
-place=$1
+# $2: the host's name, $3: its UUID. The daemon is started again as soon as the file "up" is there: it can be killed and
+# comes back when the test says so.
+_DAEMON = r"""
 hostname "$2"
-mkdir -p "$place"/{run,lib,cache,conf/qemu,dev,log}
-mount -t tmpfs -o mode=755 tmpfs "$place/dev"
-mkdir "$place"/dev/{net,pts,shm}
-for node in null zero full random urandom tty net/tun; do
-    [ -e /dev/$node ] || continue
-    touch "$place/dev/$node"
-    mount --bind /dev/$node "$place/dev/$node"
-done
-mount -t devpts -o newinstance,ptmxmode=666,mode=620 devpts "$place/dev/pts"
-ln -s pts/ptmx "$place/dev/ptmx"
-ln -s /proc/self/fd "$place/dev/fd"
-mount --rbind "$place/dev" /dev
-mount --bind "$place/run" /run
-mkdir -p /var/lib/libvirt /var/cache/libvirt /var/log/libvirt
-mount --bind "$place/lib" /var/lib/libvirt
-mount --bind "$place/cache" /var/cache/libvirt
-mount --bind "$place/log" /var/log/libvirt
-mount --bind "$place/conf" /etc/libvirt
-for list in passwd group; do
-    ! getent $list libvirt-qemu >/dev/null || continue
-    cp /etc/$list "$place/$list"
-    mount --bind "$place/$list" /etc/$list
-done
-getent passwd libvirt-qemu >/dev/null || echo libvirt-qemu:x:64055:64055::/nonexistent:/usr/sbin/nologin >>/etc/passwd
-getent group libvirt-qemu >/dev/null || echo libvirt-qemu:x:64055: >>/etc/group
-mount -t sysfs sysfs /sys
-ip link set lo up
-cat >"$place/conf/libvirtd.conf" <<X
-listen_tls = 0
+cat >>"$place/conf/libvirtd.conf" <<X
 listen_tcp = 1
 auth_tcp = "none"
-auth_unix_rw = "none"
 unix_sock_rw_perms = "0777"
 host_uuid = "$3"
-X
-cat >"$place/conf/qemu.conf" <<X
-user = "root"
-group = "root"
-security_driver = "none"
-cgroup_controllers = []
-namespaces = []
-stdio_handler = "file"
 X
 while true; do
     while [ ! -e "$place/up" ]; do sleep 0.05; done
@@ -157,29 +119,27 @@ def missing() -> str:
 
 @contextmanager
 def two_hosts() -> Iterator[tuple[Host, Host]]:
-    place = Path(tempfile.mkdtemp(prefix="cowshed-two-", dir="/tmp"))
-    place.chmod(0o755)
     hosts: list[Host] = []
-    try:
-        for number, name in enumerate(("cow-a", "cow-b"), 1):
-            hosts.append(_host(place / name[-1], name, number))
-        _join(hosts)
-        for host in hosts:
-            host.start()
-        yield hosts[0], hosts[1]
-    finally:
-        for host in hosts:
-            _end(host)
-        shutil.rmtree(place, ignore_errors=True)
+    with apart.folder("cowshed-two-") as place:
+        try:
+            for number, name in enumerate(("cow-a", "cow-b"), 1):
+                hosts.append(_host(place / name[-1], name, number))
+            _join(hosts)
+            for host in hosts:
+                host.start()
+            yield hosts[0], hosts[1]
+        finally:
+            for host in hosts:
+                _end(host)
 
 
 def _host(place: Path, name: str, number: int) -> Host:
     place.mkdir()
-    apart = ["unshare", "-m", "-u", "-n", "-p", "-f", "--kill-child", "--mount-proc", "--propagation", "private"]
+    script = apart.NAMESPACE + _DAEMON
     identity = f"00000000-0000-4000-8000-00000000000{number}"
     with (place / "host.log").open("wb") as log:
         process = subprocess.Popen(
-            [*apart, "bash", "-c", _HOST, "host", str(place), name, identity],
+            [*apart.UNSHARE, "-u", "bash", "-c", script, "host", str(place), name, identity],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
     return Host(name, place, f"{_NET}.{number}", process)
