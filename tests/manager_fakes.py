@@ -123,6 +123,9 @@ class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport
             raise self.fail["power_states"]
         return dict(self.power)
 
+    def volumes(self, instance: Instance) -> tuple[Any, ...]:
+        return ()
+
     def guest_addresses(self, instance: Instance) -> list[str]:
         return self.addresses
 

@@ -234,7 +234,7 @@ def test_bug_says_how_to_see_the_trace(cowshed: Command, tiny: Path, monkeypatch
     ("words", "said"),
     [
         (["lss"], "there is no verb 'lss'; did you mean ls?"),
-        (["run"], "Missing argument 'IMAGE'"),
+        (["run"], "there is nothing to boot from"),
         (["run", "tiny", "--cpus", "two"], "'two' is not a valid integer"),
         (["ls", "-o", "xml"], "'xml' is not one of"),
         (["ls", "--nonsense"], "--nonsense"),

@@ -74,6 +74,16 @@ def ls(session: Session, instance: str | None) -> None:
     """List the disks of INSTANCE, or of all instances."""
     found = session.host.disks.list(instance or "")
     session.emit("disks", [describe(one, record.name) for record, one in found], COLUMNS)
+    if session.format == "table" and not session.quiet:
+        _tell_of_volumes(session, instance)
+
+
+def _tell_of_volumes(session: Session, instance: str | None) -> None:
+    """Who looks for a root disk that is none."""
+    records = session.host.instances.records
+    for record in [records.find(instance)] if instance else records.all():
+        if root := record.instance.system_metadata.get("root_volume"):
+            output.note(f"{record.name} boots from volume {root}: cowshed volume ls {record.name}")
 
 
 @disk.command()

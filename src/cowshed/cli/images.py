@@ -9,7 +9,7 @@ import click
 
 from cowshed.cli import output
 from cowshed.cli.context import Session, destructive, image_names, verb
-from cowshed.cli.run import pairs
+from cowshed.cli.words import pairs
 from cowshed.errors import InvalidRequest
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ def describe(record: Record) -> dict[str, Any]:
         "uuid": record.uuid,
         "state": str(record.state),
         "image": record.image_name or instance.image_ref,
+        "root_volume": instance.system_metadata.get("root_volume") or None,
         "cpus": instance.flavor.vcpus,
         "memory": instance.flavor.memory,
         "ports": [
@@ -43,7 +44,7 @@ def _size(key: str) -> Any:
 COLUMNS: output.Columns = {
     "name": lambda row: row["name"],
     "state": lambda row: row["state"],
-    "image": lambda row: row["image"],
+    "image": lambda row: row["image"] or f"volume:{(row['root_volume'] or '')[:8]}",
     "cpus": lambda row: row["cpus"],
     "memory": _size("memory"),
     "ports": lambda row: ", ".join(row["ports"]),
@@ -67,6 +68,7 @@ def show(session: Session, instance: str) -> None:
     record = host.instances.find(instance)
     item = describe(record)
     item["disks"] = _disks(host, record)
+    item["volumes"] = _volumes(host, record)
     item["macs"] = [vif.address for vif in record.vifs]
     item["hostname"] = record.instance.hostname
     if record.state == "running":
@@ -101,6 +103,16 @@ def _disks(host: Host, record: Record) -> list[dict[str, Any]]:
     ]
 
 
+def _volumes(host: Host, record: Record) -> list[dict[str, Any]]:
+    from cowshed.cli.volumes import describe
+
+    try:
+        return [describe(one, record.name) for _, one in host.volumes.list(record.uuid)]
+    except CowshedError as error:
+        output.note(f"cowshed: its volumes are not known: {output.printable(str(error))}")
+        return []
+
+
 def _for_people(item: dict[str, Any]) -> dict[str, Any]:
     from cowshed.units import format_size
 
@@ -108,6 +120,9 @@ def _for_people(item: dict[str, Any]) -> dict[str, Any]:
     changed["memory"] = format_size(item["memory"])
     changed["created"] = output.moment(item["created"])
     changed["disks"] = [_in_words(disk) for disk in item["disks"]]
+    changed["volumes"] = [
+        f"{one['device']}: {one['source']} ({one['id']}{', root' if one['root'] else ''})" for one in item["volumes"]
+    ]
     return {key: value for key, value in changed.items() if value not in ("", [], None)}
 
 

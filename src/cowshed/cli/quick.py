@@ -83,12 +83,16 @@ def _row(name: str, uuid: str, state: str, created: float, data: dict[str, Any])
         "name": name,
         "uuid": uuid,
         "state": state,
-        "image": data.get("image_name") or instance["image_ref"],
+        "image": data.get("image_name") or instance["image_ref"] or f"volume:{_root_volume(instance)}",
         "cpus": instance["flavor"]["vcpus"],
         "memory": instance["flavor"]["memory"],
         "ports": ", ".join(ports),
         "created": created,
     }
+
+
+def _root_volume(instance: dict[str, Any]) -> str:
+    return str(instance["system_metadata"].get("root_volume", ""))[:8]
 
 
 def _seen(recorded: str, state: int | None) -> str:

@@ -9,6 +9,7 @@ import click
 
 from cowshed.cli import output
 from cowshed.cli.context import Session, backend_names, directories, group_names, image_names, verb
+from cowshed.cli.words import pairs, sources, wanted
 from cowshed.errors import CowshedError, InvalidRequest
 from cowshed.units import parse_duration
 
@@ -17,11 +18,20 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("image", shell_complete=image_names)
+@click.argument("image", required=False, default="", shell_complete=image_names)
 @click.option("-n", "--name", help="Of the instance; default: an invented one.")
 @click.option("-c", "--cpus", type=int, default=1, show_default=True)
 @click.option("-m", "--memory", default="1G", show_default=True, metavar="SIZE")
 @click.option("-d", "--disk", metavar="SIZE", help="Of the root disk; default: the image's.")
+@click.option(
+    "--root-volume",
+    metavar="VOLUME",
+    shell_complete=sources,
+    help="Boot from this volume instead of an image; it has no root disk of its own then.",
+)
+@click.option(
+    "--volume", "volumes", multiple=True, metavar="VOLUME", shell_complete=sources, help="Attach it; repeatable."
+)
 @click.option("--ssh-key", "ssh_keys", multiple=True, metavar="FILE", help="Public key to let in; repeatable.")
 @click.option("--user-data", metavar="FILE", help="cloud-init's user data.")
 @click.option("--vendor-data", metavar="FILE", help="cloud-init's vendor data.")
@@ -32,6 +42,13 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="NET",
     help="user, none, bridge:NAME, tap:NAME, macvtap:DEVICE or NAME of a libvirt network.",
+)
+@click.option(
+    "--ip",
+    "ips",
+    multiple=True,
+    metavar="ADDRESS/SIZE[,GATEWAY]",
+    help="The IP address it uses there, such as 10.0.0.5/24; repeatable, one for each --network.",
 )
 @click.option(
     "-p", "--publish", multiple=True, metavar="HOST:GUEST", help="Port forward, such as 2222:22 or 5353:53/udp."
@@ -70,6 +87,8 @@ if TYPE_CHECKING:
 @click.option("--ephemeral", "ephemeral_disk", default="0", metavar="SIZE", help="An empty disk with a file system.")
 @click.option("--swap", default="0", metavar="SIZE", help="A swap disk.")
 @click.option("--firmware", type=click.Choice(["bios", "uefi"]), help="Default: the image's, else bios.")
+@click.option("--secure-boot", is_flag=True, help="UEFI that starts nothing but what Microsoft's keys have signed.")
+@click.option("--tpm", is_flag=True, help="With a TPM 2.0.")
 @click.option("--machine", metavar="TYPE", help="q35 or pc; default: the image's, else q35.")
 @click.option(
     "--disk-bus", type=click.Choice(["virtio", "scsi", "sata", "ide"]), help="Default: the image's, else virtio."
@@ -95,6 +114,10 @@ def run(session: Session, image: str, **options: Any) -> None:
     """Make an instance from IMAGE and start it.
 
     IMAGE is the name or id of an image, or the path or URL of one, which is brought into the store first.
+
+    VOLUME is written as for cowshed volume attach, and its options behind it with commas:
+    /srv/root.qcow2,format=qcow2 or nbd://store/data,read-only or rbd:pool/image,device=vdc.
+    Nothing of a volume is removed with the instance.
     """
     from cowshed.cli.instances import describe
 
@@ -115,6 +138,9 @@ def run(session: Session, image: str, **options: Any) -> None:
             networks=options["networks"],
             publish=options["publish"],
             groups=options["groups"],
+            ips=options["ips"],
+            root_volume=wanted(options["root_volume"]) if options["root_volume"] else None,
+            volumes=[wanted(word) for word in options["volumes"]],
             backend=options["backend"],
             disk_backends=pairs(options["disk_backends"], example="swap=raw"),
             shares=options["shares"],
@@ -151,6 +177,8 @@ def _check(options: dict[str, Any]) -> None:
     """What can be refused before anything is made."""
     parse_duration(options["timeout"])
     _limits(options)
+    if options["secure_boot"] and options["firmware"] == "bios":
+        raise InvalidRequest(reason="a BIOS has no secure boot", hint="leave --firmware bios or --secure-boot out")
     if condition := options["condition"]:
         from cowshed.manager.machine import check_condition
 
@@ -159,6 +187,10 @@ def _check(options: dict[str, Any]) -> None:
 
 def _properties(options: dict[str, Any]) -> dict[str, str]:
     found = pairs(options["properties"])
+    if options["secure_boot"]:
+        found |= {"hw_firmware_type": "uefi", "os_secure_boot": "required"}
+    if options["tpm"]:
+        found.setdefault("hw_tpm_version", "2.0")
     for option, key in (("firmware", "hw_firmware_type"), ("machine", "hw_machine_type"), ("disk_bus", "hw_disk_bus")):
         if options[option]:
             found[key] = options[option]
@@ -189,14 +221,3 @@ def _known_limits() -> list[str]:
     disk = [f"disk_{field.name}" for field in dataclasses.fields(IoTune)]
     vif = [f"vif_{way}_{kind}" for way in ("inbound", "outbound") for kind in ("average", "peak", "burst")]
     return [*disk, "cpu_shares", "cpu_period", "cpu_quota", *vif]
-
-
-def pairs(words: tuple[str, ...], *, example: str = "hw_disk_bus=scsi") -> dict[str, str]:
-    """:raises InvalidRequest: one is not KEY=VALUE"""
-    found = {}
-    for word in words:
-        key, sign, value = word.partition("=")
-        if not sign or not key:
-            raise InvalidRequest(reason=f"{word!r} is not KEY=VALUE", hint=f"for example {example}")
-        found[key] = value
-    return found

@@ -8,7 +8,7 @@ import click
 
 from cowshed.cli.context import Session, instance_argument, verb
 from cowshed.cli.images import COLUMNS, describe, for_people
-from cowshed.cli.run import pairs
+from cowshed.cli.words import pairs
 
 
 @click.group()

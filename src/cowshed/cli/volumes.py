@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +10,8 @@ import click
 from cowshed.cli import output
 from cowshed.cli.context import Session, instance_argument, instance_names, verb
 from cowshed.cli.images import Aliased
-from cowshed.cli.run import pairs
-from cowshed.errors import CowshedError, InvalidRequest, PermissionDenied
+from cowshed.cli.words import pairs, password, sources
+from cowshed.errors import CowshedError
 
 if TYPE_CHECKING:
     from cowshed.manager.volumes import Seen
@@ -35,6 +33,7 @@ def describe(seen: Seen, instance: str) -> dict[str, Any]:
         "read_only": shape.read_only(volume.connection_info),
         "shared": shape.shareable(volume.connection_info),
         "encrypted": volume.encryption is not None,
+        "root": volume.is_root,
         "tag": volume.tag,
         "state": str(volume.state),
     }
@@ -47,7 +46,7 @@ def _size(row: output.Row) -> str:
 
 
 def _mode(row: output.Row) -> str:
-    return ", ".join(word for word in ("read_only", "shared", "encrypted") if row[word]).replace("_", "-")
+    return ", ".join(word for word in ("root", "read_only", "shared", "encrypted") if row[word]).replace("_", "-")
 
 
 COLUMNS: output.Columns = {
@@ -72,14 +71,6 @@ def volume_names(ctx: click.Context, param: click.Parameter, incomplete: str) ->
         volumes = record.load(state / "instances" / found.uuid)
         return [name for one in volumes for name in (one.target, one.id) if name.startswith(incomplete)]
     return []
-
-
-def sources(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-    """For completion: files and devices, and the other forms while nothing of them is written."""
-    from click.shell_completion import CompletionItem
-
-    forms = [CompletionItem(form) for form in ("nbd://", "nbd+unix:///", "iscsi://", "rbd:")]
-    return [one for one in forms if one.value.startswith(incomplete)] or [CompletionItem(incomplete, type="file")]
 
 
 @click.group(cls=Aliased)
@@ -146,26 +137,11 @@ def attach(
             source,
             format=disk_format or "",
             user=user,
-            password=_password(password_file),
+            password=password(password_file),
             volume_id=volume_id,
             options=chosen,
         )
     _emit(session, instance, found)
-
-
-def _password(path: str | None) -> str:
-    """:raises InvalidRequest: :raises PermissionDenied:"""
-    if path is None:
-        return ""
-    try:
-        text = sys.stdin.readline() if path == "-" else Path(path).expanduser().read_text()
-    except PermissionError:
-        raise PermissionDenied(action="read", path=path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(reason=f"the password file {path} cannot be read: {error}") from error
-    if not text.rstrip("\r\n"):
-        raise InvalidRequest(reason=f"the password file {path} is empty")
-    return text.rstrip("\r\n")
 
 
 def _emit(session: Session, instance: str, found: Seen) -> None:

@@ -38,6 +38,13 @@ class Connector(ABC):
     def size(self, info: ConnectionInfo) -> int:
         """Bytes of a connected volume as the storage says now; the host looks anew."""
 
+    def look(self, info: ConnectionInfo) -> int | None:
+        """Bytes of a volume that is not connected, before anything is made; None: it is known when it is connected.
+
+        :raises NotFound: :raises PermissionDenied: :raises OperatorError: as ``connect``
+        """
+        return None
+
     def password(self, info: ConnectionInfo) -> bytes | None:
         """What a tool beside libvirt needs to open it; None: nothing. :raises NotFound: it is not kept"""
         return None

@@ -117,6 +117,7 @@ class Rescue(RescueContract):
         with log.about(instance.name), Undo() as undo:
             guest = self._restartable(instance, "rebuilt")
             rescuing.refuse_rescued(rooms, instance, "rebuilt")
+            replacing.refuse_volume(rooms, instance, block_device_info)
             replacing.leftovers(rooms, instance.uuid)
             wanted = layout.plan(rooms, instance, image_meta, block_device_info)
             launch.check(rooms, instance, image_meta, vifs, shares.recorded(rooms, instance))

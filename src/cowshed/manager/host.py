@@ -20,14 +20,15 @@ from cowshed.manager.images import Images
 from cowshed.manager.instances import Instances
 from cowshed.manager.machine import Machine
 from cowshed.manager.migrations import Migrations
-from cowshed.manager.nics import Nics
+from cowshed.manager.nics import Nics, subnets
 from cowshed.manager.records import Entry
 from cowshed.manager.shares import Shares, parse
-from cowshed.manager.volumes import Volumes
+from cowshed.manager.volumes import NewVolume, Volumes
 from cowshed.model.flavor import Flavor
 from cowshed.model.host import Finding
+from cowshed.model.image import Image
 from cowshed.model.instance import Instance, InstanceState
-from cowshed.model.vif import Vif
+from cowshed.model.vif import Vif, VifType
 from cowshed.units import MiB, parse_size
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Host:
 
     def run(
         self,
-        image: str,
+        image: str = "",
         *,
         name: str | None = None,
         cpus: int = 1,
@@ -110,6 +111,9 @@ class Host:
         networks: Sequence[str] = (),
         publish: Sequence[str] = (),
         groups: Sequence[str] = (),
+        ips: Sequence[str] = (),
+        root_volume: str | NewVolume | None = None,
+        volumes: Sequence[str | NewVolume] = (),
         backend: str = "",
         disk_backends: Mapping[str, str] | None = None,
         shares: Sequence[str] = (),
@@ -125,7 +129,7 @@ class Host:
     ) -> Machine:
         """A new instance, running.
 
-        :param image: name or id of an image, or the path or URL of one
+        :param image: name or id of an image, or the path or URL of one; empty: it boots from ``root_volume``
         :param memory: and the other sizes: bytes, or words such as ``512M``
         :param disk: the root disk's size; None: the image's
         :param ssh_key: public keys: their text, or paths of their files
@@ -134,6 +138,9 @@ class Host:
             libvirt network; empty: as configured
         :param publish: port forwards such as ``2222:22``
         :param groups: security groups of every interface; empty: packets are not filtered
+        :param ips: addresses of its interfaces, in the order of ``networks``, such as ``10.0.0.5/24``; the others use DHCP
+        :param root_volume: instead of a root disk of its own; nothing of it is changed here, and it stays when the instance goes
+        :param volumes: attached from the start
         :param backend: where its disks live; empty: as configured
         :param disk_backends: where single ones do: ``{"swap": "raw"}``; root, swap, ephemeral, cdrom
         :param shares: directories of this host that it mounts: ``/srv/data``, ``/srv/data:TAG``, ``/srv/data:TAG:ro``
@@ -143,11 +150,13 @@ class Host:
         :param ephemeral: removed at the end of the ``with`` block
         :raises ImageNotFound: :raises NameTaken: :raises InvalidRequest: and what the driver's spawn raises
         """
+        _check_root(image, root_volume, disk)
         flavor = self._flavor(cpus, memory, disk, ephemeral_disk, swap, extra_specs)
+        root, devices = _block_devices(root_volume, volumes)
         identity = str(uuids.uuid4())
         name = name or names.invent(self.instances.records.exists)
         self.instances.check_free(name)
-        vifs = self._vifs(networks, publish, identity, groups)
+        vifs = self._vifs(networks, publish, identity, groups, ips)
         self._check_backends([backend or self.config.disks.backend, *(disk_backends or {}).values()])
         if shares:  # seen before an image is brought in
             self.driver.give_shares(None, Instance(uuid=identity, name=name, flavor=flavor), parse(shares))
@@ -163,7 +172,7 @@ class Host:
                         chosen[key] = stack.enter_context(self.images.at_hand(ref)).id
                 if cmdline:
                     chosen["os_command_line"] = cmdline
-                found = stack.enter_context(self.images.at_hand(image))
+                found = Image(id="") if root else stack.enter_context(self.images.at_hand(image))
                 record = self.instances.create(
                     dataclasses.replace(found, properties={**found.properties, **chosen}) if chosen else found,
                     flavor,
@@ -179,6 +188,8 @@ class Host:
                     encrypt=encrypt,
                     password=password,
                     datasource=datasource,
+                    block_devices=devices,
+                    root_volume=root,
                 )
         except KeyboardInterrupt:
             self._drop(identity)  # it may have come a moment after all was done
@@ -217,14 +228,29 @@ class Host:
         )
 
     def _vifs(
-        self, networks: Sequence[str], publish: Sequence[str], identity: str, groups: Sequence[str]
+        self,
+        networks: Sequence[str],
+        publish: Sequence[str],
+        identity: str,
+        groups: Sequence[str],
+        ips: Sequence[str],
     ) -> tuple[Vif, ...]:
+        from itertools import zip_longest
+
         from cowshed.network import parse
 
         found = parse.vifs(networks, publish, instance=identity, default=self.config.network.default)
+        if len(ips) > len([vif for vif in found if vif.type != VifType.NONE]):
+            raise InvalidRequest(
+                reason="there are more IP addresses than networks", hint="one address for each --network"
+            )
         for name in groups:
             self.groups.find(name)
-        return tuple(dataclasses.replace(vif, groups=tuple(groups)) for vif in found)
+        return tuple(
+            dataclasses.replace(vif, groups=tuple(groups), subnets=subnets(ip))
+            for vif, ip in zip_longest(found, ips, fillvalue="")
+            if not isinstance(vif, str)
+        )
 
     def _check_backends(self, names: Sequence[str]) -> None:
         """Before an image is brought in. :raises ConfigError: :raises InvalidRequest: there is no such backend here"""
@@ -306,6 +332,38 @@ class Host:
             named = {record.uuid: record.name for record in self.instances.records.all()}
             if uuid in named:
                 yield Entry(event.timestamp, uuid, named[uuid], event.get_name().lower(), event.detail)
+
+
+def _check_root(image: str, root_volume: str | NewVolume | None, disk: str | int | None) -> None:
+    """:raises InvalidRequest: not exactly one thing to boot from"""
+    if not image and root_volume is None:
+        raise InvalidRequest(reason="there is nothing to boot from", hint="name an image, or give --root-volume")
+    if root_volume is None:
+        return
+    if image:
+        raise InvalidRequest(
+            reason=f"it would boot from the root volume, and the image {image} would not be used",
+            hint="leave one of them out; --property says what an image would",
+        )
+    if disk:
+        raise InvalidRequest(
+            reason="it boots from a volume, so that there is no root disk to be given a size",
+            hint="leave --disk out; a volume is grown on its storage",
+        )
+
+
+def _block_devices(
+    root_volume: str | NewVolume | None, volumes: Sequence[str | NewVolume]
+) -> tuple[str, dict[str, Any] | None]:
+    """The id of the root volume ("": none), and the contract's block device info, None without volumes."""
+    wanted = [one if isinstance(one, NewVolume) else NewVolume(one) for one in volumes]
+    entries = [one.block_device() for one in wanted]
+    root = ""
+    if root_volume is not None:
+        first = root_volume if isinstance(root_volume, NewVolume) else NewVolume(root_volume)
+        entries.insert(0, first.block_device(root=True))
+        root = str(entries[0]["connection_info"]["serial"])
+    return root, {"block_device_mapping": entries} if entries else None
 
 
 def _several(keys: str | Path | Sequence[str | Path] | None) -> list[str | Path]:

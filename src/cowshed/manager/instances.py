@@ -11,7 +11,7 @@ import uuid as uuids
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cowshed import clock, log
 from cowshed.errors import Busy, Conflict, CowshedError, InstanceNotFound, InvalidState, NameTaken
@@ -117,9 +117,13 @@ class Instances:
         password: str | None = None,
         datasource: str = "",
         metadata: Mapping[str, str] | None = None,
+        block_devices: Mapping[str, Any] | None = None,
+        root_volume: str = "",
     ) -> Record:
         """A running instance, or the host as it was before.
 
+        :param block_devices: the contract's block device info: its volumes
+        :param root_volume: the id of the one it boots from; ``image`` has properties only then
         :raises NameTaken: :raises InvalidRequest: and what ``spawn`` raises
         """
         instance = Instance(
@@ -136,17 +140,19 @@ class Instances:
             disk_backends=dict(disk_backends or {}),
             encrypt=encrypt,
             metadata=dict(metadata or {}),
-            system_metadata={"datasource": datasource} if datasource else {},
+            system_metadata=_without_empty(datasource=datasource, root_volume=root_volume),
         )
         record = Record(instance, tuple(vifs), InstanceState.BUILDING, image_name=image.name, uri=self.driver.rooms.uri)
         self.recover()
         with self._locked(name):
             record = self.records.add(record)
             try:
-                self.driver.spawn(None, instance, image, [], password, network_info=vifs)
+                more = {"block_device_info": block_devices} if block_devices else {}
+                self.driver.spawn(None, instance, image, [], password, network_info=vifs, **more)
                 launched = dataclasses.replace(instance, launched_at=clock.current().time())
                 record = dataclasses.replace(record, instance=launched, state=InstanceState.RUNNING)
-                self.records.update(record, "created", f"from image {image.name or image.id}")
+                origin = f"volume {root_volume}" if root_volume else f"image {image.name or image.id}"
+                self.records.update(record, "created", f"from {origin}")
                 self.refresh_groups(vifs)
             except BaseException as error:
                 self._abandon(record, whole=isinstance(error, Exception) and record.state == InstanceState.BUILDING)
@@ -328,7 +334,7 @@ class Instances:
             self._check_ours(record)
             if record.state in _TRANSIENT:
                 raise InvalidState(name=name, state=record.state, action=event)
-            boot_log = self._log_end(record) if self._boots(record, event) else record.boot_log
+            boot_log = self.log_end(record) if self._boots(record, event) else record.boot_log
             yield record
             happened = event if record.state != state or event in _REBOOTS else ""
             record = self.records.find(ref)  # the block may have written what else has changed
@@ -352,7 +358,7 @@ class Instances:
     def _boots(self, record: Record, event: str) -> bool:
         return event in _REBOOTS or (event == "started" and record.state in _OFF)
 
-    def _log_end(self, record: Record) -> int:
+    def log_end(self, record: Record) -> int:
         """Where what the next boot logs begins."""
         try:
             return self.driver.console_log_path(record.instance).stat().st_size
@@ -376,3 +382,7 @@ class Instances:
         self.recover()
         if self.records.exists(name):
             raise NameTaken(kind="instance", name=name, hint=f"choose another --name, or remove it: cowshed rm {name}")
+
+
+def _without_empty(**words: str) -> dict[str, str]:
+    return {name: word for name, word in words.items() if word}

@@ -127,8 +127,10 @@ class Migrations:
             flavor = _changed(record.instance.flavor, cpus, memory, disk)
             if flavor == record.instance.flavor:
                 raise InvalidRequest(reason="nothing would change", hint="--cpus, --memory or --disk")
+            if disk is not None:
+                self._refuse_volume(record)
             ran = record.state == InstanceState.RUNNING
-            driver, old = self._driver, record.instance
+            driver, old, boot_log = self._driver, record.instance, self._instances.log_end(record)
             info = driver.migrate_disk_and_power_off(
                 None, old, "localhost", flavor, record.vifs, timeout=timeout, retry_interval=10
             )
@@ -140,7 +142,7 @@ class Migrations:
             except BaseException:
                 driver.finish_revert_migration(None, old, record.vifs, power_on=ran)
                 raise
-            self._instances.records.update(dataclasses.replace(record, instance=new), "resized")
+            self._instances.records.update(dataclasses.replace(record, instance=new, boot_log=boot_log), "resized")
         return self._instances.find(record.uuid)
 
     def confirm(self, ref: str) -> Record:
@@ -159,9 +161,20 @@ class Migrations:
             if text:
                 instance = dataclasses.replace(instance, flavor=Flavor(**json.loads(text)))
             ran = record.state == InstanceState.RUNNING
+            boot_log = self._instances.log_end(record)
             self._driver.finish_revert_migration(None, instance, record.vifs, power_on=ran)
-            self._instances.records.update(dataclasses.replace(record, instance=instance), "reverted")
+            self._instances.records.update(
+                dataclasses.replace(record, instance=instance, boot_log=boot_log), "reverted"
+            )
         return self._instances.find(record.uuid)
+
+    def _refuse_volume(self, record: Record) -> None:
+        root = next((one for one in self._driver.volumes(record.instance) if one.is_root), None)
+        if root:
+            raise InvalidRequest(
+                reason=f"{record.name} boots from volume {root.id}, and has no root disk to resize",
+                hint=f"grow the volume on its storage, then: cowshed volume extend {record.name} {root.target} SIZE",
+            )
 
     def _require_resized(self, record: Record, action: str) -> None:
         if not self._driver.resized(record.instance):

@@ -70,7 +70,7 @@ class Nics:
             vif = parse.another(
                 network, record.vifs, instance=record.uuid, address=address, model=model, forwards=publish
             )
-            vif = dataclasses.replace(vif, groups=tuple(groups), subnets=_subnets(ip))
+            vif = dataclasses.replace(vif, groups=tuple(groups), subnets=subnets(ip))
             self._driver.rooms.rules.groups(record.instance, vif)  # are there such groups?
             kept = tuple(one for one in record.vifs if one.type != VifType.NONE)
             # The intent first: what a killed process has attached is found in the record, and can be detached.
@@ -155,12 +155,21 @@ def _of(driver: LibvirtDriver, record: Record) -> list[Nic]:
     return found
 
 
-def _subnets(ip: str) -> tuple[Subnet, ...]:
-    """:raises InvalidRequest: it is no address with the size of its network"""
+def subnets(ip: str) -> tuple[Subnet, ...]:
+    """Of an interface with the address ``ip``: ``10.0.0.5/24``, or ``10.0.0.5/24,10.0.0.1`` with a gateway.
+
+    :raises InvalidRequest: it is no address with the size of its network, or the gateway is in another one
+    """
     if not ip:
         return ()
+    address, _, gateway = ip.partition(",")
     try:
-        found = ipaddress.ip_interface(ip)
+        found = ipaddress.ip_interface(address)
+        way = ipaddress.ip_address(gateway) if gateway else None
     except ValueError as error:
         raise InvalidRequest(reason=f"{ip!r} is not an IP address", hint="such as 10.0.0.5/24") from error
-    return (Subnet(str(found.network), str(found.ip)),)
+    if found.network.num_addresses == 1 and "/" not in address:
+        raise InvalidRequest(reason=f"{ip!r} does not say how large its network is", hint=f"such as {address}/24")
+    if way is not None and (way not in found.network or way == found.ip):
+        raise InvalidRequest(reason=f"the gateway {way} is not another address of {found.network}")
+    return (Subnet(str(found.network), str(found.ip), gateway),)

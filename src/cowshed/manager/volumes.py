@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cowshed import log
 from cowshed.errors import Conflict, CowshedError, NotFound
@@ -41,6 +41,62 @@ class Options:
     limits: Mapping[str, str] | None = None
     key_id: str = ""
     tag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewVolume:
+    """A volume as it is asked for: where it is, how it is opened, how it shall be shown.
+
+    ``spec`` is ``nbd://host/export``, ``iscsi://...``, ``rbd:pool/image``, ``/dev/...``, or a file; ``format`` of a
+    file raw or qcow2; ``user`` and ``password`` for CHAP or Ceph; ``volume_id`` its identity, and the serial number
+    in the guest ("": made from where it is).
+    """
+
+    spec: str
+    format: str = ""
+    user: str = ""
+    password: str = ""
+    volume_id: str = ""
+    options: Options = Options()
+
+    def connection_info(self) -> dict[str, Any]:
+        """:raises InvalidRequest: :raises NotFound: there is no such file :raises UnsupportedOperation:"""
+        from cowshed.volumes import spec
+
+        options = self.options
+        info = spec.parse(
+            self.spec,
+            format=self.format,
+            user=self.user,
+            password=self.password,
+            volume_id=self.volume_id,
+            access_mode="ro" if options.read_only else "",
+            multiattach=options.shared,
+            discard=options.discard,
+            cache=options.cache,
+            logical_block_size=options.logical_block_size or "",
+            physical_block_size=options.physical_block_size or "",
+            qos_specs=_checked(options.limits),
+            encrypted=bool(options.key_id),
+        )
+        return {**info, "tag": options.tag} if options.tag else info
+
+    def encryption(self) -> dict[str, str] | None:
+        key = self.options.key_id
+        return {"provider": "luks", "encryption_key_id": key} if key else None
+
+    def block_device(self, *, root: bool = False) -> dict[str, Any]:
+        """An entry of the contract's block device info. :param root: the instance boots from it"""
+        options = self.options
+        return {
+            "mount_device": f"/dev/{options.device.removeprefix('/dev/')}" if options.device else "",
+            "connection_info": self.connection_info(),
+            "disk_bus": options.bus or None,
+            "device_type": options.type or None,
+            "boot_index": 0 if root else None,
+            "encryption": self.encryption(),
+            "tag": options.tag,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,31 +148,12 @@ class Volumes:
     ) -> Seen:
         """Show a volume to an instance, running or not.
 
-        :param spec: ``nbd://host/export``, ``iscsi://...``, ``rbd:pool/image``, ``/dev/...``, or a file
-        :param format: of a file: raw or qcow2
-        :param volume_id: its identity, and the serial number in the guest; "": made from where it is
+        The parameters are those of :class:`NewVolume`.
+
         :raises NotFound: :raises NameTaken: :raises Conflict: :raises InvalidRequest: :raises UnsupportedOperation:
         """
-        from cowshed.volumes import spec as specs
-
-        info = specs.parse(
-            spec,
-            format=format,
-            user=user,
-            password=password,
-            volume_id=volume_id,
-            access_mode="ro" if options.read_only else "",
-            multiattach=options.shared,
-            discard=options.discard,
-            cache=options.cache,
-            logical_block_size=options.logical_block_size or "",
-            physical_block_size=options.physical_block_size or "",
-            qos_specs=_checked(options.limits),
-            encrypted=bool(options.key_id),
-        )
-        if options.tag:
-            info["tag"] = options.tag
-        key = {"provider": "luks", "encryption_key_id": options.key_id} if options.key_id else None
+        wanted = NewVolume(spec, format, user, password, volume_id, options)
+        info, key = wanted.connection_info(), wanted.encryption()
         with self._instances.holding(ref, "given a volume") as record:
             self._driver.attach_volume(
                 None, info, record.instance, options.device, options.bus or None, options.type or None, key
@@ -130,9 +167,15 @@ class Volumes:
 
         :param timeout: seconds the guest has to let go of it; None: as configured
         :raises DeadlineExceeded: the guest does not let go; it stays attached :raises NotFound:
+        :raises Conflict: it boots from it
         """
         with self._instances.holding(ref, "rid of a volume") as record:
             found = self._find(record, volume)
+            if found.is_root:
+                raise Conflict(
+                    reason=f"{record.name} boots from volume {found.id}, which cannot be taken from it",
+                    hint=f"cowshed rm {record.name} removes the instance and keeps its volumes",
+                )
             self._driver.remove_volume(record.instance, found.id, timeout=timeout)
             self._note(record, "volume detached", f"{found.id}, which was {found.target}")
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from cowshed.model.disk import Bus, Device, Encryption
 
@@ -40,6 +40,10 @@ class BlockDeviceInfo:
     block_device_mapping: tuple[Mapping[str, Any], ...] = field(default=())
 
 
+ROOT_ORDER: Final = 2
+"""Where the volume an instance boots from stands among what it may boot from: a cdrom goes before."""
+
+
 class VolumeState(StrEnum):
     """How far a volume's way to the guest has come."""
 
@@ -68,3 +72,8 @@ class AttachedVolume:
     encryption: Encryption | None = None
     tag: str = ""
     state: VolumeState = VolumeState.ATTACHED
+
+    @property
+    def is_root(self) -> bool:
+        """Does the instance boot from it, in place of a root disk of its own?"""
+        return self.boot_order == ROOT_ORDER

@@ -47,16 +47,24 @@ class Iscsi(Connector):
 
     def connect(self, info: ConnectionInfo) -> DiskSource:
         self.check(info)
-        password = self._keep_password(info)
+        password = self._needed_password(info)
+        if password is not None and infos.data(info).get("auth_password"):
+            self._secrets.keep(infos.secret_uuid(info), "iscsi", f"cowshed/{infos.volume_id(info)}", password)
+        return self._answering(info, password)[0]
+
+    def look(self, info: ConnectionInfo) -> int | None:
+        self.check(info)
+        return self._answering(info, self._needed_password(info))[1]
+
+    def _answering(self, info: ConnectionInfo, password: bytes | None) -> tuple[DiskSource, int]:
+        """The first portal that answers, and the bytes there."""
         failed: OperatorError | None = None
         for source in self._sources(info):
             try:
-                qemu_source.size(source, password=password)
+                return source, qemu_source.size(source, password=password)
             except OperatorError as error:
                 _log.warning("%s", error)
                 failed = failed or error
-                continue
-            return source
         assert failed is not None
         raise failed
 
@@ -74,16 +82,13 @@ class Iscsi(Connector):
         given = data.get("auth_password")
         return str(given).encode() if given else self._secrets.read(infos.secret_uuid(info))
 
-    def _keep_password(self, info: ConnectionInfo) -> bytes | None:
+    def _needed_password(self, info: ConnectionInfo) -> bytes | None:
         """Given once, libvirt keeps it for later starts; the record of the instance has none."""
         try:
-            password = self.password(info)
+            return self.password(info)
         except NotFound:
             volume = infos.volume_id(info)
             raise InvalidRequest(reason=f"the CHAP password of volume {volume} is neither given nor kept") from None
-        if password is not None and infos.data(info).get("auth_password"):
-            self._secrets.keep(infos.secret_uuid(info), "iscsi", f"cowshed/{infos.volume_id(info)}", password)
-        return password
 
     def _sources(self, info: ConnectionInfo) -> list[DiskSource]:
         """One for each portal. :raises InvalidRequest:"""

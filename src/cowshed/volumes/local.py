@@ -34,6 +34,9 @@ class BlockDevice(Connector):
     def size(self, info: ConnectionInfo) -> int:
         return block_size(_absolute(infos.text(info, "device_path")))
 
+    def look(self, info: ConnectionInfo) -> int | None:
+        return self.size(info)
+
 
 class File(Connector):
     """``data``: ``path`` (absolute) and ``format`` (raw or qcow2): what a file holds is never guessed.
@@ -60,6 +63,9 @@ class File(Connector):
 
     def size(self, info: ConnectionInfo) -> int:
         return qemu_source.size(self.connect(info))
+
+    def look(self, info: ConnectionInfo) -> int | None:
+        return self.size(info)
 
 
 def format_of(info: ConnectionInfo) -> DiskFormat:

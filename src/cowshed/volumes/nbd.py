@@ -29,6 +29,9 @@ class Nbd(Connector):
     def size(self, info: ConnectionInfo) -> int:
         return qemu_source.size(_source(info))
 
+    def look(self, info: ConnectionInfo) -> int | None:
+        return self.size(info)
+
 
 def _source(info: ConnectionInfo) -> DiskSource:
     data = infos.data(info)

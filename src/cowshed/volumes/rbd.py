@@ -49,6 +49,9 @@ class Rbd(Connector):
         source = self._source(info)
         return qemu_source.size(source, password=self.key(source))
 
+    def look(self, info: ConnectionInfo) -> int | None:
+        return self.size(info)
+
     def password(self, info: ConnectionInfo) -> bytes | None:
         return self.key(self._source(info))
 

@@ -49,6 +49,7 @@ def build(
         connect.check(rooms, vifs)
         filtering.check(rooms, instance, vifs)
         launch.check(rooms, instance, image, vifs, directories)
+        volumes.foresee(rooms, instance, plan.volumes, image)
         metadata = provision.metadata(rooms, instance, image, plan, vifs, files, password)
         provision.directory(rooms, instance, undo)
         locate.remember_image(rooms, instance, image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cowshed.driver.steps import connect, filtering, layout, locate, marks, moving, opening, serial, shares, volumes
@@ -85,6 +86,8 @@ def assembled(
     from cowshed.domain.assemble import assemble
 
     disks = opening.ready(rooms, instance)
+    if layout.rescued(rooms, instance.uuid):
+        connected = [replace(one, boot_order=None) for one in connected]  # the rescue disk is booted from
     domain = assemble(
         instance,
         image,

@@ -73,10 +73,13 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
     """
     from cowshed.driver.steps import driving, provision
 
-    asked = mapping.entries(block_devices) or ()
+    asked = mapping.entries(block_devices) or []
+    volumes.refuse_double(asked)
     root = mapping.root_volume(block_devices)
     if root is None:
         provision.check_sizes(instance, image)
+    else:
+        _check_root(root)
     backends = _Backends(rooms, instance)
     buses = naming.buses(image, disks=rooms.config.disks, guest=rooms.config.guest)
     names = naming.Names()
@@ -100,6 +103,17 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
     made = Plan(tuple(planned), (*first, *rest))
     driving.check(rooms, instance, image, {one.spec.name: one.place for one in planned if one.place})
     return made
+
+
+def _check_root(root: mapping.Asked) -> None:
+    """:raises InvalidRequest: it may not be written to, and is no cdrom"""
+    from cowshed.volumes import info, shape
+
+    if shape.read_only(root.info) and root.device != Device.CDROM:
+        raise InvalidRequest(
+            reason=f"volume {info.volume_id(root.info)} is read-only, and a root disk is written to",
+            hint="let it be written to; what is only read can be a cdrom",
+        )
 
 
 def encrypts(rooms: Rooms, instance: Instance, image: Image) -> bool:
@@ -334,7 +348,7 @@ def kernel(rooms: Rooms, instance: Instance, image: Image) -> KernelBoot | None:
 
 
 def root_exists(rooms: Rooms, instance: Instance) -> bool:
-    """Is the root disk of the instance here?
+    """Is the root disk of the instance here, or the record of the volume it boots from?
 
     :raises ConfigError: it is on a backend that is not configured any more
     """
@@ -342,4 +356,6 @@ def root_exists(rooms: Rooms, instance: Instance) -> bool:
 
     entries = manifest.load(rooms.directory(instance.uuid).path).disks
     name = ROOT if ROOT in entries else CDROM
+    if volumes.root(rooms, instance):
+        return True
     return name in entries and rooms.backend(entries[name].backend).disk(instance.uuid, name).exists()

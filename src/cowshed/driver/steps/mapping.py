@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cowshed.contract import block_device
 from cowshed.domain.naming import Names
 from cowshed.errors import InvalidRequest, UnsupportedOperation
 from cowshed.model.disk import Bus, Device, Encryption, EncryptionFormat
-from cowshed.model.volume import AttachedVolume, VolumeState
+from cowshed.model.volume import ROOT_ORDER, AttachedVolume, VolumeState
 from cowshed.volumes import info as infos
 from cowshed.volumes import shape
 
 _BUSES: Final = {"vd": Bus.VIRTIO, "hd": Bus.IDE, "fd": Bus.FDC}
 _SD: Final = (Bus.SCSI, Bus.SATA, Bus.USB)
-_BOOT: Final = 2  # what boots first but for a cdrom
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,11 @@ def entries(block_devices: Any) -> list[Asked] | None:
     )
     if mapping is None:
         return None
-    return [_entry(one) for one in mapping]
+    found = [_entry(one) for one in mapping]
+    root = _name(block_device.block_device_info_get_root(block_devices))
+    if root and not any(one.boot_index == 0 for one in found):
+        found = [replace(one, boot_index=0) if one.name == root else one for one in found]
+    return found
 
 
 def _entry(entry: Mapping[str, Any]) -> Asked:
@@ -68,11 +71,7 @@ def _name(device: Any) -> str:
 
 def root_volume(block_devices: Any) -> Asked | None:
     """The volume that the instance boots from, where it has no root disk of its own."""
-    root = _name(block_device.block_device_info_get_root(block_devices))
-    for one in entries(block_devices) or ():
-        if one.boot_index == 0 or (root and one.name == root):
-            return one
-    return None
+    return next((one for one in entries(block_devices) or () if one.boot_index == 0), None)
 
 
 def placed(asked: Asked, names: Names, default: Bus) -> AttachedVolume:
@@ -94,7 +93,7 @@ def placed(asked: Asked, names: Names, default: Bus) -> AttachedVolume:
         device=device,
         serial=identity,
         alias=f"ua-{identity}",
-        boot_order=None if asked.boot_index is None else asked.boot_index + _BOOT,
+        boot_order=None if asked.boot_index is None else asked.boot_index + ROOT_ORDER,
         encryption=encryption(asked),
         tag=asked.tag,
         state=VolumeState.CONNECTING,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cowshed.driver.steps import layout, moving, replacing
+from cowshed.driver.steps import layout, moving, replacing, volumes
 from cowshed.errors import DiskNotFound, InvalidRequest, InvalidState
 from cowshed.model.disk import ManifestDisk
 from cowshed.model.instance import Instance, PowerState
@@ -38,10 +38,13 @@ def one(rooms: Rooms, instance: Instance, word: str = "") -> ManifestDisk:
         name = _at(rooms, instance, word)
     if name in known:
         return known[name]
-    raise DiskNotFound(
-        name=f"{word or 'root'} of instance {instance.name}",
-        hint=f"it has {', '.join(known)}" if known else "it has none",
-    )
+    raise DiskNotFound(name=f"{word or 'root'} of instance {instance.name}", hint=_what_it_has(rooms, instance, known))
+
+
+def _what_it_has(rooms: Rooms, instance: Instance, known: dict[str, ManifestDisk]) -> str:
+    has = f"it has {', '.join(known)}" if known else "it has none"
+    root = volumes.root(rooms, instance)
+    return f"{has}, and boots from volume {root.id} ({root.target})" if root else has
 
 
 def _root(known: dict[str, ManifestDisk]) -> str:

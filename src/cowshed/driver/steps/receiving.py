@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cowshed import log
 from cowshed.contract.storage import Importing
-from cowshed.driver.steps import arriving, leaving, moving, provision, transit
+from cowshed.driver.steps import arriving, leaving, moving, provision, transit, volumes
 from cowshed.driver.steps.sending import OVERLAY, RAW, THERE
 from cowshed.driver.steps.transit import Way
 from cowshed.errors import (
@@ -55,6 +55,7 @@ def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Ch
         }
     )
     _check_room(rooms, entries, modes, offer["allocated"])
+    _check_volumes(rooms, instance, offer["volumes"])
     peer.say({"shared": shared, "modes": modes, "bases": bases})
     peer.hear()
     if not shared:
@@ -99,6 +100,22 @@ def _check_room(
         if size > free.get(backend, 0):
             full = NoSpace(place=f"the backend {backend} of the destination", needed=size, free=free.get(backend, 0))
             raise HostUnsuitable(reason=str(full), hint="free some space there, or choose another host")
+
+
+def _check_volumes(rooms: Rooms, instance: Instance, found: list[dict[str, Any]]) -> None:
+    """Before the instance is stopped there. :raises HostUnsuitable: a volume of it is not to be had here"""
+    from cowshed.volumes import find, record
+
+    for one in found:
+        known = record.volume(dict(one))
+        try:
+            volumes.refuse_shared(rooms, instance, known.connection_info)
+            find(rooms.connectors, known.connection_info).look(known.connection_info)
+        except CowshedError as error:
+            raise HostUnsuitable(
+                reason=f"volume {known.id} cannot be had at the destination: {error}",
+                hint="see that the storage is reached from there as well",
+            ) from error
 
 
 def _take(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
-from cowshed.driver.steps import layout, provision
+from cowshed.driver.steps import layout, mapping, provision, volumes
 from cowshed.driver.steps.layout import CONFIG_DRIVE, EPHEMERAL, LOCAL, SWAP
-from cowshed.errors import CowshedError
+from cowshed.errors import CowshedError, UnsupportedOperation
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.undo import Undo
@@ -30,6 +30,21 @@ class Replacement:
     plan: layout.Plan
     ending: str
     replaced: tuple[str, ...]
+
+
+def refuse_volume(rooms: Rooms, instance: Instance, block_devices: Any) -> None:
+    """What is on a root volume is the volume service's to replace; where the caller names it, it has done that.
+
+    :raises UnsupportedOperation:
+    """
+    root = volumes.root(rooms, instance)
+    if root and mapping.root_volume(block_devices) is None:
+        raise UnsupportedOperation(
+            subject=f"instance {instance.name}",
+            operation="be rebuilt from an image",
+            reason=f"it boots from volume {root.id}",
+            hint="write the image to the volume while the instance is stopped, or make a new instance",
+        )
 
 
 def plan(rooms: Rooms, instance: Instance, wanted: layout.Plan, *, keep_ephemeral: bool) -> Replacement:

@@ -1,8 +1,10 @@
 """The disks an instance is rescued with, and where all its disks stand meanwhile.
 
 Two ways, as the rescue image says. The classic one: the rescue disk is the first, the old root the
-second, and nothing else is there. With ``hw_rescue_device`` or ``hw_rescue_bus`` on the image every
-disk stays where it is, and the rescue disk comes last but is booted from.
+second, and of its other disks none is there. The stable one, with ``hw_rescue_device`` or
+``hw_rescue_bus`` on the image: every disk and volume stays where it is, and the rescue disk comes last
+but is booted from. An instance that boots from a volume has no root disk to exchange and is rescued in
+the stable way, whatever the image says.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cowshed import log
 from cowshed.domain import naming
-from cowshed.driver.steps import layout
+from cowshed.driver.steps import layout, reachable, volumes
 from cowshed.driver.steps.layout import CDROM, CONFIG_DRIVE, KERNEL, LOCAL_BACKEND, RAMDISK, RESCUED, ROOT, Place
 from cowshed.errors import CowshedError, InvalidRequest, InvalidState
 from cowshed.model.disk import Bus, Device, DiskFormat, DiskSpec
@@ -39,16 +41,15 @@ def plan(rooms: Rooms, instance: Instance, image: Image) -> layout.Plan:
 
     :raises InvalidRequest: a property of the image is none of the known words
     """
-    from cowshed.disks import manifest
-
-    backend = manifest.require(rooms.directory(instance.uuid).path, _root(rooms, instance)).backend
+    backend = _backend(rooms, instance)
+    reachable.check(rooms, backend)
     section = rooms.config
     buses = naming.buses(image, disks=section.disks, guest=section.guest)
     device = _word(image, DEVICE, Device, Device.CDROM if image.disk_format == DiskFormat.ISO else Device.DISK)
     usual, device = buses.of(ROOT, device)
     bus = _word(image, BUS, Bus, usual)
-    places = _stable(rooms, instance) if stable(image) else {}
-    names = naming.Names([(place.target, place.bus) for place in places.values()])
+    steady = stable(rooms, instance, image)
+    names = naming.Names(_taken(rooms, instance) if steady else ())
     disk = DiskSpec(ROOT + RESCUED, 0, backend, image.id)
     planned = [
         layout.Planned(
@@ -59,7 +60,7 @@ def plan(rooms: Rooms, instance: Instance, image: Image) -> layout.Plan:
     for name, key in ((KERNEL, "kernel_id"), (RAMDISK, "ramdisk_id")):
         if ref := image.properties.get(key):
             planned.append(layout.Planned(DiskSpec(name + RESCUED, backend=LOCAL_BACKEND, image_id=ref)))
-    if not stable(image):
+    if not steady:
         names.take(bus)  # the old root's
     config_bus, config_device = buses.of(CONFIG_DRIVE, Device.DISK)
     drive = Place(names.take(config_bus), config_bus, config_device, readonly=True)
@@ -67,9 +68,23 @@ def plan(rooms: Rooms, instance: Instance, image: Image) -> layout.Plan:
     return layout.Plan(tuple(planned))
 
 
-def stable(image: Image) -> bool:
+def stable(rooms: Rooms, instance: Instance, image: Image) -> bool:
     """Do all disks stay where they are?"""
-    return DEVICE in image.properties or BUS in image.properties
+    return DEVICE in image.properties or BUS in image.properties or volumes.root(rooms, instance) is not None
+
+
+def _taken(rooms: Rooms, instance: Instance) -> list[tuple[str, Bus]]:
+    disks = [(place.target, place.bus) for place in _stable(rooms, instance).values()]
+    return disks + [(volume.target, volume.bus) for volume in volumes.recorded(rooms, instance)]
+
+
+def _backend(rooms: Rooms, instance: Instance) -> str:
+    """Where the root disk is; for one that has none, where its disks shall be."""
+    from cowshed.disks import manifest
+
+    if volumes.root(rooms, instance):
+        return instance.backend or rooms.config.disks.backend
+    return manifest.require(rooms.directory(instance.uuid).path, _root(rooms, instance)).backend
 
 
 def _word(image: Image, key: str, kind: type[Word], default: Word) -> Word:
@@ -96,7 +111,7 @@ def _stable(rooms: Rooms, instance: Instance) -> dict[str, Place]:
 def begin(rooms: Rooms, instance: Instance, image: Image, plan: layout.Plan) -> None:
     """From the next start on it boots from the rescue disks."""
     ours = {one.spec.name: one.place for one in plan.disks if one.place}
-    if stable(image):
+    if stable(rooms, instance, image):
         places = {**_stable(rooms, instance), **ours}
     else:
         rescue = ours[ROOT + RESCUED]

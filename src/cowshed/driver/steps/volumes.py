@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from cowshed import log
 from cowshed.driver.steps import reachable
-from cowshed.errors import Busy, Conflict, CowshedError, NameTaken
+from cowshed.errors import Busy, Conflict, CowshedError, DiskTooSmall, NameTaken
 from cowshed.model.disk import AttachedDisk, Bus, CacheMode, DiskSource, DiskType
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.model.volume import AttachedVolume, VolumeState
 from cowshed.undo import Undo
+from cowshed.units import MiB
 from cowshed.volumes import find, record, shape
 from cowshed.volumes import info as infos
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _log = log.logger(__name__)
 
+LEAST = MiB  # of a volume to boot from: whoever gives less has mistaken it
 PATIENCE = 300.0  # seconds for somebody else who connects or disconnects the same volume
 
 
@@ -62,23 +64,60 @@ def plan(rooms: Rooms, image: Image, names: Names, asked: Sequence[Asked]) -> tu
     return tuple(found)
 
 
+def refuse_double(asked: Sequence[Asked]) -> None:
+    """:raises NameTaken: one volume is asked for twice"""
+    for number, one in enumerate(asked):
+        if any(_is_same(one.info, other.info) for other in asked[:number]):
+            raise NameTaken(kind="volume", name=infos.volume_id(one.info), hint="it is asked for twice")
+
+
 def refuse_used(rooms: Rooms, instance: Instance, info: Mapping[str, Any]) -> None:
     """Two guests that do not know of each other would destroy what is on the volume.
 
     :raises NameTaken: this instance has it already :raises Conflict: another one of this host has
     """
-    identity, place = infos.volume_id(info), infos.place(info)
+    if any(_is_same(one.connection_info, info) for one in recorded(rooms, instance)):
+        raise NameTaken(kind="volume", name=f"{infos.volume_id(info)} of {instance.name}")
+    refuse_shared(rooms, instance, info)
+
+
+def refuse_shared(rooms: Rooms, instance: Instance, info: Mapping[str, Any]) -> None:
+    """:raises Conflict: another instance of this host has the volume, and not both say that it is shared"""
     for path in sorted(rooms.instances.glob(f"*/{record.FILE}")):
+        if path.parent.name == instance.uuid:
+            continue
         for one in record.load(path.parent):
-            if one.id != identity and infos.place(one.connection_info) != place:
-                continue
-            if path.parent.name == instance.uuid:
-                raise NameTaken(kind="volume", name=f"{identity} of {instance.name}")
-            if not (shape.shareable(info) and shape.shareable(one.connection_info)):
+            both = shape.shareable(info) and shape.shareable(one.connection_info)
+            if _is_same(one.connection_info, info) and not both:
                 raise Conflict(
-                    reason=f"volume {identity} is attached to instance {path.parent.name}",
+                    reason=f"volume {infos.volume_id(info)} is attached to instance {path.parent.name}",
                     hint="detach it there, or share it between guests that know how (multiattach)",
                 )
+
+
+def _is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """By identity, or by another name for the same place."""
+    return infos.volume_id(one) == infos.volume_id(other) or infos.place(one) == infos.place(other)
+
+
+def foresee(rooms: Rooms, instance: Instance, planned: Sequence[AttachedVolume], image: Image) -> None:
+    """Look at the volumes of a new instance before anything is made for it.
+
+    :raises NotFound: :raises PermissionDenied: :raises OperatorError: one is not to be had
+    :raises Conflict: another instance has it :raises DiskTooSmall: nothing can be booted from the root volume
+    """
+    for volume in planned:
+        info = volume.connection_info
+        refuse_shared(rooms, instance, info)
+        size = find(rooms.connectors, info).look(info)
+        needed = max(image.min_disk, LEAST)
+        if volume.is_root and size is not None and size < needed:
+            raise DiskTooSmall(disk=f"volume {volume.id}", size=size, needed=needed, hint="grow it on its storage")
+
+
+def root(rooms: Rooms, instance: Instance) -> AttachedVolume | None:
+    """The volume the instance boots from; None: it has a root disk of its own."""
+    return next((one for one in recorded(rooms, instance) if one.is_root), None)
 
 
 # --- the host side --------------------------------------------------------------------------------
@@ -170,6 +209,8 @@ def connect_all(
             undo.push(f"disconnect volume {volume.id}", disconnect, rooms, instance, volume)
         try:
             with held(rooms, volume.id):
+                if new:
+                    refuse_shared(rooms, instance, volume.connection_info)
                 disks.append(connect(rooms, instance, replace(volume, state=VolumeState.ATTACHED)))
         except CowshedError as error:
             if bad is None:

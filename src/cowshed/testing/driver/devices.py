@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import string
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +27,8 @@ from cowshed.model.disk import DiskFormat, IoTune
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.model.vif import Vif
-from cowshed.model.volume import AttachedVolume
-from cowshed.testing.driver.lifecycle import FakeLifecycle
+from cowshed.model.volume import ROOT_ORDER, AttachedVolume
+from cowshed.testing.driver.lifecycle import FakeLifecycle, free_name
 from cowshed.testing.driver.shares import FakeShares
 from cowshed.tools import mkfs
 from cowshed.volumes import info as infos
@@ -64,7 +63,7 @@ class FakeDevices(FakeLifecycle, FakeShares):
         encryption: Mapping[str, Any] | None = None,
     ) -> None:
         guest = self._find(instance)
-        name = mountpoint or _free({"/dev/vda", *guest.volumes})
+        name = mountpoint or free_name({"/dev/vda", *guest.volumes})
         if name.removeprefix("/dev/") in [one.removeprefix("/dev/") for one in guest.volumes]:
             raise NameTaken(kind="device", name=name)
         guest.volumes[name] = connection_info
@@ -114,9 +113,16 @@ class FakeDevices(FakeLifecycle, FakeShares):
 
     def volumes(self, instance: Instance) -> tuple[AttachedVolume, ...]:
         guest = self.guests.get(instance.uuid)
+        if guest is None:
+            return ()
         return tuple(
-            AttachedVolume(infos.volume_id(info), dict(info), name.removeprefix("/dev/"))
-            for name, info in (guest.volumes.items() if guest else ())
+            AttachedVolume(
+                infos.volume_id(info),
+                dict(info),
+                name.removeprefix("/dev/"),
+                boot_order=ROOT_ORDER if name == guest.root else None,
+            )
+            for name, info in guest.volumes.items()
         )
 
     def volume_sizes(self, instance: Instance) -> dict[str, int]:
@@ -261,11 +267,11 @@ class FakeDevices(FakeLifecycle, FakeShares):
         taken = {root_device_name, *(bdm["device_name"] for bdm in devices if bdm.get("device_name"))}
         for bdm in devices:
             if not bdm.get("device_name"):
-                bdm["device_name"] = _free(taken)
+                bdm["device_name"] = free_name(taken)
                 taken.add(bdm["device_name"])
 
     def get_device_name_for_instance(self, instance: Instance, bdms: Sequence[Any], block_device_obj: Any) -> str:
-        return _free({"/dev/vda", *(bdm["device_name"] for bdm in bdms if bdm.get("device_name"))})
+        return free_name({"/dev/vda", *(bdm["device_name"] for bdm in bdms if bdm.get("device_name"))})
 
     def is_supported_fs_format(self, fs_type: str) -> bool:
         return fs_type in mkfs.KNOWN and fs_type != "swap"
@@ -398,7 +404,3 @@ class FakeDevices(FakeLifecycle, FakeShares):
                 guest.metadata.pop(key, None)
             else:
                 guest.metadata[key] = value[0]
-
-
-def _free(taken: set[str]) -> str:
-    return next(name for letter in string.ascii_lowercase if (name := f"/dev/vd{letter}") not in taken)

@@ -17,6 +17,7 @@ from cowshed.model.vif import Vif
 class FakeGuest:
     """What the driver knows of one instance; a test may look at it and change it.
 
+    ``root``: the name in ``volumes`` of the one it boots from; "": it has a root disk of its own.
     ``saved``: suspended to disk. ``deaf``: does not react to the power button. ``files``, ``password`` and
     ``metadata`` are what calls have put into the guest; ``boots`` counts its starts.
     """
@@ -27,6 +28,7 @@ class FakeGuest:
     vifs: list[Vif] = field(default_factory=list)
     down: set[str] = field(default_factory=set)
     volumes: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    root: str = ""
     sizes: dict[str, int] = field(default_factory=dict)  # of volumes that were extended, in bytes
     snapshots: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # of volumes, by their ids
     shares: list[Share] = field(default_factory=list)

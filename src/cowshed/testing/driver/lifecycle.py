@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import string
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from cowshed import clock
 from cowshed.contract import block_device
 from cowshed.contract.types import BlockDevices, NetworkInfo
+from cowshed.driver.steps import mapping
 from cowshed.driver.steps.layout import disk_name
 from cowshed.errors import (
     DiskTooSmall,
@@ -62,7 +64,7 @@ class FakeLifecycle(Table):
         guest = FakeGuest(instance, image_meta, vifs=vifs, password=admin_password or "")
         guest.files = {path: data.encode() if isinstance(data, str) else data for path, data in injected_files}
         guest.metadata = dict(instance.metadata)
-        guest.volumes = _volumes(block_device_info)
+        guest.volumes, guest.root = _volumes(block_device_info)
         guest.shares = self.expected_shares.pop(instance.uuid, [])
         with Undo() as undo:
             undo.push("delete the disks", self._delete_disks, instance)
@@ -86,7 +88,8 @@ class FakeLifecycle(Table):
         def disk(name: str) -> MemoryDisk:
             return self._backend(chosen.get(name) or instance.backend).disk(instance.uuid, name)
 
-        self._fill(disk("disk"), image, flavor.root)
+        if mapping.root_volume(block_devices) is None:
+            self._fill(disk("disk"), image, flavor.root)
         for number, one in enumerate(block_device.block_device_info_get_ephemerals(block_devices)):
             size = one["size"] if isinstance(one, dict) else one.size
             disk(f"disk.eph{number}").create(size * GiB)
@@ -278,6 +281,16 @@ class FakeLifecycle(Table):
         return list(self.guests)
 
 
-def _volumes(block_devices: BlockDevices) -> dict[str, Any]:
-    mapping = block_device.block_device_info_get_mapping(block_devices)
-    return {volume["mount_device"]: volume["connection_info"] for volume in mapping}
+def _volumes(block_devices: BlockDevices) -> tuple[dict[str, Any], str]:
+    """By name, and the name of the root volume; who has no name gets the next free one."""
+    asked = mapping.entries(block_devices) or []
+    root = next((one for one in asked if one.boot_index == 0), None)
+    found: dict[str, Any] = {}
+    for one in sorted(asked, key=lambda one: (not one.name, one is not root)):
+        taken = {*found, *([] if root else ["/dev/vda"])}
+        found[f"/dev/{one.name}" if one.name else free_name(taken)] = one.info
+    return found, next((name for name, info in found.items() if root and info is root.info), "")
+
+
+def free_name(taken: Collection[str]) -> str:
+    return next(name for letter in string.ascii_lowercase if (name := f"/dev/vd{letter}") not in taken)
