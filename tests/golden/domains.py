@@ -39,7 +39,7 @@ OVMF: Final = Path("/usr/share/OVMF")
 
 FIRMWARES: Final = (
     Firmware(OVMF / "OVMF_CODE_4M.fd", OVMF / "OVMF_VARS_4M.fd"),
-    Firmware(OVMF / "OVMF_CODE_4M.ms.fd", OVMF / "OVMF_VARS_4M.ms.fd", secure_boot=True),
+    Firmware(OVMF / "OVMF_CODE_4M.ms.fd", OVMF / "OVMF_VARS_4M.ms.fd", secure_boot=True, enrolled=True),
 )
 TCG: Final = HostCapabilities(
     libvirt=(9, 0, 0),
@@ -50,6 +50,7 @@ TCG: Final = HostCapabilities(
     graphics=("vnc", "spice"),
     video_models=("vga", "cirrus", "qxl", "virtio", "none", "bochs"),
     rng_models=("virtio", "virtio-transitional"),
+    tpm_versions=("1.2", "2.0"),
     session=True,
     max_vcpus=288,
 )
@@ -63,6 +64,7 @@ KVM: Final = HostCapabilities(
     graphics=("vnc", "spice"),
     video_models=TCG.video_models,
     rng_models=TCG.rng_models,
+    tpm_versions=TCG.tpm_versions,
     passt=True,
     max_vcpus=288,
 )

@@ -248,13 +248,15 @@ def test_flags_are_35_and_true(face: NewestFace, tmp_path: Path) -> None:
     assert face.capabilities["supports_extend_volume"]
     driver = LibvirtDriver(config=Config(host=HostSection(state=str(tmp_path))))
     driver.rooms.__dict__["capabilities"] = SimpleNamespace(
-        firmwares=(SimpleNamespace(secure_boot=True),), session=True
+        firmwares=(SimpleNamespace(enrolled=True),), tpm_versions=(), session=True
     )
     flags = NewestFace(driver).capabilities
     assert flags.keys() == FLAGS.keys()
     assert flags["supports_image_type_qcow2"]
     assert not flags["supports_image_type_vmdk"]
     assert flags["supports_secure_boot"]
+    assert not flags["supports_vtpm"]
+    assert flags["supports_bfv_rescue"]
     assert flags["supports_evacuate"]
     assert not flags["supports_pcpus"]
     assert all(isinstance(value, bool) for value in flags.values())

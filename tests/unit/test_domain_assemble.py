@@ -284,7 +284,26 @@ BAD: list[tuple[type[CowshedError], str, dict[str, Any]]] = [
     ),
     (InvalidRequest, "'coreboot' is not known", {"properties": {"hw_firmware_type": "coreboot"}}),
     (InvalidRequest, "hw_watchdog_action: 'bark'", {"properties": {"hw_watchdog_action": "bark"}}),
+    (
+        HostUnsuitable,
+        "and its keys",
+        {
+            "properties": {"os_secure_boot": "required"},
+            "host": replace(TCG, firmwares=(replace(FIRMWARES[1], enrolled=False),)),
+        },
+    ),
     (InvalidRequest, "hw_tpm_version", {"properties": {"hw_tpm_version": "3"}}),
+    (InvalidRequest, "hw_tpm_model", {"properties": {"hw_tpm_model": "tpm-spapr"}}),
+    (
+        HostUnsuitable,
+        "swtpm is not installed",
+        {"properties": {"hw_tpm_model": "tpm-crb"}, "host": replace(TCG, tpm_versions=())},
+    ),
+    (
+        HostUnsuitable,
+        "makes 2.0",
+        {"properties": {"hw_tpm_version": "1.2"}, "host": replace(TCG, tpm_versions=("2.0",))},
+    ),
     (InvalidRequest, "hw_tpm_model", {"properties": {"hw_tpm_version": "1.2", "hw_tpm_model": "tpm-crb"}}),
     (InvalidRequest, "hw_boot_menu: 'perhaps'", {"properties": {"hw_boot_menu": "perhaps"}}),
     (InvalidRequest, "hw_serial_port_count: 9", {"properties": {"hw_serial_port_count": "9"}}),
@@ -454,3 +473,24 @@ def test_what_would_fail_later_fails_at_once(sentence: str, changes: dict[str, A
 
 def test_a_good_request_passes() -> None:
     checked(vifs=[user(PortForward(2222, 22)).vif])
+
+
+# --- TPM --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("properties", "specs", "expected"),
+    [
+        ({}, {}, None),
+        ({"hw_tpm_version": "2.0"}, {}, ("2.0", "tpm-crb")),
+        ({"hw_tpm_version": "1.2"}, {}, ("1.2", "tpm-tis")),
+        ({"hw_tpm_model": "tpm-crb"}, {}, ("2.0", "tpm-crb")),
+        ({"hw_tpm_model": "tpm-tis"}, {}, ("2.0", "tpm-tis")),
+        ({}, {"hw:tpm_version": "2.0", "hw:tpm_model": "tpm-tis"}, ("2.0", "tpm-tis")),
+        ({"hw_tpm_version": "1.2"}, {"hw:tpm_version": "2.0"}, ("2.0", "tpm-crb")),
+    ],
+)
+def test_tpm(properties: dict[str, str], specs: dict[str, str], expected: tuple[str, str] | None) -> None:
+    tpms = build([root()], properties, flavor=Flavor(memory=1 << 30, extra_specs=specs)).tpms
+    assert [(one.version, one.model) for one in tpms] == ([expected] if expected else [])
+    assert all(one.backend == "emulator" for one in tpms)

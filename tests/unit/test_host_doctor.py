@@ -48,7 +48,8 @@ def test_a_healthy_host() -> None:
         *doctor.user_network(passt=True),
         *doctor.user_network(passt=False),
         *doctor.libvirt("qemu:///session", version=(9, 0, 0)),
-        *doctor.firmware([Firmware(Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/x"))]),
+        *doctor.firmware([Firmware(Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/x"), True, True)]),
+        *doctor.tpm(("1.2", "2.0")),
         *doctor.default_network("active", session=False),
         *doctor.kvm(KvmState(True)),
     ]
@@ -110,6 +111,18 @@ def test_missing_modules_are_errors_with_their_project() -> None:
 
 def test_missing_firmware_is_a_warning() -> None:
     assert doctor.firmware([])[0].remedy == "sudo apt install ovmf"
+    (finding,) = doctor.firmware([Firmware(Path("/code"), Path("/x"), secure_boot=True)])
+    assert (finding.level, finding.remedy) == ("warning", "sudo apt install ovmf")
+    assert "secure boot" in finding.sentence
+
+
+def test_a_missing_tpm_emulator_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.run, "find", lambda name: None)
+    (finding,) = doctor.tpm(())
+    assert (finding.level, finding.remedy) == ("warning", "sudo apt install swtpm swtpm-tools")
+    assert "swtpm is not installed" in finding.sentence
+    monkeypatch.setattr(doctor.run, "find", lambda name: f"/usr/bin/{name}")
+    assert "libvirt" in doctor.tpm(())[0].sentence
 
 
 @pytest.mark.parametrize(("free", "level"), [(100 * GiB, "ok"), (3 * GiB, "warning"), (100 * MiB, "error")])

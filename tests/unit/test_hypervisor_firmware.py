@@ -34,6 +34,13 @@ def test_plain_ones_come_first(tmp_path: Path) -> None:
     plain = descriptor(tmp_path, "60-plain", features=("acpi-s3", "amd-sev"))
     found = firmware.find("x86_64", [tmp_path])
     assert [(f.loader, f.secure_boot) for f in found] == [(plain, False), (secure, True)]
+    assert [f.enrolled for f in found] == [False, True]
+
+
+def test_secure_boot_without_keys_is_told_apart(tmp_path: Path) -> None:
+    descriptor(tmp_path, "50-secure", features=("secure-boot", "requires-smm"))
+    (found,) = firmware.find("x86_64", [tmp_path])
+    assert (found.secure_boot, found.enrolled) == (True, False)
 
 
 def test_what_is_left_out(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ class _Assembly:
             rngs=rng.rngs(properties, self.guest, self.host),
             memballoon=MEMBALLOON,
             watchdogs=watchdog.watchdogs(properties),
-            tpms=tpm.tpms(properties),
+            tpms=tpm.tpms(properties, self.host),
             commandline=commandline(raw, pcie=self.pcie),
         )
         scsi = naming.scsi_model(self.image)

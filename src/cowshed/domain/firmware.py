@@ -43,9 +43,10 @@ def choose(properties: Properties, guest: GuestSection, host: HostCapabilities, 
         raise InvalidRequest(reason="secure boot needs a q35 machine", hint="set hw_machine_type=q35")
     plain = [one for one in host.firmwares if not one.secure_boot]
     signed = [one for one in host.firmwares if one.secure_boot] if family == Machine.Q35 else []
-    found = {"required": signed, "optional": signed + plain, "disabled": plain or signed}[secure]
+    enforced = [one for one in signed if one.enrolled]  # without keys it would start anything
+    found = {"required": enforced, "optional": enforced + signed + plain, "disabled": plain or signed}[secure]
     if not found:
-        what = "UEFI firmware with secure boot" if secure == "required" else "UEFI firmware"
+        what = "UEFI firmware with secure boot and its keys" if secure == "required" else "UEFI firmware"
         raise HostUnsuitable(reason=f"there is no {what} here", hint="install it (Debian: ovmf)")
     return found[0]
 

@@ -11,6 +11,7 @@ _ALWAYS: Final = (
     "supports_device_tagging",
     "supports_tagged_attach_volume",
     "supports_multiattach",
+    "supports_bfv_rescue",
 )
 
 
@@ -22,7 +23,7 @@ class Flags:
 
         Interfaces have no tags, and guests are not pinned to processors.
         """
-        from cowshed.tools import run, virtiofsd
+        from cowshed.tools import virtiofsd
 
         allowed, host = set(self.rooms.config.images.formats), self.rooms.capabilities
         encrypts = any(backend.traits.encrypts for backend in self.rooms.backends.values())
@@ -30,8 +31,8 @@ class Flags:
             **dict.fromkeys(_ALWAYS, True),
             **{f"supports_image_type_{kind}": kind.value in allowed for kind in DiskFormat},
             "supports_virtio_fs": virtiofsd.find() is not None and not (host.session and virtiofsd.unable()),
-            "supports_vtpm": run.find("swtpm") is not None,
-            "supports_secure_boot": any(firmware.secure_boot for firmware in host.firmwares),
+            "supports_vtpm": bool(host.tpm_versions),
+            "supports_secure_boot": any(firmware.enrolled for firmware in host.firmwares),
             "supports_ephemeral_encryption": encrypts,
             "supports_ephemeral_encryption_luks": encrypts,
         }

@@ -15,6 +15,7 @@ from cowshed.driver.steps import (
     layout,
     locate,
     marks,
+    nvram,
     opening,
     provision,
     replacing,
@@ -132,6 +133,7 @@ class Rescue(RescueContract):
                 attach_block_devices(context, instance, bdms)
             launch.relaunch(rooms, instance, vifs)
             undo.drop()
+            nvram.forget(rooms, instance.uuid)
             for name in replacing.surplus(rooms, instance, new):
                 locate.disk(rooms, instance.uuid, name).delete()
             replacing.leftovers(rooms, instance.uuid)
@@ -143,6 +145,8 @@ class Rescue(RescueContract):
         undo.push("remember the old image", locate.remember_image, rooms, instance, before)
         undo.push("take the old disks", replacing.exchange, rooms, instance, new)
         replacing.exchange(rooms, instance, new)
+        undo.push("take the old UEFI variables", nvram.give_back, rooms, instance.uuid)
+        nvram.set_aside(rooms, instance.uuid)  # they name what the old disks boot
         locate.remember_image(rooms, instance, image)
         layout.remember(rooms, instance, new.plan)
 

@@ -104,7 +104,21 @@ def firmware(firmwares: Sequence[Firmware]) -> list[Finding]:
     if not firmwares:
         sentence = "there is no UEFI firmware: instances can start with BIOS only"
         return [Finding(WARNING, "firmware", sentence, _install("ovmf"))]
-    return [Finding(OK, "firmware", f"UEFI: {', '.join(sorted({entry.loader.name for entry in firmwares}))}")]
+    names = ", ".join(sorted({entry.loader.name for entry in firmwares}))
+    if not any(entry.enrolled for entry in firmwares):
+        sentence = f"UEFI: {names}; none with secure boot and its keys, so no instance can have secure boot"
+        return [Finding(WARNING, "firmware", sentence, _install("ovmf"))]
+    return [Finding(OK, "firmware", f"UEFI: {names}")]
+
+
+def tpm(versions: Sequence[str]) -> list[Finding]:
+    """:param versions: of TPMs that libvirt and swtpm here make together"""
+    if not versions:
+        missing = run.find("swtpm") is None or run.find("swtpm_setup") is None
+        why = "swtpm is not installed" if missing else "libvirt here knows no emulated TPM"
+        remedy = _install("swtpm swtpm-tools") if missing else "upgrade libvirt and QEMU"
+        return [Finding(WARNING, "TPM", f"{why}: no instance can have a TPM", remedy)]
+    return [Finding(OK, "TPM", f"swtpm: {', '.join(versions)}")]
 
 
 def filesystem_tools(tools: Mapping[str, tuple[str, str]] = FILESYSTEM_TOOLS) -> list[Finding]:

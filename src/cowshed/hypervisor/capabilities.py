@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 _log = log.logger(__name__)
 
-VERSION: Final = 1  # of the file
+VERSION: Final = 2  # of the file
 MACHINE: Final = "q35"
 _DAEMONS: Final = ("libvirtd", "virtqemud")
+_SWTPM: Final = ("swtpm", "swtpm_setup")
 # A domain with nothing but what is in question: does this libvirt know passt?
 _PASST: Final = """<domain type='qemu'><name>passt</name><memory>65536</memory><os><type>hvm</type></os><devices>
 <emulator>{emulator}</emulator><interface type='user'><backend type='passt'/></interface></devices></domain>"""
@@ -65,6 +66,7 @@ def ask(hypervisor: Hypervisor, *, virt_type: VirtType, emulator: str) -> HostCa
         graphics=_values(domain, "devices/graphics", "type"),
         video_models=_values(domain, "devices/video", "modelType"),
         rng_models=_values(domain, "devices/rng", "model"),
+        tpm_versions=_tpm_versions(domain),
         passt=_knows_passt(hypervisor, path),
         session=hypervisor.session,
         max_vcpus=_max_vcpus(domain),
@@ -112,6 +114,15 @@ def _values(domain: ET.Element, device: str, enum: str) -> tuple[str, ...]:
     return tuple(value.text or "" for value in domain.findall(f"{device}/enum[@name='{enum}']/value"))
 
 
+def _tpm_versions(domain: ET.Element) -> tuple[str, ...]:
+    """Of the emulated ones; libvirt names versions since 8.10 only, and swtpm makes both."""
+    if any(run.find(name) is None for name in _SWTPM):
+        return ()
+    if "emulator" not in _values(domain, "devices/tpm", "backendModel"):
+        return ()
+    return _values(domain, "devices/tpm", "backendVersion") or ("1.2", "2.0")
+
+
 def _cpu_modes(domain: ET.Element) -> tuple[str, ...]:
     return tuple(mode.get("name") or "" for mode in domain.findall("cpu/mode[@supported='yes']"))
 
@@ -142,7 +153,8 @@ def _knows_passt(hypervisor: Hypervisor, emulator: str) -> bool:
 def _key(uri: str, virt_type: VirtType, emulator: str) -> dict[str, Any]:
     """All that the answer depends on, found without asking libvirt."""
     arch = os.uname().machine
-    programs = [emulator or run.find(f"qemu-system-{arch}"), *(run.find(name) for name in _DAEMONS), run.find("passt")]
+    found = [run.find(name) for name in (*_DAEMONS, *_SWTPM, "passt")]
+    programs = [emulator or run.find(f"qemu-system-{arch}"), *found]
     folders = [str(folder) for folder in firmware.directories()]
     return {
         "version": VERSION,
@@ -180,7 +192,7 @@ def _decode(values: dict[str, Any]) -> HostCapabilities:
         "libvirt": tuple,
         "qemu": tuple,
         "firmwares": lambda found: tuple(
-            Firmware(Path(f["loader"]), Path(f["nvram_template"]), f["secure_boot"]) for f in found
+            Firmware(Path(f["loader"]), Path(f["nvram_template"]), f["secure_boot"], f["enrolled"]) for f in found
         ),
     }
     return HostCapabilities(**{name: convert.get(name, _plain)(value) for name, value in values.items()})

@@ -50,8 +50,9 @@ def _firmware(descriptor: dict[str, Any], arch: str) -> Firmware | None:
     if mapping.get("mode", "split") != "split" or mapping["executable"].get("format") != "raw":
         return None
     features = descriptor.get("features", ())
+    secure = "secure-boot" in features and "requires-smm" in features
     loader = Path(mapping["executable"]["filename"])
     template = Path(mapping["nvram-template"]["filename"])
     if not loader.is_file() or not template.is_file():
         return None
-    return Firmware(loader, template, secure_boot="secure-boot" in features and "requires-smm" in features)
+    return Firmware(loader, template, secure_boot=secure, enrolled=secure and "enrolled-keys" in features)

@@ -15,11 +15,15 @@ class VirtType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Firmware:
-    """One UEFI firmware: the code image and the template of its variables."""
+    """One UEFI firmware: the code image and the template of its variables.
+
+    ``enrolled``: the template has keys, without which secure boot refuses nothing.
+    """
 
     loader: Path
     nvram_template: Path
     secure_boot: bool = False
+    enrolled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class HostCapabilities:
     graphics: tuple[str, ...] = ("vnc",)
     video_models: tuple[str, ...] = ()
     rng_models: tuple[str, ...] = ()
+    tpm_versions: tuple[str, ...] = ()
     passt: bool = False
     session: bool = False
     max_vcpus: int = 0

@@ -73,6 +73,7 @@ def _libvirt(rooms: Rooms) -> list[Finding]:
     return [
         *doctor.libvirt(rooms.uri, version=capabilities.libvirt),
         *doctor.firmware(capabilities.firmwares),
+        *doctor.tpm(capabilities.tpm_versions),
         *doctor.shares(session=capabilities.session),
         *doctor.user_network(passt=capabilities.passt),
         *doctor.default_network(state, session=capabilities.session),

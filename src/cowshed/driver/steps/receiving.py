@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cowshed import log
 from cowshed.contract.storage import Importing
-from cowshed.driver.steps import arriving, leaving, moving, provision, transit, volumes
+from cowshed.driver.steps import arriving, leaving, moving, nvram, provision, transit, volumes
 from cowshed.driver.steps.sending import OVERLAY, RAW, THERE
 from cowshed.driver.steps.transit import Way
 from cowshed.errors import (
@@ -139,6 +139,7 @@ def _take(
             known.update({disk: base for disk, one in entries.items() if Path(one.base_path or "").name == name})
         provision.directory(rooms, instance, undo)
         arriving.write_records(directory, offer["records"])
+        nvram.unpack(directory, str(offer.get("nvram", "")))
         for name, entry in entries.items():
             if modes[name] == THERE:
                 manifest.record(directory, entry)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cowshed.driver.steps import leaving, moving, volumes
+from cowshed.driver.steps import leaving, moving, nvram, volumes
 from cowshed.errors import Conflict, UnsupportedOperation
 from cowshed.migration.transport import Channel
 from cowshed.model.disk import DiskFormat
@@ -35,6 +35,7 @@ def check(rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk])
     """What can be refused before the instance is stopped. :raises UnsupportedOperation: :raises Conflict:"""
     from cowshed.contract.storage import Snapshotting
 
+    _refuse_tpm(rooms, instance)
     for name, entry in entries.items():
         if rooms.backend(entry.backend).traits.shared:
             continue
@@ -49,6 +50,19 @@ def check(rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk])
                 + ", ".join(point.name for point in points),
                 hint=f"remove them first: cowshed disk snapshot rm {instance.name} {name} NAME",
             )
+
+
+def _refuse_tpm(rooms: Rooms, instance: Instance) -> None:
+    """Its state is libvirt's, which hands it on with a running guest only."""
+    from cowshed.domain.domain import Domain
+
+    if Domain.parse(rooms.hypervisor.guest(instance.uuid).xml(inactive=True)).tpms:
+        raise UnsupportedOperation(
+            subject=f"the TPM of {instance.name}",
+            operation="move to another host while it is stopped",
+            reason="libvirt keeps its state here",
+            hint="migrate it while it runs: cowshed migrate --live",
+        )
 
 
 def offer(rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk], to: Channel) -> dict[str, Any]:
@@ -66,6 +80,7 @@ def offer(rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk],
             disks=[leaving.line(one) for one in entries.values()],
             records=leaving.records(rooms, instance),
             volumes=[leaving.volume(one) for one in volumes.recorded(rooms, instance)],
+            nvram=nvram.packed(rooms, instance.uuid),
             allocated={
                 name: rooms.backend(one.backend).disk(instance.uuid, name).info().allocated
                 for name, one in entries.items()

@@ -1,0 +1,87 @@
+"""What an instance boots from moves with it: a root volume, UEFI variables, a TPM; or the move is refused before it is begun."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cowshed.tools import run
+from tests import volume_servers as servers
+from tests.vm.test_cli_migrate import configure, cowshed, shown
+from tests.vm.two_hosts import Host
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("migration")]
+
+
+@pytest.fixture
+def here(hosts: tuple[Host, Host]) -> Iterator[Host]:
+    for host, other in (hosts, hosts[::-1]):
+        configure(host, other)
+    yield hosts[0]
+    for host in hosts:
+        for name in shown(host):
+            cowshed(host, "rm", "--yes", name)
+
+
+def image(guest_dir: Path, place: Path) -> Path:
+    path = place / "root.raw"
+    shutil.copy(guest_dir / "tiny.raw", path)
+    return path
+
+
+def test_a_root_volume_goes_along_and_a_tpm_only_while_it_runs(
+    here: Host, hosts: tuple[Host, Host], guest_dir: Path, tmp_path: Path
+) -> None:
+    if run.find("swtpm") is None:
+        pytest.skip("needs swtpm: see scripts/packages.sh test")
+    _, there = hosts
+    root = image(guest_dir, tmp_path)
+    with servers.nbd(root, socket_path=tmp_path / "nbd"):
+        url = f"nbd+unix:///disk?socket={tmp_path}/nbd"
+        cowshed(
+            here, "run", "--root-volume", f"{url},id=v-root", "--tpm", "--name", "web", "--memory", "160M",
+            "--network", "none", "--wait", "log:cowshed-guest: up",
+        )  # fmt: skip
+        said = cowshed(here, "migrate", "web", there.address, "--cold", status=6)
+        assert "the TPM of web cannot move to another host while it is stopped" in said
+        assert shown(here)["web"]["state"] == "running"
+        cowshed(here, "migrate", "web", there.address, "--live")
+        assert not shown(here)
+        assert shown(there)["web"]["state"] == "running"
+        assert re.search(r"v-root +vda", cowshed(there, "volume", "ls", "web"))
+        cowshed(there, "restart", "web", "--hard")
+        cowshed(there, "wait", "web", "--for", "log:boot 2")
+        cowshed(there, "rm", "--yes", "web")
+    assert root.exists()
+
+
+def test_uefi_variables_and_volumes_go_along_cold(
+    here: Host, hosts: tuple[Host, Host], guest_dir: Path, tmp_path: Path
+) -> None:
+    _, there = hosts
+    root = image(guest_dir, tmp_path)
+    cowshed(
+        here, "run", "--root-volume", f"{root},format=raw,id=v-root", "--firmware", "uefi", "--name", "web",
+        "--memory", "160M", "--network", "none",
+    )  # fmt: skip
+    cowshed(here, "stop", "web", "--force")
+    (variables,) = (here.state / "instances").glob("*/nvram.fd")
+    before = variables.read_bytes()
+
+    root.rename(root.with_name("away"))  # the storage is not there: seen before anything is moved
+    said = cowshed(here, "migrate", "web", there.address, "--cold", status=8)
+    assert "volume v-root cannot be had at the destination" in said
+    root.with_name("away").rename(root)
+    assert shown(here)["web"]["state"] == "stopped"
+    assert not list((there.state / "instances").glob("*"))
+
+    cowshed(here, "migrate", "web", there.address, "--cold")
+    assert not list((here.state / "instances").glob("*"))
+    (moved,) = (there.state / "instances").glob("*/nvram.fd")
+    assert moved.read_bytes() == before
+    cowshed(there, "start", "web")
+    assert shown(there)["web"]["root_volume"] == "v-root"
