@@ -274,6 +274,18 @@ def test_everything_else_says_that_it_is_not_fulfilled(bare: ComputeDriver, name
     assert not is_fulfilled(ComputeDriver, name)
 
 
+def test_capabilities_of_the_driver_do_not_take_each_others_helpers() -> None:
+    """They are one class in the end: of two methods of one name the first would serve both."""
+    found: dict[str, list[str]] = {}
+    for one in LibvirtDriver.__mro__:
+        if one.__module__.startswith("cowshed.driver"):
+            for name, value in vars(one).items():
+                if name.startswith("_") and not name.startswith("__") and callable(value):
+                    found.setdefault(name, []).append(one.__module__)
+    assert found
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
 def test_what_is_overridden_is_fulfilled() -> None:
     class Partly(ComputeDriver):
         def list_instances(self) -> list[str]:

@@ -89,7 +89,7 @@ def test_what_cannot_be_plugged_is_refused_before_anything_is_done(
 def test_a_stopped_guest_gets_what_a_running_one_cannot(house: Machines, running: Instance) -> None:
     driver, image = house.driver, house.driver.remembered_image(running)
     driver.suspend(None, running)
-    with pytest.raises(InvalidState, match="suspended"):
+    with pytest.raises(InvalidState, match="suspended; it cannot be given or deprived of an interface"):
         driver.attach_interface(running, image, Vif("second", SECOND))
     driver.power_off(running)
     port = free_port()

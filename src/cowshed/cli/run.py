@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     "networks",
     multiple=True,
     metavar="NET",
-    help="user, none, bridge:NAME, tap:NAME, macvtap:DEVICE or NAME of a libvirt network.",
+    help="user, none, bridge:NAME, tap:NAME, macvtap:DEVICE, ovs:BRIDGE or NAME of a libvirt network.",
 )
 @click.option(
     "--ip",

@@ -39,7 +39,7 @@ class Interfaces(InterfacesContract):
         rooms = self.rooms
         with log.about(instance.name), Undo() as undo:
             guest = rooms.hypervisor.guest(instance.uuid)
-            self._refuse_saved(instance, guest)
+            _refuse_saved(instance, guest)
             present = nics.remembered(rooms, guest)
             self._check_new(instance, guest, vif, present)
             connect.check(rooms, [vif])
@@ -76,11 +76,6 @@ class Interfaces(InterfacesContract):
         if known or look(guest.xml()) or look(guest.xml(inactive=True)):
             raise InvalidRequest(reason=f"{instance.name} has an interface with the address {vif.address} already")
 
-    def _refuse_saved(self, instance: Instance, guest: Guest) -> None:
-        """The saved memory knows the devices of then."""
-        if guest.has_saved():
-            raise InvalidState(name=instance.name, state="suspended", action="given or deprived of an interface")
-
     def detach_interface(self, instance: Instance, vif: Vif) -> None:
         """:raises InvalidState: it is suspended :raises UnsupportedOperation: a running guest cannot let go of it"""
         rooms = self.rooms
@@ -91,7 +86,7 @@ class Interfaces(InterfacesContract):
                 filtering.remove(rooms, instance, [vif])
                 connect.unplug(rooms, [vif])
                 return
-            self._refuse_saved(instance, guest)
+            _refuse_saved(instance, guest)
             present = nics.remembered(rooms, guest)
             known = next((one for one in present if one.address.lower() == vif.address.lower()), vif)
             if nics.is_raw(rooms, known) and nics.runs(guest):
@@ -184,6 +179,12 @@ class Interfaces(InterfacesContract):
         if not nics.runs(guest):
             raise InvalidState(name=instance.name, state="stopped", action="given a link")
         nics.set_link(guest, vif.address, up=up)
+
+
+def _refuse_saved(instance: Instance, guest: Guest) -> None:
+    """The saved memory knows the devices of then."""
+    if guest.has_saved():
+        raise InvalidState(name=instance.name, state="suspended", action="given or deprived of an interface")
 
 
 def _unpluggable(instance: Instance, vif: Vif, verb: str) -> UnsupportedOperation:
