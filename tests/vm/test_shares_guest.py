@@ -23,7 +23,7 @@ from cowshed.shares import spec
 from cowshed.tools import virtiofsd
 from tests.vm.machines import Machines, machines
 
-# Mounts what it is told of in the first share: a line in `mount` is a tag. What it does is told on the console.
+# What it does is told on the console; what it is told stands in the first share: `mount` and `umount` name tags.
 _INSIDE = r"""#!/bin/sh
 say() { echo "inside: $*" >/dev/console; }
 try() {
@@ -36,6 +36,7 @@ try data || say nothing
 try second
 (
     while sleep 0.3; do
+        [ -e /mnt/data/reboot ] && rm /mnt/data/reboot && sync && reboot -f
         for tag in $(cat /mnt/data/mount 2>/dev/null); do grep -q "^$tag /mnt/" /proc/mounts || try $tag; done
         for tag in $(cat /mnt/data/umount 2>/dev/null); do
             grep -q "^$tag /mnt/" /proc/mounts && umount /mnt/$tag && say unmounted $tag
@@ -148,14 +149,19 @@ def test_a_guest_reads_and_writes_what_the_host_shares(
     with pytest.raises(NotFound):
         house.driver.detach_share(instance, third.id)
 
+    # A guest that boots again by itself has them again.
+    (Path(data.source) / "umount").unlink()
+    (Path(data.source) / "reboot").touch()
+    house.wait(instance, "(?s)boot 2.*inside: mounted second hello from second")
+    assert statuses(house, instance) == {"data": ShareStatus.ACTIVE, "second": ShareStatus.ACTIVE}
+
     # They are there again after a stop and a start, without being said again.
     house.driver.power_off(instance)
     assert ends(pidfile(house, instance, data))
     assert ends(pidfile(house, instance, second))
     assert statuses(house, instance) == {"data": ShareStatus.INACTIVE, "second": ShareStatus.INACTIVE}
-    (Path(data.source) / "umount").unlink()
     house.driver.power_on(None, instance, [])
-    house.wait(instance, "(?s)boot 2.*inside: mounted data hello from data")
+    house.wait(instance, "(?s)boot 3.*inside: mounted data hello from data")
 
     # A virtiofsd that is gone is told of.
     os.kill(int(pidfile(house, instance, data).read_text().split()[0]), signal.SIGKILL)
@@ -169,9 +175,17 @@ def test_a_guest_reads_and_writes_what_the_host_shares(
     assert house.state_of(instance) == PowerState.RUNNING
     Path(f"{second.source}-away").rename(second.source)
     house.driver.reboot(None, instance, [], RebootType.HARD)
-    house.wait(instance, "(?s)boot 3.*inside: mounted data hello from data")
+    assert statuses(house, instance) == {"data": ShareStatus.ACTIVE, "second": ShareStatus.ACTIVE}
+
+    # What a killed start has left, which waits for a guest that never comes, goes with the instance.
+    house.driver.power_off(instance)
+    steps.opened(house.driver.rooms, instance, data)
+    file = pidfile(house, instance, data)
+    assert virtiofsd.alive(file)
+    left = int(file.read_text().split()[0])
     house.driver.destroy(None, instance, [])
     house.assert_nothing_left(instance)
+    assert not Path(f"/proc/{left}/exe").exists()
     assert not list(steps.socket(instance.uuid, data).parent.glob("share-*")), "no socket is left"
 
 

@@ -197,6 +197,7 @@ class Resize(ResizeContract):
                 opening.forget_keys(rooms, instance.uuid)
                 leaving.delete_local(rooms, instance.uuid, shared_path=bool(note.get("shared")))
                 serial.give_back(rooms, instance.uuid)
+                shares.unmount_unused(rooms)
             transit.forget(rooms, instance.uuid, Way.OUT)
 
     def finish_revert_migration(
