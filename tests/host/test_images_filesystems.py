@@ -17,7 +17,7 @@ from cowshed.errors import FetchFailed, NoSpace
 from cowshed.images.directory import DirectoryService
 from cowshed.images.pull import pull
 from cowshed.model.disk import DiskFormat
-from cowshed.tools import filesystem
+from cowshed.tools import sparse
 from tests.conftest import LoopFs
 from tests.images_server import cut, file, redirect, serving
 
@@ -163,4 +163,4 @@ def test_resuming_keeps_holes_and_blocks(loopfs: LoopFs) -> None:
     assert server.requests[2].start == 9 * MIB + 123
     path = service.local_path(image)
     assert path.read_bytes() == data
-    assert filesystem.allocated(path) < 17 * MIB
+    assert sparse.allocated(path) < 17 * MIB

@@ -29,7 +29,7 @@ from cowshed.errors import (
     PermissionDenied,
 )
 from cowshed.model.disk import Base, DiskFormat, DiskType
-from cowshed.tools import filesystem
+from cowshed.tools import sparse
 from cowshed.units import GiB, MiB
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
@@ -231,7 +231,7 @@ def test_an_interruption_leaves_nothing_and_a_retry_works(
     disk: FileDisk, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(filesystem, "start_writing", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(sparse, "start_writing", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             disk.create(GiB, base)
     assert not disk.directory.exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cowshed.errors import CowshedError, NameTaken, NoSpace, NotFound, OperatorError, PermissionDenied
-from cowshed.tools import filesystem
+from cowshed.tools import filesystem, sparse
 from cowshed.units import MiB
 
 WAYS = pytest.mark.parametrize("unnamed", [True, False], ids=["unnamed", "named"])
@@ -250,10 +250,10 @@ def test_a_sparse_copy_has_the_same_bytes_and_keeps_the_holes(tmp_path: Path) ->
             seen.append(done)
 
     with source.open("rb") as one, (tmp_path / "copy").open("w+b") as two:
-        copied = filesystem.copy_sparse(one.fileno(), two.fileno(), progress=Watch())
+        copied = sparse.copy(one.fileno(), two.fileno(), progress=Watch())
     assert (tmp_path / "copy").read_bytes() == source.read_bytes()
     assert copied == sum(seen) < 2 * MiB
-    assert filesystem.allocated(tmp_path / "copy") < 2 * MiB
+    assert sparse.allocated(tmp_path / "copy") < 2 * MiB
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "page-cache"])
@@ -272,7 +272,7 @@ def test_every_way_of_copying(
     data = os.urandom(size)
     (tmp_path / "source").write_bytes(data)
     with (tmp_path / "source").open("rb") as one, (tmp_path / "copy").open("w+b") as two:
-        assert filesystem.copy_sparse(one.fileno(), two.fileno(), share=share) == len(data)
+        assert sparse.copy(one.fileno(), two.fileno(), share=share) == len(data)
     assert (tmp_path / "copy").read_bytes() == data
 
 
@@ -290,27 +290,27 @@ def test_a_file_system_that_refuses_direct_writes_after_all(tmp_path: Path, monk
     data = os.urandom(9 * MiB)
     (tmp_path / "source").write_bytes(data)
     with (tmp_path / "source").open("rb") as one, (tmp_path / "copy").open("w+b") as two:
-        assert filesystem.copy_sparse(one.fileno(), two.fileno()) == len(data)
+        assert sparse.copy(one.fileno(), two.fileno()) == len(data)
     assert (tmp_path / "copy").read_bytes() == data
     assert refused <= 1
 
 
 def test_a_source_that_becomes_shorter_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "source").write_bytes(bytes(8192))
-    monkeypatch.setattr(filesystem, "extents", lambda *_: iter([(0, 16384)]))
+    monkeypatch.setattr(sparse, "extents", lambda *_: iter([(0, 16384)]))
     with (
         (tmp_path / "source").open("rb") as one,
         (tmp_path / "copy").open("w+b") as two,
         pytest.raises(OSError, match="shorter"),
     ):
-        filesystem.copy_sparse(one.fileno(), two.fileno())
+        sparse.copy(one.fileno(), two.fileno())
 
 
 def test_extents_of_files_without_data(tmp_path: Path) -> None:
     with (tmp_path / "empty").open("w+b") as file:
-        assert list(filesystem.extents(file.fileno())) == []
+        assert list(sparse.extents(file.fileno())) == []
         file.truncate(MiB)
-        assert list(filesystem.extents(file.fileno())) == []
+        assert list(sparse.extents(file.fileno())) == []
 
 
 def test_holes_are_written_only_in_the_given_part(tmp_path: Path) -> None:
@@ -319,10 +319,10 @@ def test_holes_are_written_only_in_the_given_part(tmp_path: Path) -> None:
         file.write(b"x" * 4096)
         file.truncate(4 * MiB)
         file.flush()
-        filesystem.write_holes(file.fileno(), 2 * MiB, 4 * MiB)
+        sparse.write_holes(file.fileno(), 2 * MiB, 4 * MiB)
         os.fsync(file.fileno())
     assert path.read_bytes() == b"x" * 4096 + bytes(4 * MiB - 4096)
-    assert 2 * MiB <= filesystem.allocated(path) < 3 * MiB
+    assert 2 * MiB <= sparse.allocated(path) < 3 * MiB
 
 
 def test_scratch_files_leave_nothing(tmp_path: Path) -> None:

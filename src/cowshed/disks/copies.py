@@ -12,7 +12,7 @@ from cowshed.contract.callbacks import Progress
 from cowshed.disks.file import FileDisk
 from cowshed.disks.snapshots import Step, names_in
 from cowshed.model.disk import ManifestDisk
-from cowshed.tools import filesystem, qemu_lock
+from cowshed.tools import filesystem, qemu_lock, reflink, sparse
 
 RESTORED: Final = ".restored"  # no snapshot has this name
 
@@ -29,12 +29,12 @@ class CopiedSnapshots(FileDisk):
             fd = filesystem.open_regular(source)
         try:
             # Shared blocks are not reserved ones: a write to them can still find no space.
-            if not self.reserves and filesystem.reflink(fd, target):
+            if not self.reserves and reflink.clone(fd, target):
                 return
             data = os.fstat(fd).st_blocks * 512
             filesystem.check_space(self.directory, data)
             progress.phase("copy", data)
-            filesystem.copy_sparse(fd, target, share=not self.reserves, progress=progress)
+            sparse.copy(fd, target, share=not self.reserves, progress=progress)
         finally:
             os.close(fd)
 

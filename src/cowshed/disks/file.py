@@ -30,7 +30,7 @@ from cowshed.model.disk import (
     ManifestDisk,
     Preallocation,
 )
-from cowshed.tools import filesystem, luks_header
+from cowshed.tools import filesystem, luks_header, reflink, sparse
 from cowshed.tools.filesystem import Publication
 
 RESERVING: Final = (Preallocation.FALLOC, Preallocation.FULL)
@@ -92,7 +92,7 @@ class FileDisk(RecordedSnapshots, Importing):
             with self._sealed(size, base, keys) as sealed, self._publishing(place) as new:
                 fill(new, sealed)
                 # Begun now, the blocks of the disk go into the same journal commit as the manifest's.
-                filesystem.start_writing(new.fd, 0, 0)
+                sparse.start_writing(new.fd, 0, 0)
                 described = self._described(size, base, sealed.encryption if sealed else None)
                 with manifest.recording(self.directory, described):
                     new.commit()
@@ -214,7 +214,7 @@ class FileDisk(RecordedSnapshots, Importing):
             disks.pop(self.name, None)
 
     def _allocated(self, entry: ManifestDisk) -> int:
-        return filesystem.allocated(self.path)
+        return sparse.allocated(self.path)
 
     def source(self) -> DiskSource:
         return self._source(self._entry())
@@ -254,9 +254,9 @@ class FileDisk(RecordedSnapshots, Importing):
     def _preallocate(self, fd: int, start: int, end: int) -> None:
         """falloc: blocks are reserved; full: they are written, so that nothing is left to do later."""
         if self.reserves:
-            filesystem.preallocate(fd, start, end)
+            sparse.preallocate(fd, start, end)
         if self.section.preallocation == Preallocation.FULL:
-            filesystem.write_holes(fd, start, end)
+            sparse.write_holes(fd, start, end)
 
     @property
     def reserves(self) -> bool:
@@ -293,7 +293,7 @@ class FileBackend(Backend):
     @property
     def shares(self) -> bool:
         """Copies share their blocks: the file system can, and none have to be reserved for each."""
-        return self.section.preallocation not in RESERVING and filesystem.can_reflink(self.instances)
+        return self.section.preallocation not in RESERVING and reflink.possible(self.instances)
 
     def disk(self, instance: str, name: str) -> FileDisk:
         return self.disk_class(self.instances, self.section, instance, name, self.keys)

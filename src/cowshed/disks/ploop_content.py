@@ -12,7 +12,7 @@ from cowshed.disks.copies import CopiedSnapshots
 from cowshed.disks.encryption import Sealed
 from cowshed.errors import DataCorrupt, InvalidRequest
 from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType
-from cowshed.tools import filesystem, ploop
+from cowshed.tools import filesystem, ploop, reflink
 from cowshed.tools.filesystem import Publication
 
 KINDS = {DiskFormat.RAW: ploop.Kind.PLAIN, DiskFormat.PLOOP: ploop.Kind.EXPANDED}
@@ -63,7 +63,7 @@ class PloopContent(CopiedSnapshots):
             if base.format == DiskFormat.RAW:
                 return ploop.clone_raw(source, fd, size)
             checked(source, base.path, base.virtual_size)
-            if not filesystem.reflink(source, fd):
+            if not reflink.clone(source, fd):
                 return False
             if size > base.virtual_size:
                 ploop.grow(fd, size)

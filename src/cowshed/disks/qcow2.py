@@ -15,7 +15,7 @@ from cowshed.disks.file import RESERVING, FileBackend, FileDisk
 from cowshed.disks.snapshots import Step
 from cowshed.errors import DataCorrupt, InvalidRequest
 from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType, ManifestDisk, Preallocation
-from cowshed.tools import filesystem, luks, luks_header, qcow2, qemu_img, qemu_lock
+from cowshed.tools import filesystem, luks, luks_header, qcow2, qemu_img, qemu_lock, sparse
 from cowshed.tools.filesystem import Publication
 from cowshed.tools.qcow2 import overlay
 
@@ -61,7 +61,7 @@ class Qcow2Disk(FileDisk):
         so metadata has nothing to do there.
         """
         if self.reserves:
-            filesystem.reserve(fd, size)
+            sparse.reserve(fd, size)
 
     def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object], sealed: Sealed | None) -> None:
         from cowshed.tools import transfer

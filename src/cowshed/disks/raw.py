@@ -17,7 +17,7 @@ from cowshed.disks.encryption import Sealed
 from cowshed.disks.file import FileBackend
 from cowshed.errors import InvalidRequest
 from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType, ManifestDisk
-from cowshed.tools import filesystem, luks, luks_header
+from cowshed.tools import filesystem, luks, luks_header, sparse
 from cowshed.tools.filesystem import Publication
 
 
@@ -74,7 +74,7 @@ class RawDisk(CopiedSnapshots):
             try:
                 if path.stat().st_dev != self.directory.stat().st_dev:
                     with filesystem.publish(self.path, unnamed=True) as new:
-                        filesystem.copy_sparse(fd, new.fd)
+                        sparse.copy(fd, new.fd)
                         os.ftruncate(new.fd, size)
                     path.unlink()
                     return

@@ -10,7 +10,7 @@ from typing import Any
 from cowshed.disks import manifest
 from cowshed.imagebackend.image import Fetch
 from cowshed.imagebackend.local import Local
-from cowshed.tools import filesystem
+from cowshed.tools import filesystem, reflink, sparse
 from cowshed.units import GiB
 
 
@@ -54,8 +54,8 @@ class Qcow2(Local):
         source = os.open(base, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with filesystem.publish(parent, mode=0o444) as publication:
-                if not filesystem.reflink(source, publication.fd):
-                    filesystem.copy_sparse(source, publication.fd)
+                if not reflink.clone(source, publication.fd):
+                    sparse.copy(source, publication.fd)
                 os.ftruncate(publication.fd, max(int(match[1]) * GiB, os.fstat(source).st_size))
         finally:
             os.close(source)

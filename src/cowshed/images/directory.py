@@ -40,7 +40,7 @@ from cowshed.errors import (
 from cowshed.images import incoming, partial, record
 from cowshed.images.incoming import DATA, GONE, RECORD, Incoming
 from cowshed.model.image import Image, ImageStatus, Location
-from cowshed.tools import checksum, filesystem, locks
+from cowshed.tools import checksum, filesystem, locks, reflink, sparse
 
 _log = log.logger(__name__)
 
@@ -135,8 +135,8 @@ class DirectoryService(ImageService):
         source = self._open(image)
         try:
             with filesystem.publish(target) as publication:
-                if not filesystem.reflink(source, publication.fd):
-                    filesystem.copy_sparse(source, publication.fd, progress=progress)
+                if not reflink.clone(source, publication.fd):
+                    sparse.copy(source, publication.fd, progress=progress)
                 self._check(image, publication.path, progress)
         finally:
             os.close(source)

@@ -15,7 +15,7 @@ from cowshed.errors import DataCorrupt, FetchFailed, InvalidRequest
 from cowshed.images import streaming
 from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image
-from cowshed.tools import checksum, filesystem, transfer
+from cowshed.tools import checksum, filesystem, sparse, transfer
 from cowshed.tools import format as formats
 from cowshed.tools.transfer import Copied
 
@@ -108,7 +108,7 @@ def _spool(image: Image, stream: BinaryIO, target: int, progress: Progress) -> i
             raise _broken(image, f"it goes on after {image.size} bytes")
         if any(data[:16]) or any(data):
             filesystem.write_all(target, data, position)
-            filesystem.start_writing(target, position, len(data))
+            sparse.start_writing(target, position, len(data))
         position += len(data)
         progress.update(len(data))
     os.ftruncate(target, position)

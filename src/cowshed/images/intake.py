@@ -14,8 +14,8 @@ from cowshed.config import ImagesSection
 from cowshed.errors import ConfigError
 from cowshed.images import unpack
 from cowshed.model.disk import DiskFormat
-from cowshed.tools import filesystem
 from cowshed.tools import format as formats
+from cowshed.tools import sparse
 from cowshed.units import KiB, MiB
 
 CHUNK: Final = 1 * MiB
@@ -85,7 +85,7 @@ class SparseWriter:
             self.written += length
         self.position += len(data)
         if start and self.position - self._behind >= _WRITE_BACK:
-            filesystem.start_writing(self.fd, self._behind, self.position - self._behind)
+            sparse.start_writing(self.fd, self._behind, self.position - self._behind)
             self._behind = self.position
 
     def skip(self, length: int) -> None:

@@ -20,7 +20,7 @@ from cowshed.images.record import default_name
 from cowshed.images.sources import LocalSource, open_source
 from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image
-from cowshed.tools import checksum, filesystem
+from cowshed.tools import checksum, filesystem, reflink, sparse
 from cowshed.tools import format as formats
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class _Job:
     def _clone(self, source: LocalSource) -> Taken:
         """Share the blocks where the file system can; else copy data and keep holes. Hashed in the same pass."""
         self._progress.phase("copy", source.size)
-        shared = filesystem.reflink(source.fd, self._place.fd)
+        shared = reflink.clone(source.fd, self._place.fd)
         if not shared:
             filesystem.check_space(self._service.root, source.allocated)
         intake = self._intake(wrapped=False, spool=self._place.fd if shared else None)
@@ -214,7 +214,7 @@ class _Job:
             intake.close()
 
     def _feed(self, intake: Intake, fd: int, offset: int, end: int, *, holes: bool = False) -> None:
-        for start, length in filesystem.extents(fd, end) if holes else [(offset, end - offset)]:
+        for start, length in sparse.extents(fd, end) if holes else [(offset, end - offset)]:
             if start > offset:
                 intake.hole(start - offset)
                 self._progress.update(start - offset)

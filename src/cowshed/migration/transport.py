@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 from cowshed import errors
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.errors import CowshedError, DataCorrupt, DeadlineExceeded, DigestMismatch, InternalError
-from cowshed.tools import filesystem
+from cowshed.tools import filesystem, sparse
 
 SILENCE: Final = 900.0  # seconds without a byte after which the other side is given up: it may be fetching an image
 LONGEST: Final = 64 << 20  # bytes of one line
@@ -146,7 +146,7 @@ class Channel:
 
 
 def _pieces(fd: int) -> Iterator[tuple[int, bytes]]:
-    for offset, length in filesystem.extents(fd):
+    for offset, length in sparse.extents(fd):
         end = offset + length
         while offset < end:
             data = os.pread(fd, min(_CHUNK, end - offset), offset)

@@ -38,13 +38,13 @@ def check(rooms: Rooms, instance: Instance, disks: Sequence[Disk]) -> None:
 
 def _needed(rooms: Rooms, disk: Disk) -> int:
     """Bytes of a file with all its data and that of its base; never more than it is large."""
-    from cowshed.tools import filesystem
+    from cowshed.tools import sparse
 
     info = disk.info()
     held = info.allocated
     source = disk.source().backing
     while source:
-        held += filesystem.allocated(source.path) if source.path else info.virtual_size
+        held += sparse.allocated(source.path) if source.path else info.virtual_size
         source = source.backing
     data = min(info.virtual_size, held)
     return data + data // _TABLES + _MARGIN

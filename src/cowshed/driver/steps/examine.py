@@ -18,7 +18,7 @@ _NO_IMAGE: Final = "cowshed-doctor"  # it is only asked about
 def host(rooms: Rooms) -> list[Finding]:
     """Findings in the order a reader wants; a check that fails becomes a finding."""
     from cowshed.host import doctor
-    from cowshed.tools import filesystem
+    from cowshed.tools import reflink
 
     config = rooms.config
     findings = doctor.local(
@@ -28,7 +28,7 @@ def host(rooms: Rooms) -> list[Finding]:
         emulator_path=config.host.emulator,
     )
     findings += doctor.state_directory(rooms.state, qemu_user=_qemu_user(rooms))
-    findings += doctor.reflinks(rooms.state, works=filesystem.can_reflink(rooms.instances))
+    findings += doctor.reflinks(rooms.state, works=reflink.possible(rooms.instances))
     findings += _image_service(rooms)
     findings += examine_storage.backends(rooms)
     findings += _libvirt(rooms)

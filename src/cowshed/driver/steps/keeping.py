@@ -16,7 +16,7 @@ from cowshed.contract.storage import Snapshotting
 from cowshed.errors import CowshedError, SnapshotNotFound, UnsupportedOperation
 from cowshed.model.disk import DiskFormat
 from cowshed.model.instance import Instance
-from cowshed.tools import filesystem
+from cowshed.tools import filesystem, reflink, sparse
 
 if TYPE_CHECKING:
     from cowshed.contract.storage import Disk
@@ -101,11 +101,11 @@ def _copy(rooms: Rooms, uuid: str, entry: ManifestDisk) -> None:
     source = filesystem.open_regular(rooms.directory(uuid).path / entry.location)
     try:
         with filesystem.publish(folder / entry.name, unnamed=True) as new:
-            if not filesystem.reflink(source, new.fd):
+            if not reflink.clone(source, new.fd):
                 data = os.fstat(source).st_blocks * 512
                 filesystem.check_space(folder, data)
                 rooms.progress.phase("copy", data)
-                filesystem.copy_sparse(source, new.fd, progress=rooms.progress)
+                sparse.copy(source, new.fd, progress=rooms.progress)
             new.commit()
         filesystem.sync_directory(folder)
     finally:

@@ -8,7 +8,7 @@ import threading
 from array import array
 from typing import Final
 
-from cowshed.tools import filesystem
+from cowshed.tools import filesystem, reflink
 from cowshed.tools.ploop.image import CLUSTER, HEADER, Header, check, read_header
 from cowshed.tools.transfer.direct import Writer
 from cowshed.tools.transfer.sinks import used
@@ -44,7 +44,7 @@ def clone_raw(source: int, fd: int, size: int) -> bool:
     """
     header = new_header(size)
     content = os.fstat(source).st_size
-    if not filesystem.reflink_range(source, fd, header.data_offset):
+    if not reflink.clone_range(source, fd, header.data_offset):
         os.ftruncate(fd, 0)
         return False
     filesystem.write_all(fd, header.pack())

@@ -11,8 +11,8 @@ from pathlib import Path
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.storage import OpenSink
 from cowshed.model.disk import DiskFormat
-from cowshed.tools.filesystem import extents
 from cowshed.tools.format import Inspection
+from cowshed.tools.sparse import extents
 from cowshed.tools.transfer.layers import ZERO, Layer, Qcow2Layer, RawLayer
 from cowshed.tools.transfer.pump import pump
 from cowshed.tools.transfer.sinks import Crcs

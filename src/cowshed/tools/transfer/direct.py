@@ -11,7 +11,7 @@ import errno
 import os
 from contextlib import suppress
 
-from cowshed.tools.filesystem import start_writing
+from cowshed.tools.sparse import start_writing
 
 ALIGN = 4096  # at least the logical block size of any disk
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.errors import InternalError, InvalidRequest
 from cowshed.model.disk import DiskFormat, DiskSource
-from cowshed.tools import filesystem
+from cowshed.tools import filesystem, reflink
 from cowshed.tools.transfer.layers import Layer, Qcow2Layer, RawLayer
 from cowshed.tools.transfer.pump import pump
 from cowshed.tools.transfer.sinks import Qcow2Sink, RawSink
@@ -76,7 +76,7 @@ def _to_qcow2(layer: Layer, target: int, *, compress: bool, progress: Progress) 
 
 
 def _to_raw(layer: Layer, target: int, progress: Progress) -> None:
-    if isinstance(layer, RawLayer) and filesystem.reflink(layer.fd, target):
+    if isinstance(layer, RawLayer) and reflink.clone(layer.fd, target):
         return
     with closing(RawSink(target, layer.size, digest=False)) as sink:
         pump(layer, sink, progress=progress)

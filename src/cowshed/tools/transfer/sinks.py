@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cowshed.contract.storage import OpenSink
-from cowshed.tools import filesystem
+from cowshed.tools import filesystem, sparse
 from cowshed.tools.qcow2.header import EXT_END, MAGIC
 from cowshed.tools.transfer.direct import Writer
 from cowshed.tools.transfer.layers import ZERO
@@ -187,7 +187,7 @@ class Qcow2Sink:
             self._ready = end + AHEAD
             os.ftruncate(self.fd, self._ready)
             with suppress(OSError):  # the file system cannot, or has not so much: writing will tell
-                filesystem.reserve(self.fd, self._ready)
+                sparse.reserve(self.fd, self._ready)
 
     def _pack(self, start: int, length: int) -> int:
         """Room for compressed bytes, back to back with the ones before where those are the last. Under the lock."""
