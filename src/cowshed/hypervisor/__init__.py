@@ -9,13 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from cowshed.hypervisor.connection import Hypervisor
     from cowshed.hypervisor.events import EventKind, GuestEvent
     from cowshed.hypervisor.guest import Guest
+    from cowshed.hypervisor.hypervisor import Hypervisor
 
 __all__ = ["EventKind", "Guest", "GuestEvent", "Hypervisor"]
 
-_HOMES: Final = {"Hypervisor": "connection", "EventKind": "events", "GuestEvent": "events", "Guest": "guest"}
+_HOMES: Final = {"Hypervisor": "hypervisor", "EventKind": "events", "GuestEvent": "events", "Guest": "guest"}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from cowshed.model.host import Firmware, HostCapabilities, VirtType
 from cowshed.tools import filesystem, run
 
 if TYPE_CHECKING:
-    from cowshed.hypervisor.connection import Hypervisor
+    from cowshed.hypervisor.hypervisor import Hypervisor
 
 _log = log.logger(__name__)
 

@@ -25,8 +25,8 @@ from cowshed.model.instance import InstanceInfo, PowerState
 
 if TYPE_CHECKING:
     from cowshed.hypervisor.blockjob import BlockJobs
-    from cowshed.hypervisor.connection import Hypervisor
     from cowshed.hypervisor.devices import Devices
+    from cowshed.hypervisor.hypervisor import Hypervisor
 
 _log = log.logger(__name__)
 T = TypeVar("T")

@@ -19,8 +19,8 @@ from cowshed.hypervisor.events import EventKind, Watch
 from cowshed.units import MiB
 
 if TYPE_CHECKING:
-    from cowshed.hypervisor.connection import Hypervisor
     from cowshed.hypervisor.guest import Guest
+    from cowshed.hypervisor.hypervisor import Hypervisor
 
 _log = log.logger(__name__)
 

@@ -12,7 +12,7 @@ from cowshed.domain.secret import NAMED, Secret, SecretUsage, Usage
 from cowshed.errors import NotFound
 
 if TYPE_CHECKING:
-    from cowshed.hypervisor.connection import Hypervisor
+    from cowshed.hypervisor.hypervisor import Hypervisor
 
 __all__ = ["SecretUsage", "Secrets"]
 
