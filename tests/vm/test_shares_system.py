@@ -25,7 +25,7 @@ for name in data fixed more; do mkdir "$place/$name"; echo "hello from $name" >"
 ! cowshed run "$image" --name lost --share "$place/missing" 2>"$place/refused" || exit 3
 cowshed run "$image" --name one --memory 160M --network none --user-data "$place/inside" \
     --share "$place/data" --share "$place/fixed:ro" --wait 'log:inside: fixed is read-only' --timeout 150s
-cowshed log one >"$place/log"
+cowshed log one >"$place/console"
 cowshed share ls -o json >"$place/shares"
 grep -c /shares/ /proc/self/mountinfo >"$place/mounts"
 ! cowshed suspend one 2>"$place/suspended" || exit 3
@@ -53,7 +53,7 @@ def test_a_guest_reads_and_writes_what_the_host_shares(place: Path, guest_dir: P
     (place / "inside").write_text(INSIDE)
     lab.work(place, _WORK, timeout=220, image=guest_dir / "tiny.qcow2")
     assert "does not exist" in (place / "refused").read_text()
-    log = (place / "log").read_text()
+    log = (place / "console").read_text()
     assert "inside: data: hello from data" in log
     assert "inside: fixed: hello from fixed" in log
     assert (place / "data" / "answer").read_text() == "of the guest\n"

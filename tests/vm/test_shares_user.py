@@ -29,7 +29,7 @@ cowshed() { "$python" -m cowshed.cli "$@"; }
 for name in data fixed; do mkdir "$place/$name"; echo "hello from $name" >"$place/$name/hello"; done
 cowshed run "$image" --name one --memory 160M --network none --user-data "$place/inside" \
     --share "$place/data" --share "$place/fixed:ro" --wait 'log:inside: fixed is read-only' --timeout 150s
-cowshed log one >"$place/log"
+cowshed log one >"$place/console"
 cowshed share ls -o json >"$place/shares"
 cowshed doctor >"$place/doctor" || true
 cowshed rm --yes one
@@ -67,7 +67,7 @@ def test_a_guest_of_an_ordinary_user(place: Path, guest_dir: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    log = (place / "log").read_text()
+    log = (place / "console").read_text()
     assert "inside: data: hello from data" in log
     assert "inside: fixed: hello from fixed" in log
     answer = place / "data" / "answer"
