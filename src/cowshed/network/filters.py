@@ -35,7 +35,7 @@ class _Seen:
         return (
             self.sets == set(ruleset.SETS)
             and set(self.chains) == set(ruleset.CHAINS)
-            and self.comments == wanted.comments()
+            and self.comments == wanted.comments
             and not self.is_stale(wanted)
             and all(self.chains[name].policy == "drop" for name in ruleset.BASE)
         )
@@ -112,7 +112,7 @@ class Filters:
             if not commands:
                 return
             try:
-                nft.apply(commands)
+                nft.apply([*ruleset.prepare(_constants()), *commands])
             except ToolFailed as error:
                 if attempt == _ATTEMPTS:
                     raise
@@ -135,7 +135,7 @@ def _commands(changes: Mapping[str, Filter | None], seen: Mapping[str, _Seen]) -
             found += ruleset.remove_sets(key, now.present)
         elif not now.is_whole(wanted):
             found += ruleset.create(wanted, present=now.present, stale=bool(now.chains) and now.is_stale(wanted))
-    return [ruleset.make_table(), *found] if found else []
+    return found
 
 
 def _look(keys: Iterable[str]) -> dict[str, _Seen]:
@@ -153,7 +153,12 @@ def _seen(kernel: Connection, key: str) -> _Seen:
     )
 
 
+def _constants() -> frozenset[str]:
+    with nft.kernel() as kernel:
+        return frozenset(name for name in ruleset.CONSTANTS if kernel.has_constant(name))
+
+
 def _all_keys() -> set[str]:
     with nft.kernel() as kernel:
         names = [*(chain.name for chain in kernel.chains()), *kernel.sets()]
-    return {name.rpartition("-")[2] for name in names}
+    return {name.rpartition("-")[2] for name in names if name not in ruleset.CONSTANTS}

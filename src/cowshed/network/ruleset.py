@@ -18,6 +18,7 @@ import ipaddress
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 from cowshed.errors import InvalidRequest
@@ -57,7 +58,7 @@ _NUMBERS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Filter:
     """What one device lets through.
 
@@ -80,8 +81,12 @@ class Filter:
     def key(self) -> str:
         return key(self.owner)
 
+    @cached_property
     def chains(self) -> dict[str, list[Statement]]:
-        """The rules of each chain, in order; the keys are those of :data:`CHAINS`."""
+        """The rules of each chain, in order; the keys are those of :data:`CHAINS`.
+
+        :raises InvalidRequest: a rule names no protocol
+        """
         return {
             "keep-out": list(_keep("daddr", "dport", "sport", self.key)),
             "keep-in": list(_keep("saddr", "sport", "dport", self.key)),
@@ -92,17 +97,18 @@ class Filter:
     def hook(self, chain: str) -> str:
         return "ingress" if (chain == "out") != self.shares else "egress"
 
+    @cached_property
     def comments(self) -> dict[str, list[str]]:
         """Of the rules of each chain: they name the whole filter, and each rule's place in it."""
         digest = self.digest()
         return {
             name: [f"{digest} {number}/{len(rules)} {self.device}" for number in range(1, len(rules) + 1)]
-            for name, rules in self.chains().items()
+            for name, rules in self.chains.items()
         }
 
     def digest(self) -> str:
         """Names exactly these rules on exactly this device."""
-        text = json.dumps([self.device, self.shares, self.chains()], sort_keys=True)
+        text = json.dumps([self.device, self.shares, self.chains], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _allowed(self, direction: Direction) -> Iterator[Statement]:
@@ -125,6 +131,16 @@ SETS: Final[Mapping[str, list[str]]] = {
     "flows6": ["ipv6_addr", "inet_proto", "inet_service", "inet_service"],
     "peers4": ["ipv4_addr", "inet_proto"],
     "peers6": ["ipv6_addr", "inet_proto"],
+}
+
+
+# The rules of all interfaces share these sets. What stands in a rule itself is a nameless set of that rule, and the
+# kernel looks through all sets of the table to name one. Once a rule uses them nobody can change them.
+CONSTANTS: Final[Mapping[str, tuple[str, list[str]]]] = {
+    "kinds": ("ether_type", ["ip", "ip6", "arp"]),
+    "ports": ("inet_proto", _PORTS),
+    "shortlived": ("inet_proto", _PORTS[1:]),  # without TCP's connections
+    "icmps": ("inet_proto", ["icmp", "ipv6-icmp"]),
 }
 
 
@@ -154,9 +170,8 @@ def create(wanted: Filter, *, present: frozenset[str], stale: bool) -> Iterator[
             hook = {"type": "filter", "hook": wanted.hook(name), "prio": 0, "dev": wanted.device, "policy": "drop"}
         yield {"add": {"chain": _named(f"{name}-{wanted.key}", **hook)}}
         yield {"flush": {"chain": _named(f"{name}-{wanted.key}")}}
-    comments = wanted.comments()
-    for name, rules in wanted.chains().items():
-        for comment, rule in zip(comments[name], rules, strict=True):
+    for name, rules in wanted.chains.items():
+        for comment, rule in zip(wanted.comments[name], rules, strict=True):
             place = {"family": FAMILY, "table": TABLE, "chain": f"{name}-{wanted.key}"}
             yield {"add": {"rule": {**place, "comment": comment, **rule}}}
 
@@ -171,8 +186,12 @@ def remove_sets(owner_key: str, present: frozenset[str]) -> Iterator[Statement]:
     yield from ({"delete": {"set": _named(f"{name}-{owner_key}")}} for name in SETS if name in present)
 
 
-def make_table() -> Statement:
-    return {"add": {"table": {"family": FAMILY, "name": TABLE}}}
+def prepare(present: frozenset[str]) -> Iterator[Statement]:
+    """The table, and those of its :data:`CONSTANTS` that are not ``present``."""
+    yield {"add": {"table": {"family": FAMILY, "name": TABLE}}}
+    for name, (kind, elements) in CONSTANTS.items():
+        if name not in present:
+            yield {"add": {"set": _named(name, type=kind, flags=["constant"], elem=elements)}}
 
 
 def _named(name: str, **more: Any) -> Statement:
@@ -210,8 +229,8 @@ _IP6: Final = _is(_meta("protocol"), "ip6")
 _IP_KINDS: Final = ((_IP, "ip", "4"), (_IP6, "ip6", "6"))
 
 
-def _l4(*protocols: str) -> Statement:
-    return _in(_meta("l4proto"), protocols)
+def _l4(protocol: str) -> Statement:
+    return _is(_meta("l4proto"), protocol)
 
 
 def _udp(source: int, target: int) -> list[Statement]:
@@ -256,7 +275,7 @@ def _honest(wanted: Filter) -> Iterator[Statement]:
     ether, known = _payload("ether", "type"), wanted.addresses
     four, six = _of_version(known, 4), _of_version([*known, link_local(wanted.address)], 6)
     bound4, bound6 = (bool(known) and not _everything(known, version) for version in (4, 6))
-    yield _rule(_in(ether, ["ip", "ip6", "arp"], "!="), DROP)  # with a VLAN tag it is none of them
+    yield _rule(_is(ether, "@kinds", "!="), DROP)  # with a VLAN tag it is none of them
     yield _rule(_is(_payload("ether", "saddr"), wanted.address, "!="), DROP)
     yield _rule(_is(_payload("arp", "saddr ether"), wanted.address, "!="), DROP)
     if bound4:
@@ -295,7 +314,7 @@ def _raw(address: str) -> str:
 
 def _arriving() -> Iterator[Statement]:
     """What a guest needs to be on a network at all."""
-    yield _rule(_in(_payload("ether", "type"), ["ip", "ip6", "arp"], "!="), DROP)
+    yield _rule(_is(_payload("ether", "type"), "@kinds", "!="), DROP)
     yield _rule(_is(_meta("protocol"), "arp"), ACCEPT)
     yield _rule(_IP, *_udp(67, 68), ACCEPT)
     yield _rule(_IP6, *_udp(547, 546), ACCEPT)
@@ -339,11 +358,11 @@ def _known(other: str, theirs: str, ours: str, owner: str) -> Iterator[Statement
     yield _rule(_is({"exthdr": {"name": "frag", "field": "frag-off"}}, 0, "!="), ACCEPT)
     for kind, ip, version in _IP_KINDS:
         known = _is(_flow(ip, other, theirs, ours), f"@flows{version}-{owner}")
-        yield _rule(kind, _l4(*_PORTS), known, {"goto": {"target": f"keep-{way}-{owner}"}})
+        yield _rule(kind, _l4("@ports"), known, {"goto": {"target": f"keep-{way}-{owner}"}})
     for (_, ip, version), (icmp, kinds) in zip(_IP_KINDS, _REPLIES, strict=True):
         known = _is(_peer(ip, other), f"@peers{version}-{owner}")
         yield _rule(_in(_payload(icmp, "type"), kinds), known, ACCEPT)
-        yield _rule(_is(_meta("l4proto"), {"set": ["icmp", "ipv6-icmp"]}, "!="), known, ACCEPT)
+        yield _rule(_is(_meta("l4proto"), "@icmps", "!="), known, ACCEPT)
 
 
 def _keep(other: str, theirs: str, ours: str, owner: str) -> Iterator[Statement]:
@@ -354,8 +373,8 @@ def _keep(other: str, theirs: str, ours: str, owner: str) -> Iterator[Statement]
         ending = _is({"&": [_payload("tcp", "flags"), _FIN_OR_RST]}, 0, "!=")
         yield _rule(kind, ending, _note(flows, flow, TCP_CLOSING), ACCEPT)
         yield _rule(kind, _l4("tcp"), _note(flows, flow, TCP_IDLE), ACCEPT)
-        yield _rule(kind, _l4(*_PORTS[1:]), _note(flows, flow, IDLE), ACCEPT)
-        yield _rule(kind, _in(_meta("l4proto"), _PORTS, "!="), _note(peers, _peer(ip, other), IDLE), ACCEPT)
+        yield _rule(kind, _l4("@shortlived"), _note(flows, flow, IDLE), ACCEPT)
+        yield _rule(kind, _is(_meta("l4proto"), "@ports", "!="), _note(peers, _peer(ip, other), IDLE), ACCEPT)
     yield _rule(ACCEPT)
 
 

@@ -26,7 +26,8 @@ _REQUEST, _DUMP, _INTERRUPTED = 0x1, 0x300, 0x10  # NLM_F_...
 _ERROR, _DONE = 2, 3  # NLMSG_...
 _NESTED: Final = 0x3FFF  # of an attribute's type, without the flags NLA_F_...
 _TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY = 1, 3, 4, 5  # NFTA_...
-_RULE_CHAIN, _RULE_USERDATA, _SET_NAME = 2, 7, 2
+_RULE_CHAIN, _RULE_USERDATA, _SET_NAME, _SET_FLAGS = 2, 7, 2, 3
+_CONSTANT: Final = 0x2  # NFT_SET_CONSTANT
 _HOOK_NUMBER, _HOOK_DEVICE, _HOOK_DEVICES, _DEVICE_NAME = 1, 3, 4, 1
 _COMMENT: Final = 0  # NFTNL_UDATA_RULE_COMMENT: what nft(8) writes into a rule's user data
 _HOOKS: Final = ("ingress", "egress")
@@ -85,6 +86,11 @@ class Connection:
 
     def has_set(self, name: str) -> bool:
         return self._get(_GET_SET, {_SET_NAME: _text(name)}) is not None
+
+    def has_constant(self, name: str) -> bool:
+        """Is it a set that nobody can change while a rule uses it?"""
+        found = self._get(_GET_SET, {_SET_NAME: _text(name)})
+        return found is not None and bool(_number(found.get(_SET_FLAGS, b"")) & _CONSTANT)
 
     def chains(self) -> list[Chain]:
         return [_chain(one) for one in self._all(_GET_CHAIN)]
