@@ -51,17 +51,32 @@ def _promises(path: Path) -> list[tuple[str, set[str]]]:
 
 
 def _tests(path: Path, names: set[str]) -> list[tuple[str, set[str]]]:
-    """Each test of a file and the calls in it, those of the file's own functions it uses included."""
+    """Each test of a file and the calls in it, those of the functions it uses included: the file's own, and imported ones."""
     tree = ast.parse(path.read_text())
-    functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    functions = {**_imported(tree), **_functions(tree)}
     called = {name: _called(node) for name, node in functions.items()}
     found = []
-    for name in functions:
+    for name in _functions(tree):
         if name.startswith("test_"):
             all_called = set(called[name])
             for other in called[name] & functions.keys():
                 all_called |= called[other]
             found.append((name, all_called & names))
+    return found
+
+
+def _functions(tree: ast.Module) -> dict[str, ast.FunctionDef]:
+    return {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def _imported(tree: ast.Module) -> dict[str, ast.FunctionDef]:
+    """The functions that come from other files of the tests (``from tests.vm.sides import go``)."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests."):
+            path = ROOT / Path(*str(node.module).split(".")).with_suffix(".py")
+            there = _functions(ast.parse(path.read_text())) if path.exists() else {}
+            found |= {one.name: there[one.name] for one in node.names if one.name in there}
     return found
 
 

@@ -7,16 +7,8 @@ import pytest
 from cowshed.contract.callbacks import Placed
 from cowshed.errors import HostUnsuitable
 from cowshed.model.image import Image
-from tests.vm.test_live_migration import (  # noqa: F401 - apart and image are fixtures
-    Side,
-    apart,
-    at_source,
-    booted,
-    goes_on,
-    image,
-    nothing_at,
-    one_guest,
-)
+from tests.vm.sides import Side, at_source, booted, goes_on, nothing_at, one_guest
+from tests.vm.test_live_migration import apart, image  # noqa: F401 - fixtures
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("migration")]
 

@@ -5,170 +5,52 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cowshed.config import ConsoleSection, GuestSection, MigrationSection
 from cowshed.contract.callbacks import NoProgress
 from cowshed.errors import CowshedError, HostUnsuitable, Interrupted, InvalidRequest, InvalidState, NameTaken
-from cowshed.hypervisor import migrate
 from cowshed.model.image import Image
-from cowshed.model.instance import Instance, PowerState
+from cowshed.model.instance import Instance
 from cowshed.model.vif import Vif
 from cowshed.units import MiB
-from tests.vm.machines import MAC, Machines, forwarded
+from tests.vm.machines import MAC, forwarded
+from tests.vm.sides import (
+    Calls,
+    Side,
+    at_source,
+    booted,
+    capped,
+    checks,
+    go,
+    goes_on,
+    nothing_at,
+    one_guest,
+    pair,
+    prepared,
+    side,
+    slowly,
+)
 from tests.vm.two_hosts import Host
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("migration")]
-
-
-# Counts aloud, and on its disk.
-TICKER = """#!/bin/sh
-(i=0; while :; do i=$((i+1)); echo "tick $i" >/dev/console; echo $i >/data/ticks; sync; usleep 300000; done) &
-"""
-
-
-class Side(Machines):
-    """A driver on one of the two hosts."""
-
-    host: Host
-
-    @property
-    def uuids(self) -> list[str]:
-        return self.driver.list_instance_uuids()
-
-    def directory(self, instance: Instance) -> Path:
-        return self.state / "instances" / instance.uuid
-
-
-def side(host: Host, guest_dir: Path, state: str = "state", **migration: Any) -> Side:
-    place = host.place / state
-    place.mkdir(exist_ok=True)
-    settings = {"uri": "qemu+tcp://%s/system", "unsafe": True, "stall": 60.0} | migration
-    made = Side(
-        host.uri,
-        guest_dir,
-        place,
-        guest=GuestSection(config_drive=True, cpu_mode="qemu64"),
-        migration=MigrationSection(address=host.address, **settings),
-        console=ConsoleSection(vnc=True),
-    )
-    made.host = host
-    return made
 
 
 @pytest.fixture(scope="module")
 def apart(hosts: tuple[Host, Host], guest_dir: Path) -> Iterator[tuple[Side, Side]]:
     """Two hosts with an image service in common, and nothing else."""
     with ExitStack() as stack:
-        yield _pair(stack, hosts, guest_dir, "state", ("images",))
-
-
-def _pair(
-    stack: ExitStack, hosts: tuple[Host, Host], guest_dir: Path, state: str, common: tuple[str, ...], **migration: Any
-) -> tuple[Side, Side]:
-    for name in common:
-        for number, host in enumerate(hosts):
-            place = host.place / state
-            place.mkdir(exist_ok=True)
-            if number == 0:
-                (place / name).mkdir(exist_ok=True)
-            elif not (place / name).exists():
-                (place / name).symlink_to(hosts[0].place / state / name)
-    one, other = (side(host, guest_dir, state, **migration) for host in hosts)
-    stack.callback(other.driver.cleanup_host, "there")
-    stack.callback(one.driver.cleanup_host, "here")
-    return one, other
+        yield pair(stack, hosts, guest_dir, "state", ("images",))
 
 
 @pytest.fixture(scope="module")
 def image(apart: tuple[Side, Side]) -> Image:
     return apart[0].image()
-
-
-class Calls:
-    """The two call-backs of a migration, of which exactly one is called."""
-
-    def __init__(self) -> None:
-        self.made: list[str] = []
-        self.data: dict[str, Any] = {}
-
-    def post(self, context: Any, instance: Instance, dest: str, block: bool, data: dict[str, Any]) -> None:
-        self.made.append("post")
-        self.data = data
-
-    def recover(
-        self, context: Any, instance: Instance, dest: str, data: dict[str, Any], migration_status: str = "error"
-    ) -> None:
-        self.made.append(migration_status)
-        self.data = data
-
-
-def checks(source: Side, target: Side, instance: Instance, block: bool | None = None, **options: Any) -> dict[str, Any]:
-    """What a manager does before; the migrate data goes through JSON as between two hosts."""
-    found = target.driver.check_can_live_migrate_destination(None, instance, {}, {}, block, **options)
-    try:
-        return source.driver.check_can_live_migrate_source(None, instance, json.loads(json.dumps(found)))
-    finally:
-        target.driver.check_can_live_migrate_destination_cleanup(None, found)
-        assert not list((target.state / "instances").glob(".shared-*"))
-
-
-def prepared(source: Side, target: Side, instance: Instance, vifs: list[Vif] | None = None) -> dict[str, Any]:
-    data = json.loads(json.dumps(checks(source, target, instance)))
-    return json.loads(json.dumps(target.driver.pre_live_migration(None, instance, None, vifs or [], None, data)))
-
-
-def go(
-    source: Side, target: Side, instance: Instance, data: dict[str, Any], meanwhile: threading.Thread | None = None
-) -> Calls:
-    """The move; whatever it comes to, the other side's part of the end too."""
-    calls = Calls()
-    source.driver.live_migration(None, instance, target.host.address, calls.post, calls.recover, True, data)
-    if meanwhile:
-        meanwhile.join()
-    if calls.made == ["post"]:
-        source.driver.post_live_migration(None, instance, None, calls.data)
-        source.driver.post_live_migration_at_source(None, instance, [])
-        source.driver.cleanup(None, instance, [], migrate_data=calls.data)
-        target.driver.post_live_migration_at_destination(None, instance, [], True)
-    else:
-        target.driver.rollback_live_migration_at_destination(None, instance, [], None, migrate_data=data)
-        target.driver.rollback_live_migration_at_destination(None, instance, [], None, migrate_data=data)
-    return calls
-
-
-def one_guest(instance: Instance, *sides: Side) -> list[Side]:
-    """The sides it runs on."""
-    return [one for one in sides if instance.uuid in one.uuids and one.state_of(instance) == PowerState.RUNNING]
-
-
-def booted(source: Side, image: Image, **fields: Any) -> Instance:
-    instance = source.spawn(image, user_data=fields.pop("user_data", TICKER), **fields)
-    source.wait(instance, "tick 1")
-    return instance
-
-
-def goes_on(where: Side, instance: Instance) -> None:
-    """The guest itself says something new."""
-    seen = len(where.log(instance))
-    deadline = time.monotonic() + 60
-    while "tick" not in where.log(instance)[seen:]:
-        assert time.monotonic() < deadline, where.log(instance)[-500:]
-        time.sleep(0.1)
-
-
-def nothing_at(side: Side, instance: Instance) -> None:
-    assert instance.uuid not in side.uuids
-    assert not list((side.state / "instances").glob(f"{instance.uuid}*"))
-    assert not list((side.state / "transit").glob("*"))
 
 
 @pytest.mark.parametrize("backend", ["qcow2", "raw"])
@@ -206,7 +88,7 @@ def together(hosts: tuple[Host, Host], guest_dir: Path) -> Iterator[tuple[Side, 
     """Two hosts with the instances' directories and the cache in common."""
     with ExitStack() as stack:
         common = ("images", "instances", "cache")
-        yield _pair(stack, hosts, guest_dir, "shared", common, parallel=2, auto_converge=True)
+        yield pair(stack, hosts, guest_dir, "shared", common, parallel=2, auto_converge=True)
 
 
 def test_a_common_directory_is_left_as_it_is(together: tuple[Side, Side], hosts: tuple[Host, Host]) -> None:
@@ -248,35 +130,6 @@ def guest(apart: tuple[Side, Side], image: Image) -> Iterator[Instance]:
     yield instance
     target.driver.destroy(None, instance, [])
     source.driver.destroy(None, instance, [])
-
-
-def at_source(source: Side, target: Side, instance: Instance) -> None:
-    """As before, and the other host is as if nothing had been."""
-    assert one_guest(instance, source, target) == [source]
-    goes_on(source, instance)
-    nothing_at(target, instance)
-    assert not list((source.state / "transit").glob("*"))
-
-
-def slowly(source: Side, uuid: str, then: Callable[[], object]) -> threading.Thread:
-    """``then``, on a thread of its own, as soon as the migration is under way."""
-
-    def work() -> None:
-        guest = source.driver.rooms.hypervisor.guest(uuid)
-        deadline = time.monotonic() + 60
-        while (now := migrate.running(guest)) is None or not now.total:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        then()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
-
-
-def capped(hosts: tuple[Host, Host], guest_dir: Path, **migration: Any) -> Side:
-    """A driver on the first host that sends slowly, so that there is time for things to happen."""
-    return side(hosts[0], guest_dir, bandwidth=2 * MiB, **migration)
 
 
 def test_abort_leaves_it_where_it_is(

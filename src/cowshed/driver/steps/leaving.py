@@ -50,15 +50,15 @@ def described(rooms: Rooms, instance: Instance, guest: Guest, found: dict[str, A
     shared = is_shared(rooms, found)
     entries = {} if shared else own(rooms, instance)
     local = {name: one for name, one in entries.items() if not rooms.backend(one.backend).traits.shared}
-    _check_wish(found.get("block_migration"), local)
     places = layout.remembered(rooms, instance)
     copied = {name: places[name].target for name in local if name in places and not layout.read_only(name)}
+    _check_wish(found.get("block_migration"), copied)
     _check_movable(rooms, instance, {name: local[name] for name in copied})
     _check_room(rooms, instance, found, {name: local[name] for name in copied})
     return {
         **found,
         "is_shared_instance_path": shared,
-        "block_migration": bool(local),
+        "block_migration": bool(copied),
         "disks": [line(one) for one in entries.values()],
         "copied": copied,
         "records": {} if shared else records(rooms, instance),
@@ -95,12 +95,13 @@ def own(rooms: Rooms, instance: Instance) -> dict[str, ManifestDisk]:
     }  # fmt: skip
 
 
-def _check_wish(wished: bool | None, local: dict[str, ManifestDisk]) -> None:
-    if wished and not local:
+def _check_wish(wished: bool | None, copied: dict[str, str]) -> None:
+    """Small files that go with the migrate data, or are made again there, are no reason for a block migration."""
+    if wished and not copied:
         raise InvalidRequest(reason="its disks are on storage that both hosts see; there is nothing to copy")
-    if wished is False and local:
+    if wished is False and copied:
         raise InvalidRequest(
-            reason=f"both hosts do not see {', '.join(sorted(local))}, and disks shall not be copied",
+            reason=f"both hosts do not see {', '.join(sorted(copied))}, and disks shall not be copied",
             hint="ask for a block migration",
         )
 
