@@ -8,14 +8,17 @@ import os
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from tests.vm.two_hosts import Host
 
 _CLONE_NEWNET = 0x40000000
 _PIECE = 1 << 18
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -27,7 +30,6 @@ class Doors:
 
 @contextmanager
 def doors(hosts: tuple[Host, ...], *ports: int) -> Iterator[Doors]:
-    """A socket belongs to the network that its thread was in when it was made, whoever accepts with it."""
     made, loop = Doors(), asyncio.new_event_loop()
     listening = [(host.name, port, _listener(host, port)) for host in hosts for port in ports]
     thread = threading.Thread(target=_work, args=(loop, made, listening), daemon=True)
@@ -41,23 +43,28 @@ def doors(hosts: tuple[Host, ...], *ports: int) -> Iterator[Doors]:
             listener.close()
 
 
-def _listener(host: Host, port: int) -> socket.socket:
-    found: list[socket.socket] = []
+def inside(host: Host, make: Callable[[], T]) -> T:
+    """What ``make`` makes in the host's network: a socket stays in that of the thread that has made it."""
+    found: list[T] = []
 
     def there() -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         network = os.open(f"/proc/{host.init}/ns/net", os.O_RDONLY)
         try:
             assert libc.setns(network, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-            found.append(socket.create_server(("127.0.0.1", port), backlog=64))
+            found.append(make())
         finally:
             os.close(network)
 
     thread = threading.Thread(target=there)
     thread.start()
     thread.join()
-    assert found, f"port {port} is taken in {host.name}"
+    assert found, f"it could not be made in {host.name}"
     return found[0]
+
+
+def _listener(host: Host, port: int) -> socket.socket:
+    return inside(host, lambda: socket.create_server(("127.0.0.1", port), backlog=64))
 
 
 def _work(loop: asyncio.AbstractEventLoop, made: Doors, listening: list[tuple[str, int, socket.socket]]) -> None:

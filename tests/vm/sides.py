@@ -57,10 +57,12 @@ def side(
         host.uri,
         guest_dir,
         place,
-        guest=GuestSection(config_drive=True, cpu_mode="qemu64"),
-        migration=MigrationSection(address=host.address, **settings),
-        console=ConsoleSection(vnc=True),
-        **(more or {}),
+        **{
+            "guest": GuestSection(config_drive=True, cpu_mode="qemu64"),
+            "migration": MigrationSection(address=host.address, **settings),
+            "console": ConsoleSection(vnc=True),
+            **(more or {}),
+        },
     )
     made.host = host
     return made

@@ -33,6 +33,11 @@ auth_tcp = "none"
 unix_sock_rw_perms = "0777"
 host_uuid = "$3"
 X
+mkdir "$place/pki"
+cat >>"$place/conf/qemu.conf" <<X
+migrate_tls_x509_cert_dir = "$place/pki"
+migrate_tls_x509_verify = 1
+X
 while true; do
     while [ ! -e "$place/up" ]; do sleep 0.05; done
     libvirtd --listen -f "$place/conf/libvirtd.conf" >>"$place/libvirtd.log" 2>&1 &

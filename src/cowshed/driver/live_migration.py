@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
@@ -49,6 +50,7 @@ class LiveMigration(LiveMigrationContract):
         :raises NameTaken: a domain of this UUID or name is here
         """
         from cowshed.driver.steps import host_state
+        from cowshed.hypervisor import certificates
         from cowshed.tools import filesystem
 
         rooms = self.rooms
@@ -69,6 +71,7 @@ class LiveMigration(LiveMigrationContract):
                 disk_over_commit=disk_over_commit,
                 available=free,
                 qemu=list(rooms.hypervisor.version()),
+                tls_lacks=[str(path) for path in certificates.missing(_certificates(rooms), certificates.OF_TARGET)],
             )
 
     def check_can_live_migrate_destination_cleanup(self, context: Any, dest_check_data: Any) -> None:
@@ -91,6 +94,7 @@ class LiveMigration(LiveMigrationContract):
                     f"{_dotted(self.rooms.hypervisor.version())}",
                     hint="update QEMU there; guests go to newer ones only",
                 )
+            _check_certificates(self.rooms, found)
             return leaving.described(self.rooms, instance, guest, found)
 
     # --- the way there ------------------------------------------------------------------------
@@ -257,6 +261,27 @@ def _check_version(source: Any, here: tuple[int, int, int]) -> None:
             reason=f"its QEMU ({_dotted(here)}) is older than the source's ({found})",
             hint="update QEMU there; guests go to newer ones only",
         )
+
+
+def _certificates(rooms: Rooms) -> Path | None:
+    from cowshed.hypervisor import certificates
+
+    return certificates.directory(rooms.config.migration.certificates)
+
+
+def _check_certificates(rooms: Rooms, found: Mapping[str, Any]) -> None:
+    """libvirt would find out when the guest is on its way. :raises HostUnsuitable:"""
+    from cowshed.hypervisor import certificates
+
+    if not rooms.config.migration.tls:
+        return
+    mine = certificates.missing(_certificates(rooms), certificates.OF_SOURCE)
+    for whose, lacks in (("this host", mine), ("the destination", found.get("tls_lacks", []))):
+        if lacks:
+            raise HostUnsuitable(
+                reason=f"{whose} has no certificates for TLS: there is no {', no '.join(str(path) for path in lacks)}",
+                hint="put them there, or say in [migration] certificates where they are",
+            )
 
 
 def _dotted(version: Any) -> str:

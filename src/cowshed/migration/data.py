@@ -3,7 +3,8 @@
 By whom it is set, and in which call:
 
 * destination, first check: ``filename`` (in the directory of instances, shows whether that is shared), ``block_migration``
-  (None: as the storage demands), ``disk_over_commit``, ``available`` (bytes free by backend), ``qemu`` (its version);
+  (None: as the storage demands), ``disk_over_commit``, ``available`` (bytes free by backend), ``qemu`` (its version),
+  ``tls_lacks`` (files that QEMU's TLS would need there);
 * source, second check: ``is_shared_instance_path``, ``block_migration`` (now decided), ``disks`` (lines of the manifest),
   ``copied`` (disk to target, those whose content QEMU copies), ``records`` (small files beside the disks), ``content``
   (of small read-only disks), ``cpu``, ``machine``, ``memory``, ``volumes``;
