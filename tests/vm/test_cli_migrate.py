@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ def configured(hosts: tuple[Host, Host]) -> None:
         configure(host, other)
 
 
-def configure(host: Host, other: Host, bandwidth: int = 0) -> None:
-    """Instead of ssh to the other host: its configuration."""
+def configure(host: Host, other: Host, bandwidth: int = 0, reach: Sequence[str] = ()) -> None:
+    """Instead of ssh to the other host: its configuration, behind the words ``reach``."""
     host.state.mkdir(exist_ok=True)
-    command = ["env", f"COWSHED_CONFIG={other.place}/config.toml", *COWSHED]
+    command = [*reach, "env", f"COWSHED_CONFIG={other.place}/config.toml", *COWSHED]
     (host.place / "config.toml").write_text(f"""
 [host]
 uri = "{host.uri}"

@@ -243,12 +243,9 @@ class LiveMigration(LiveMigrationContract):
         block_migration: bool = False,
         block_device_info: BlockDevices = None,
     ) -> None:
-        """libvirt has defined it here already; its packet filters come into force, and its note goes."""
+        """libvirt has defined it here already; it goes on, if it is paused for its packet filters, and its note goes."""
         with log.about(instance.name):
-            guest = self.rooms.hypervisor.guest(instance.uuid)
-            if filtering.needed(self.rooms, guest):
-                filtering.enforce(self.rooms, guest)
-            arriving.settled(self.rooms, instance.uuid)
+            arriving.taken_over(self.rooms, self.rooms.hypervisor.guest(instance.uuid))
 
 
 def _check_version(source: Any, here: tuple[int, int, int]) -> None:

@@ -36,6 +36,7 @@ class Flag(IntFlag):
     PEER2PEER = 2
     PERSIST_DEST = 8
     UNDEFINE_SOURCE = 16
+    PAUSED = 32
     NON_SHARED_DISK = 64
     NON_SHARED_INC = 128
     UNSAFE = 512
@@ -60,7 +61,7 @@ class JobType(IntEnum):
 class Request:
     """``uri`` is the other libvirt's as this one sees it, ``address`` where the other QEMU listens ("": its host
     name). ``disks`` are targets (``vda``) whose content is copied; ``shallow``: without what lies below the top
-    layer. ``bandwidth`` in bytes per second, 0: no limit. ``connections`` > 1: in parallel.
+    layer. ``bandwidth`` in bytes per second, 0: no limit. ``connections`` > 1: in parallel. ``paused``: it does not go on by itself there.
     """
 
     uri: str
@@ -75,6 +76,7 @@ class Request:
     post_copy: bool = False
     tls: bool = False
     unsafe: bool = False
+    paused: bool = False
 
     def flags(self) -> Flag:
         """:raises InvalidRequest: never; what excludes each other is found in the configuration"""
@@ -86,6 +88,7 @@ class Request:
             (Flag.POSTCOPY, self.post_copy),
             (Flag.TLS, self.tls),
             (Flag.UNSAFE, self.unsafe),
+            (Flag.PAUSED, self.paused),
             (Flag.PARALLEL, self.connections > 1),
         ):
             if on:

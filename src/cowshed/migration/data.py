@@ -7,9 +7,9 @@ By whom it is set, and in which call:
   ``tls_lacks`` (files that QEMU's TLS would need there);
 * source, second check: ``is_shared_instance_path``, ``block_migration`` (now decided), ``disks`` (lines of the manifest),
   ``copied`` (disk to target, those whose content QEMU copies), ``records`` (small files beside the disks), ``content``
-  (of small read-only disks), ``cpu``, ``machine``, ``memory``, ``volumes``;
+  (of small read-only disks), ``cpu``, ``machine``, ``memory``, ``volumes``, ``ran`` (it is not paused);
 * destination, preparation: ``xml`` (the domain as it is there), ``shallow`` (what lies below overlays is there already),
-  ``address``;
+  ``address``, ``held`` (it arrives paused, until its packet filters are in force);
 * source, at the end: ``error`` or ``statistics``.
 """
 

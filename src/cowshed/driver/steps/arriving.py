@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
 from cowshed.driver.steps import (
+    awaiting,
     bases,
     connect,
     filtering,
@@ -119,7 +120,8 @@ def prepare(
     with Undo() as undo, ExitStack() as stack:
         stack.enter_context(transit.busy(rooms, instance.uuid, Way.IN))
         undo.push("forget that it comes", transit.forget, rooms, instance.uuid, Way.IN)
-        transit.note(rooms, instance.uuid, Way.IN, shared=shared, name=instance.name)
+        held = awaiting.held(rooms, instance, vifs, found)
+        transit.note(rooms, instance.uuid, Way.IN, shared=shared, name=instance.name, held=held)
         shallow = False
         if not shared:
             provision.directory(rooms, instance, undo)
@@ -133,8 +135,10 @@ def prepare(
         connected = volumes.connect_all(rooms, instance, _volumes(rooms, instance, image, block_devices, found), undo)
         undo.push("give the serial port back", serial.give_back, rooms, instance.uuid)
         xml = launch.assembled(rooms, instance, image, plugged, connected)
+        if held:
+            stack.enter_context(awaiting.awaited(rooms, instance.uuid))
         rooms.arrivals[instance.uuid] = stack.pop_all()
-    return {**found, "xml": xml, "shallow": shallow, "address": rooms.config.migration.address}
+    return {**found, "xml": xml, "shallow": shallow, "held": held, "address": rooms.config.migration.address}
 
 
 def _other_directory(path: Path, shared: bool) -> CowshedError:
@@ -229,18 +233,18 @@ def _volumes(rooms: Rooms, instance: Instance, image: Any, block_devices: Any, f
 # --- afterwards -----------------------------------------------------------------------------------
 
 
-def arrived(rooms: Rooms, uuid: str) -> Guest | None:
-    """The guest, once it is wholly this host's: defined here, and nothing is coming in any more."""
-    from cowshed.hypervisor import migrate
+def taken_over(rooms: Rooms, guest: Guest) -> None:
+    """It is here: filtered, running if it ran, and no guest of another host any more. May be repeated.
 
-    guest = rooms.hypervisor.find(uuid)
-    if guest is None or not guest.persistent() or migrate.running(guest) is not None:
-        return None
-    return guest
+    :raises CowshedError: its filters are not in force, and it stays paused
+    """
+    let_go(rooms, guest.uuid)
+    awaiting.complete(rooms, guest)
+    settled(rooms, guest.uuid)
 
 
 def settled(rooms: Rooms, uuid: str) -> None:
-    """It is here, and no guest of another host any more."""
+    """Nothing is expected any more."""
     transit.forget(rooms, uuid, Way.IN)
     let_go(rooms, uuid)
 
@@ -258,7 +262,7 @@ def rollback(rooms: Rooms, instance: Instance, vifs: Sequence[Vif], block_device
     note = transit.noted(rooms, instance.uuid, Way.IN)
     if note is None:
         return let_go(rooms, instance.uuid)
-    if arrived(rooms, instance.uuid):
+    if awaiting.arrived(rooms, instance.uuid):
         raise InvalidState(name=instance.name, state="running here", action="taken back", hint="it has arrived")
     if guest := rooms.hypervisor.find(instance.uuid):
         guest.destroy()
@@ -298,10 +302,9 @@ def _recover(rooms: Rooms, uuid: str) -> None:
     from cowshed.model.flavor import Flavor
 
     guest = rooms.hypervisor.find(uuid)
-    if guest and arrived(rooms, uuid):
+    if guest and awaiting.arrived(rooms, uuid):
         _log.info("%s has arrived", guest.name)
-        filtering.enforce(rooms, guest)
-        return settled(rooms, uuid)
+        return taken_over(rooms, guest)
     if guest and migrate.running(guest) is not None:
         return  # it is coming; whoever sends it says how it ended
     _log.warning("removing what was prepared for %s, which did not come", uuid)

@@ -88,7 +88,12 @@ def _target(plugged: PluggedVif) -> str:
 def needed(rooms: Rooms, guest: Guest) -> bool:
     """Is any of its interfaces filtered?"""
     found = nics.recovered(guest)
-    return found is not None and any(True for _ in _groups(rooms, found.instance, found.vifs))
+    return found is not None and any_of(rooms, found.instance, found.vifs)
+
+
+def any_of(rooms: Rooms, instance: Instance, vifs: Sequence[Vif]) -> bool:
+    """Is any of these filtered?"""
+    return any(True for _ in _groups(rooms, instance, vifs))
 
 
 def enforce(rooms: Rooms, guest: Guest) -> None:

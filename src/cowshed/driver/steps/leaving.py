@@ -64,6 +64,7 @@ def described(rooms: Rooms, instance: Instance, guest: Guest, found: dict[str, A
         "records": {} if shared else records(rooms, instance),
         "content": _contents(rooms, instance, local),
         "volumes": [volume(one) for one in volumes.recorded(rooms, instance)],
+        "ran": guest.state() == PowerState.RUNNING,
         **_machine(guest),
     }
 
@@ -211,6 +212,7 @@ def request(rooms: Rooms, guest: Guest, dest: str, found: dict[str, Any]) -> Req
         post_copy=section.post_copy,
         tls=section.tls,
         unsafe=section.unsafe,
+        paused=bool(found.get("held")),
     )
 
 
