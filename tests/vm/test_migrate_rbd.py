@@ -134,12 +134,18 @@ def test_a_running_guest_goes_and_its_image_stays(
 def test_resize_and_cold_moves_copy_nothing(
     sides: tuple[Side, Side], image: Image, store: Store, hosts: tuple[Host, Host]
 ) -> None:
+    """But the keys: the disk is encrypted."""
     source, target = sides
     small, large = Flavor(memory=160 * MiB), Flavor(vcpus=2, memory=160 * MiB, root=80 * MiB)
-    instance = booted(source, image, backend="rbd", flavor=small)
+    instance = booted(source, image, backend="rbd", flavor=small, encrypt=True)
     moved = replace(instance, flavor=large)
+
+    def keys(side: Side) -> list[str]:
+        return sorted(path.read_text() for path in (side.state / "keys").glob("*"))
+
     try:
-        disk = store.image(instance)
+        disk, known = store.image(instance), keys(source)
+        larger = {**disk, "size": disk["size"] + 16 * MiB}
 
         def leave(dest: str) -> str:
             info = source.driver.migrate_disk_and_power_off(None, instance, dest, large, [])
@@ -149,7 +155,7 @@ def test_resize_and_cold_moves_copy_nothing(
         def arrive(where: Side, info: str, *, power_on: bool = False) -> None:
             remembered = where.driver.remembered_image(moved)
             where.driver.finish_migration(None, None, moved, info, [], remembered, True, power_on=power_on)
-            assert store.image(instance) == {**disk, "size": 80 * MiB}
+            assert store.image(instance) == larger
 
         for dest, where in (("localhost", source), (hosts[1].address, target)):  # reverted
             arrive(where, leave(dest))
@@ -160,6 +166,7 @@ def test_resize_and_cold_moves_copy_nothing(
                 target.driver.destroy(None, moved, [], destroy_disks=False)
                 target.driver.discard_received(moved)
                 target.assert_nothing_left(moved)
+                assert keys(target) == []
             source.driver.finish_revert_migration(None, instance, [], power_on=False)
             assert store.image(instance) == disk and store.snapshots(instance) == []
 
@@ -173,8 +180,9 @@ def test_resize_and_cold_moves_copy_nothing(
         for _ in range(2):
             source.driver.confirm_migration(None, instance, [])
         nothing_at(source, instance)
+        assert keys(source) == [] and keys(target) == known
         assert target.state_of(moved) == PowerState.RUNNING
-        assert store.image(instance) == {**disk, "size": 80 * MiB} and store.snapshots(instance) == []
+        assert store.image(instance) == larger and store.snapshots(instance) == []
     finally:
         target.driver.destroy(None, instance, [])
         source.driver.destroy(None, instance, [])

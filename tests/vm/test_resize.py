@@ -120,11 +120,13 @@ def test_resize_in_place_revert_and_confirm(sides: tuple[Machines, Machines], im
     here.assert_nothing_left(instance)
 
 
-@pytest.mark.parametrize("backend", ["qcow2", "raw"])
-def test_cold_move_revert_and_confirm(sides: tuple[Machines, Machines], hosts: Any, image: Image, backend: str) -> None:
-    """The other host has neither the image nor its base: what is needed comes over the command."""
+@pytest.mark.parametrize(("backend", "encrypt"), [("qcow2", False), ("raw", True)])
+def test_cold_move_revert_and_confirm(
+    sides: tuple[Machines, Machines], hosts: Any, image: Image, backend: str, encrypt: bool
+) -> None:
+    """The other host has neither the image nor its base: what is needed comes over the command, keys as well."""
     source, target = sides
-    instance = booted(source, image, backend=backend)
+    instance = booted(source, image, backend=backend, encrypt=encrypt)
     try:
         for last in (False, True):
             info = source.driver.migrate_disk_and_power_off(None, instance, hosts[1].address, LARGE, [])
@@ -141,12 +143,14 @@ def test_cold_move_revert_and_confirm(sides: tuple[Machines, Machines], hosts: A
             if last:
                 break
             target.driver.destroy(None, moved, [])
+            assert not list((target.state / "keys").glob("*"))
             source.driver.finish_revert_migration(None, instance, [], power_on=False)
             assert not kept(source, instance)
             assert source.driver.show_disk(instance).virtual_size == 64 * MiB
         source.driver.confirm_migration(None, instance, [])
         source.driver.confirm_migration(None, instance, [])
         source.assert_nothing_left(instance)
+        assert not list((source.state / "keys").glob("*"))
         assert not list((source.state / "transit").glob("*")) + list((target.state / "transit").glob("*"))
         assert target.state_of(moved) == PowerState.RUNNING
     finally:

@@ -358,6 +358,9 @@ class KeySource(Protocol):
     def create(self, key_id: str) -> bytes:
         """A new random key, durable when this returns. :raises NameTaken:"""
 
+    def keep(self, key_id: str, key: bytes) -> None:
+        """A key that was made elsewhere, durable when this returns. :raises NameTaken:"""
+
     def get(self, key_id: str) -> bytes:
         """:raises NotFound:"""
 

@@ -57,15 +57,18 @@ class FileKeys:
         self.directory = directory
 
     def create(self, key_id: str) -> bytes:
+        key = new_key()
+        self.keep(key_id, key)
+        return key
+
+    def keep(self, key_id: str, key: bytes) -> None:
         path = self._path(key_id)
         filesystem.make_directory(self.directory, mode=0o700)
-        key = new_key()
         try:
             with filesystem.publish(path, mode=0o600, unnamed=True) as new:
                 filesystem.write_all(new.fd, key)
         except NameTaken:
             raise NameTaken(kind="key", name=key_id) from None
-        return key
 
     def get(self, key_id: str) -> bytes:
         path = self._path(key_id)
@@ -102,12 +105,15 @@ class LibvirtKeys:
         self._secrets = secrets
 
     def create(self, key_id: str) -> bytes:
+        key = new_key()
+        self.keep(key_id, key)
+        return key
+
+    def keep(self, key_id: str, key: bytes) -> None:
         secrets = self._secrets()
         if secrets.kept(check_id(key_id)) is not None:
             raise NameTaken(kind="key", name=key_id)
-        key = new_key()
         define(secrets, key_id, key)
-        return key
 
     def get(self, key_id: str) -> bytes:
         try:
@@ -148,6 +154,9 @@ class Keys:
 
     def create(self, key_id: str) -> bytes:
         return self._new.create(key_id)
+
+    def keep(self, key_id: str, key: bytes) -> None:
+        self._new.keep(key_id, key)
 
     def get(self, key_id: str) -> bytes:
         if self._files.holds(key_id):

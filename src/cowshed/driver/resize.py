@@ -85,7 +85,7 @@ class Resize(ResizeContract):
                 keeping.check(rooms, instance, used.values())
                 self._halt(guest, instance, network_info, timeout, retry_interval, undo)
                 self._keep(instance, used, undo)
-                note = {"dest": dest, "shared": bool(plan["shared"]), "lines": _lines(used)}
+                note = {"dest": dest, "shared": bool(plan["shared"]), "keys": plan["keys"], "lines": _lines(used)}
                 transit.note(rooms, instance.uuid, Way.OUT, phase=Phase.KEPT, **note)
                 sending.send(rooms, instance, entries, plan, channel)
             volumes_of = {"is_shared_instance_path": bool(plan["shared"])}
@@ -195,6 +195,8 @@ class Resize(ResizeContract):
                 connect.unplug(rooms, tuple(network_info or ()))
                 teardown.undefine(rooms, instance.uuid)
                 opening.forget_keys(rooms, instance.uuid)
+                if note.get("keys"):
+                    leaving.forget_common_keys(rooms, instance.uuid)
                 leaving.delete_local(rooms, instance.uuid, shared_path=bool(note.get("shared")))
                 serial.give_back(rooms, instance.uuid)
                 shares.unmount_unused(rooms)

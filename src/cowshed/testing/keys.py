@@ -16,11 +16,15 @@ class MemoryKeys:
         self._lock = threading.Lock()
 
     def create(self, key_id: str) -> bytes:
+        key = new_key()
+        self.keep(key_id, key)
+        return key
+
+    def keep(self, key_id: str, key: bytes) -> None:
         with self._lock:
             if check_id(key_id) in self.held:
                 raise NameTaken(kind="key", name=key_id)
-            self.held[key_id] = new_key()
-            return self.held[key_id]
+            self.held[key_id] = key
 
     def get(self, key_id: str) -> bytes:
         try:

@@ -154,5 +154,14 @@ def snapshot(source: DiskSource, action: str, name: str, keys: Keys) -> None:
         qemu_img.command(_place(source), "snapshot", *words, fds=fds, timeout=600)
 
 
+def name_base(source: DiskSource, base: Path, base_format: DiskFormat, keys: Keys) -> None:
+    """As ``qemu_img.name_base``, of an encrypted qcow2 file."""
+    chain = Chain(replace(source, backing=None), keys)
+    named = ("-u", "-F", qemu_img.DRIVER[base_format], "-b", str(base.absolute()))
+    with handed(chain.keys) as (secret, fds):
+        words = (*secret, "-q", *named, "--image-opts", chain.options)
+        qemu_img.command(_place(source), "rebase", *words, fds=fds, timeout=60)
+
+
 def _place(source: DiskSource) -> Path:
     return source.path or Path(source.name)

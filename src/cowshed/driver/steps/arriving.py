@@ -275,6 +275,8 @@ def rollback(rooms: Rooms, instance: Instance, vifs: Sequence[Vif], block_device
     else:
         volumes.disconnect_all(rooms, instance, block_devices)
         opening.forget_keys(rooms, instance.uuid)
+        if note.get("cold"):
+            leaving.forget_common_keys(rooms, instance.uuid)
         if destroy_disks:
             leaving.delete_local(rooms, instance.uuid, shared_path=False)
     serial.give_back(rooms, instance.uuid)

@@ -322,6 +322,18 @@ def disconnect(rooms: Rooms, instance: Instance, found: dict[str, Any], *, keep_
             _log.warning("could not disconnect volume %s of %s: %s", volume.id, instance.name, error)
 
 
+def forget_common_keys(rooms: Rooms, uuid: str) -> None:
+    """This host's keys of disks that the other host uses: it has them under ids of its own. What fails is logged."""
+    from cowshed.disks import manifest
+
+    for entry in manifest.load(rooms.directory(uuid).path).disks.values():
+        if entry.encryption and rooms.backend(entry.backend).traits.shared:
+            try:
+                rooms.keys.delete(entry.encryption.key_id)
+            except CowshedError as error:
+                _log.warning("the key of %s of %s is still here: %s", entry.name, uuid, error)
+
+
 def delete_local(rooms: Rooms, uuid: str, *, shared_path: bool) -> None:
     """What the instance has left here: never what the other host uses.
 

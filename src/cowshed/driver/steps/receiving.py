@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cowshed import log
 from cowshed.contract.storage import Importing
 from cowshed.driver.steps import arriving, leaving, moving, nvram, provision, transit, volumes
-from cowshed.driver.steps.sending import OVERLAY, RAW, THERE
+from cowshed.driver.steps.sending import OVERLAY, RAW, SEALED, THERE, may_be_sealed
 from cowshed.driver.steps.transit import Way
 from cowshed.errors import (
     CowshedError,
@@ -21,7 +24,7 @@ from cowshed.errors import (
     NoSpace,
     UnsupportedOperation,
 )
-from cowshed.model.disk import Base, DiskFormat, ManifestDisk
+from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType, ManifestDisk
 from cowshed.model.instance import Instance
 from cowshed.undo import Undo
 
@@ -51,15 +54,30 @@ def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Ch
         {
             Path(entries[name].base_path or "").name
             for name, mode in modes.items()
-            if mode == OVERLAY and not known[name]
+            if mode in (OVERLAY, SEALED) and name in known and not known[name]
         }
     )
     _check_room(rooms, entries, modes, offer["allocated"])
     _check_volumes(rooms, instance, offer["volumes"])
-    peer.say({"shared": shared, "modes": modes, "bases": bases})
-    peer.hear()
+    wanted = _wanted_keys(rooms, entries, shared)
+    peer.say({"shared": shared, "modes": modes, "bases": bases, "keys": wanted})
+    told = peer.hear()
     if not shared:
-        _take(rooms, instance, entries, modes, bases, known, offer, peer)
+        keys = {name: base64.b64decode(told["keys"][name]) for name in wanted}
+        _take(rooms, instance, entries, modes, bases, known, keys, offer, peer)
+
+
+def _wanted_keys(rooms: Rooms, entries: Mapping[str, ManifestDisk], shared: bool) -> list[str]:
+    """The disks whose keys must come. Where the manifest is common, its keys must be.
+
+    :raises NotFound: a common manifest names a key that is not here
+    """
+    sealed = {name: one.encryption for name, one in entries.items() if one.encryption}
+    if not shared:
+        return list(sealed)
+    for encryption in sealed.values():
+        rooms.keys.get(encryption.key_id)
+    return []
 
 
 def _is_shared(rooms: Rooms, instance: Instance, probe: str) -> bool:
@@ -70,10 +88,21 @@ def _is_shared(rooms: Rooms, instance: Instance, probe: str) -> bool:
 
 def _mode(rooms: Rooms, entry: ManifestDisk, base: Base | None) -> str:
     """:raises UnsupportedOperation: this host cannot have such a disk"""
+    from cowshed.disks.file import FileBackend
+
     backend = rooms.backend(entry.backend)
     if backend.traits.shared:
         return THERE
-    if entry.format == DiskFormat.QCOW2 and entry.base_path and (base or _may_adopt(rooms, entry)):
+    stands = not entry.base_path or base is not None or _may_adopt(rooms, entry)
+    if entry.encryption:
+        if not (may_be_sealed(entry) and isinstance(backend, FileBackend) and stands):
+            raise UnsupportedOperation(
+                subject=f"the encrypted disk {entry.name}",
+                operation="be taken in",
+                reason="its base cannot be had here" if not stands else f"the backend {entry.backend} cannot do that",
+            )
+        return SEALED
+    if entry.format == DiskFormat.QCOW2 and entry.base_path and stands:
         return OVERLAY
     if not isinstance(backend.disk("0" * 8, entry.name), Importing):
         raise UnsupportedOperation(
@@ -125,6 +154,7 @@ def _take(
     modes: Mapping[str, str],
     bases: list[str],
     known: dict[str, Base | None],
+    keys: Mapping[str, bytes],
     offer: Mapping[str, Any],
     peer: Channel,
 ) -> None:
@@ -133,20 +163,23 @@ def _take(
     directory = rooms.directory(instance.uuid).path
     with transit.busy(rooms, instance.uuid, Way.IN), Undo() as undo:
         undo.push("forget that it comes", transit.forget, rooms, instance.uuid, Way.IN)
-        transit.note(rooms, instance.uuid, Way.IN, shared=False, name=instance.name)
+        transit.note(rooms, instance.uuid, Way.IN, shared=False, name=instance.name, cold=True)
         for name in bases:
             base = _adopt(rooms, name, entries, peer)
             known.update({disk: base for disk, one in entries.items() if Path(one.base_path or "").name == name})
         provision.directory(rooms, instance, undo)
+        undo.push("forget the keys of what stays where it is", leaving.forget_common_keys, rooms, instance.uuid)
         arriving.write_records(directory, offer["records"])
         nvram.unpack(directory, str(offer.get("nvram", "")))
         for name, entry in entries.items():
             if modes[name] == THERE:
-                manifest.record(directory, entry)
+                manifest.record(directory, _with_own_key(rooms, entry, keys))
                 continue
             undo.push(f"delete {name}", rooms.backend(entry.backend).disk(instance.uuid, name).delete)
             found = known.get(name)
-            if modes[name] == OVERLAY and found:
+            if modes[name] == SEALED:
+                _sealed(rooms, directory, entry, found, keys, peer)
+            elif modes[name] == OVERLAY and found:
                 _overlay(directory, entry, found, peer)
             else:
                 _raw(rooms, instance, entry, peer)
@@ -172,22 +205,90 @@ def _overlay(directory: Path, entry: ManifestDisk, base: Base, peer: Channel) ->
     import os
 
     from cowshed.disks import manifest
-    from cowshed.tools import filesystem, qcow2, qemu_img
-    from cowshed.tools.qcow2.header import refuse_unsafe
+    from cowshed.tools import filesystem, qemu_img
 
-    path = directory / entry.name
-    with filesystem.publish(path) as new:
-        peer.receive(new.fd, 2 * entry.virtual_size + (1 << 30))
-        try:
-            header = qcow2.read_header(new.fd)
-            refuse_unsafe(replace(header, backing=None))
-        except qcow2.QcowError as error:
-            raise DataCorrupt(path=path, reason=str(error)) from error
-        if header.size != entry.virtual_size:
-            raise DataCorrupt(path=path, reason=f"it is of {header.size} bytes, and said to be of {entry.virtual_size}")
+    with filesystem.publish(directory / entry.name) as new:
+        peer.receive(new.fd, _most(entry))
+        _check_qcow2(new.fd, directory / entry.name, entry)
         qemu_img.name_base(new.path, DiskFormat.QCOW2, base.path, base.format)
         os.fsync(new.fd)
-        placed = replace(entry, location=entry.name, base_path=str(base.path.absolute()), base_format=base.format)
+        with manifest.recording(directory, _placed(entry, base)):
+            new.commit()
+            filesystem.sync_directory(directory)
+
+
+def _most(entry: ManifestDisk) -> int:
+    """Bytes of the file of a disk, however it is laid out."""
+    return 2 * entry.virtual_size + (1 << 30)
+
+
+def _placed(entry: ManifestDisk, base: Base | None) -> ManifestDisk:
+    if base is None:
+        return replace(entry, location=entry.name)
+    return replace(entry, location=entry.name, base_path=str(base.path.absolute()), base_format=base.format)
+
+
+def _check_qcow2(fd: int, path: Path, entry: ManifestDisk) -> None:
+    """:raises DataCorrupt: it is not what was said"""
+    from cowshed.tools import qcow2
+    from cowshed.tools.qcow2.header import refuse_unsafe
+
+    try:
+        header = qcow2.read_header(fd)
+        refuse_unsafe(replace(header, backing=None), sealed=entry.encryption is not None)
+    except qcow2.QcowError as error:
+        raise DataCorrupt(path=path, reason=str(error)) from error
+    if header.size != entry.virtual_size:
+        raise DataCorrupt(path=path, reason=f"it is of {header.size} bytes, and said to be of {entry.virtual_size}")
+
+
+def _with_own_key(rooms: Rooms, entry: ManifestDisk, keys: Mapping[str, bytes]) -> ManifestDisk:
+    """The key under an id of this host's own, so that neither host removes the other's, wherever they keep them."""
+    if entry.encryption is None:
+        return entry
+    own = replace(entry.encryption, key_id=str(uuid.uuid4()))
+    rooms.keys.keep(own.key_id, keys[entry.name])
+    return replace(entry, encryption=own)
+
+
+@contextmanager
+def _kept(rooms: Rooms, key_id: str, key: bytes) -> Iterator[None]:
+    """The key of the disk that the block makes; an error takes it away again."""
+    rooms.keys.keep(key_id, key)
+    try:
+        yield
+    except BaseException:
+        with suppress(CowshedError):
+            rooms.keys.delete(key_id)
+        raise
+
+
+def _sealed(
+    rooms: Rooms, directory: Path, entry: ManifestDisk, base: Base | None, keys: Mapping[str, bytes], peer: Channel
+) -> None:
+    """The encrypted file as it is there; the announced line tells who clears up which key it has."""
+    import os
+
+    from cowshed.disks import manifest
+    from cowshed.tools import filesystem, luks, luks_header
+
+    assert entry.encryption is not None
+    encryption, path = replace(entry.encryption, key_id=str(uuid.uuid4())), directory / entry.name
+    placed = replace(_placed(entry, base), encryption=encryption)
+    with (
+        manifest.announcing(directory, placed, taken=path.exists),
+        _kept(rooms, encryption.key_id, keys[entry.name]),
+        filesystem.publish(path) as new,
+    ):
+        peer.receive(new.fd, _most(entry))
+        if entry.format == DiskFormat.QCOW2:
+            _check_qcow2(new.fd, path, entry)
+        elif os.fstat(new.fd).st_size - luks_header.payload_offset(new.fd, path) != entry.virtual_size:
+            raise DataCorrupt(path=path, reason=f"it does not hold the {entry.virtual_size} bytes it is said to")
+        if base:
+            source = DiskSource(DiskType.FILE, entry.format, new.path, encryption=encryption)
+            luks.name_base(source, base.path, base.format, rooms.keys.get)
+        os.fsync(new.fd)
         with manifest.recording(directory, placed):
             new.commit()
             filesystem.sync_directory(directory)
@@ -224,6 +325,7 @@ def discard(rooms: Rooms, instance: Instance) -> None:
     if rooms.hypervisor.find(instance.uuid):
         raise NameTaken(kind="domain", name=f"{instance.name} ({instance.uuid})")
     try:
+        leaving.forget_common_keys(rooms, instance.uuid)
         leaving.delete_local(rooms, instance.uuid, shared_path=False)
     except CowshedError as error:
         _log.warning("what came of %s is still there: %s", instance.name, error)

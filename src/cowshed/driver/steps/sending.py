@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cowshed.driver.steps import leaving, moving, nvram, volumes
 from cowshed.errors import Conflict, UnsupportedOperation
 from cowshed.migration.transport import Channel
-from cowshed.model.disk import DiskFormat
+from cowshed.model.disk import DiskFormat, EncryptionFormat
 from cowshed.model.instance import Instance
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from cowshed.model.disk import ManifestDisk
 
 RAW, OVERLAY, THERE = "raw", "overlay", "there"
+SEALED = "sealed"  # the file as it is, in cipher, on its base if it has one
 
 
 @contextmanager
@@ -32,16 +34,24 @@ def channel(rooms: Rooms, dest: str) -> Iterator[Channel]:
 
 
 def check(rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk]) -> None:
-    """What can be refused before the instance is stopped. :raises UnsupportedOperation: :raises Conflict:"""
+    """What can be refused before the instance is stopped.
+
+    :raises UnsupportedOperation: :raises Conflict: :raises NotFound: a key is gone
+    """
     from cowshed.contract.storage import Snapshotting
 
     _refuse_tpm(rooms, instance)
     for name, entry in entries.items():
+        if entry.encryption:
+            rooms.keys.get(entry.encryption.key_id)
         if rooms.backend(entry.backend).traits.shared:
             continue
-        if entry.encryption:
+        if entry.encryption and not may_be_sealed(entry):
             raise UnsupportedOperation(
-                subject=f"disk {name}", operation="move to another host", reason="it is encrypted, and its key is here"
+                subject=f"disk {name}",
+                operation="move to another host",
+                reason=f"it is encrypted, and a disk of the backend {entry.backend} cannot be sent in cipher",
+                hint="move it to the backend raw or qcow2 first, without encryption",
             )
         disk = rooms.backend(entry.backend).disk(instance.uuid, name)
         if isinstance(disk, Snapshotting) and (points := disk.snapshots()):
@@ -63,6 +73,16 @@ def _refuse_tpm(rooms: Rooms, instance: Instance) -> None:
             reason="libvirt keeps its state here",
             hint="migrate it while it runs: cowshed migrate --live",
         )
+
+
+def may_be_sealed(entry: ManifestDisk) -> bool:
+    """Is it a file that QEMU encrypts? It can be sent as it is then."""
+    luks = entry.encryption is not None and entry.encryption.format == EncryptionFormat.LUKS
+    return (
+        luks
+        and entry.format in (DiskFormat.RAW, DiskFormat.QCOW2)
+        and os.path.basename(entry.location) == entry.location
+    )
 
 
 def offer(rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk], to: Channel) -> dict[str, Any]:
@@ -97,16 +117,21 @@ def send(
 
     :raises CowshedError: here or there; nothing is left there then
     """
-    to.say({"go": True})
+    to.say({"go": True, "keys": {name: _key(rooms, entries[name]) for name in plan.get("keys", [])}})
     for name in plan["bases"]:
         _send_file(rooms, next(one.base_path for one in entries.values() if _base_name(one) == name) or "", to)
     for name, mode in plan["modes"].items():
         rooms.progress.check()
-        if mode == OVERLAY:
+        if mode in (OVERLAY, SEALED):
             _send_file(rooms, str(rooms.directory(instance.uuid).path / entries[name].location), to)
         elif mode == RAW:
             _send_raw(rooms, instance, entries[name], to)
     to.hear()
+
+
+def _key(rooms: Rooms, entry: ManifestDisk) -> str:
+    assert entry.encryption is not None
+    return base64.b64encode(rooms.keys.get(entry.encryption.key_id)).decode()
 
 
 def _base_name(entry: ManifestDisk) -> str:

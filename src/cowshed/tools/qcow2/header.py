@@ -19,6 +19,8 @@ ZLIB, ZSTD = 0, 1
 EXT_END, EXT_BACKING_FORMAT, EXT_FEATURES = 0, 0xE2792ACA, 0x6803F857
 EXT_DATA_FILE, EXT_BITMAPS, EXT_ENCRYPTION = 0x44415441, 0x23852875, 0x0537BE77
 
+LUKS: Final = 2  # crypt_method
+
 MAX_L1: Final = 32 * MiB  # bytes; QEMU's own limit (QCOW_MAX_L1_SIZE)
 _MAX_REFCOUNT_TABLE: Final = 64 * MiB  # bytes; QEMU's limit is 8 MiB or one cluster
 MAX_EXTENSIONS: Final = 64
@@ -149,16 +151,19 @@ def _extensions(data: bytes, start: int, end: int) -> tuple[tuple[int, bytes], .
     return tuple(found)
 
 
-def refuse_unsafe(header: Header) -> None:
+def refuse_unsafe(header: Header, *, sealed: bool = False) -> None:
     """The policy for images from outside: self-contained, plain, known.
 
+    :param sealed: it is one of cowshed's encrypted disks
     :raises QcowError: with the reason
     """
     if header.backing is not None:
         raise QcowError("it has a backing file; an image must be self-contained")
     if header.has_data_file:
         raise QcowError("its data lies in another file; an image must be self-contained")
-    if header.encryption or any(kind == EXT_ENCRYPTION for kind, _ in header.extensions):
+    if sealed and header.encryption != LUKS:
+        raise QcowError("it is not encrypted as it is said to be")
+    if not sealed and (header.encryption or any(kind == EXT_ENCRYPTION for kind, _ in header.extensions)):
         raise QcowError("it is encrypted")
     if header.incompatible & CORRUPT:
         raise QcowError("it is marked as corrupt; repair it with qemu-img check -r")

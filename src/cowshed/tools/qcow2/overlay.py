@@ -13,11 +13,10 @@ from pathlib import Path
 from cowshed.errors import InvalidRequest
 from cowshed.model.disk import DiskFormat
 from cowshed.tools import filesystem
-from cowshed.tools.qcow2.header import EXT_BACKING_FORMAT, EXT_ENCRYPTION, EXT_END, MAGIC, MAX_L1
+from cowshed.tools.qcow2.header import EXT_BACKING_FORMAT, EXT_ENCRYPTION, EXT_END, LUKS, MAGIC, MAX_L1
 
 _REFCOUNT_ORDER = 4  # 16-bit counts, QEMU's default
 _HEADER_LENGTH = 112
-_LUKS = 2  # crypt_method
 
 
 def create_overlay(
@@ -109,7 +108,7 @@ def _header(
         raise InvalidRequest(reason="the path of the base is longer than the 1023 bytes qcow2 can hold")
     fixed = struct.pack(
         ">4sIQIIQIIQQIIQ",
-        MAGIC, 3, backing_offset, len(backing), bits, size, _LUKS if sealed else 0,
+        MAGIC, 3, backing_offset, len(backing), bits, size, LUKS if sealed else 0,
         l1_entries, l1_offset, table_offset, table_clusters, 0, 0,
     )  # fmt: skip
     version3 = struct.pack(">QQQII", 0, 0, 0, _REFCOUNT_ORDER, _HEADER_LENGTH) + b"\0" * 8

@@ -1,0 +1,195 @@
+"""Cold moves of real disks between two hosts: files, encrypted ones, and what breaks on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cowshed.disks import manifest
+from cowshed.errors import Conflict, CowshedError, HostUnsuitable, NameTaken, NotFound, ToolFailed
+from cowshed.model.disk import Base, DiskFormat
+from cowshed.model.instance import Instance
+from tests.cold_moves import Move, Side, connected
+from tests.unit.test_driver_disks import SIZE
+
+KINDS = ("raw", "qcow2", "qcow2 on a base", "ploop")
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> tuple[Side, Side]:
+    return Side(tmp_path / "host-a"), Side(tmp_path / "host-b")
+
+
+def made(source: Side, kind: str, *, encrypt: bool = False) -> Instance:
+    """An instance with one disk whose content begins with ``source.content``."""
+    backend, _, base = kind.partition(" on a ")
+    who = source.web(backend, encrypt=encrypt)
+    if not (encrypt or base):
+        return who
+    disk = source.disk(who)
+    disk.delete()
+    if base:
+        path = source.rooms.cache.root / "the-base"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        base_made = source.rooms.cache.adopt(
+            Base(path, DiskFormat.RAW, 0, digest="sha256:0", image_id="image"), lambda fd: write(fd, source.content)
+        )
+        disk.create(SIZE, base_made, encrypt=encrypt)
+    else:
+        new = source.rooms.state / "content"
+        new.write_bytes(source.content)
+        disk.import_file(new, encrypt=encrypt)  # type: ignore[attr-defined]
+    return who
+
+
+def write(fd: int, data: bytes) -> None:
+    from cowshed.tools import filesystem
+
+    filesystem.write_all(fd, data, 0)
+
+
+def content(side: Side, who: Instance) -> bytes:
+    target = side.rooms.state / "seen"
+    options: dict[str, Any] = {"plaintext": True} if side.disk(who).info().encryption else {}
+    side.disk(who).extract(target, DiskFormat.RAW, **options)
+    try:
+        return target.read_bytes()
+    finally:
+        target.unlink()
+
+
+def key(side: Side, who: Instance) -> str:
+    found = manifest.require(side.rooms.directory(who.uuid).path, "disk").encryption
+    assert found is not None
+    return found.key_id
+
+
+@pytest.fixture(params=[*KINDS, "raw encrypted", "qcow2 encrypted", "qcow2 on a base encrypted"])
+def move(request: pytest.FixtureRequest, sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch) -> Iterator[Move]:
+    source, target = sides
+    kind = request.param.removesuffix(" encrypted")
+    found = Move(source, target, made(source, kind, encrypt=kind != request.param))
+    with connected(found, monkeypatch):
+        yield found
+
+
+def grown(move: Move) -> None:
+    """It is whole at the target, and larger; what is new of a LUKS container reads as noise."""
+    found = content(move.target, move.instance)
+    assert len(found) == 2 * SIZE
+    assert found[:SIZE] == move.source.content
+    assert move.target.keys.held or not any(found[SIZE:])
+
+
+def test_there_back_and_there(move: Move) -> None:
+    source, target, who = move.source, move.target, move.instance
+    keys = dict(source.keys.held)
+    move.finish(target, move.leave())
+    grown(move)
+    assert content(source, who) == source.content
+    assert source.keys.held == keys
+    assert sorted(target.keys.held.values()) == sorted(keys.values())
+    assert not set(target.keys.held) & set(keys)  # neither removes the other's, wherever keys are kept
+    move.revert()
+    move.nothing_at(target)
+    assert target.keys.held == {}
+    assert content(source, who) == source.content
+
+    move.finish(target, move.leave())
+    move.confirm()
+    move.nothing_at(source)
+    assert source.keys.held == {}
+    grown(move)
+
+
+def test_a_copy_that_breaks_off_leaves_all_as_it_was(move: Move) -> None:
+    source, target, who = move.source, move.target, move.instance
+    keys = dict(source.keys.held)
+    for cut in (16_000, 1_500_000):  # in what is said, and in the content
+        move.cut = cut
+        with pytest.raises(ToolFailed):
+            move.leave()
+        move.nothing_at(target)
+        assert target.keys.held == {} and source.keys.held == keys
+        assert not source.driver.resized(who)
+        assert content(source, who) == source.content
+    move.cut = 0
+    move.finish(target, move.leave())
+    grown(move)
+
+
+def test_keys_that_both_hosts_keep_in_one_place_outlive_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Side(tmp_path / "host-a")
+    target = Side(tmp_path / "host-b", source.keys)
+    found = Move(source, target, made(source, "raw", encrypt=True))
+    with connected(found, monkeypatch):
+        found.finish(target, found.leave())
+        found.confirm()
+    assert list(source.keys.held) == [key(target, found.instance)]
+    grown(found)
+
+
+def test_in_cipher_all_the_way(sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = sides
+    found = Move(source, target, made(source, "raw", encrypt=True))
+    with connected(found, monkeypatch):
+        found.finish(target, found.leave())
+    sent = (target.rooms.directory(found.instance.uuid).path / "disk").read_bytes()
+    assert sent[:4] == b"LUKS" and source.content[:4096] not in sent
+
+
+def refused(found: Move, kind: type[CowshedError], match: str) -> None:
+    with pytest.raises(kind, match=match):
+        found.leave()
+    assert not found.source.driver.resized(found.instance)
+    assert content(found.source, found.instance) == found.source.content
+
+
+def test_what_is_refused_before_it_is_stopped(sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = sides
+    found = Move(source, target, made(source, "qcow2"))
+    who, place = found.instance, target.rooms.directory(found.instance.uuid).path
+    with connected(found, monkeypatch):
+        monkeypatch.setattr(source.guest, "ended", lambda: pytest.fail("it was stopped"))
+        source.disk(who).take("before")  # type: ignore[attr-defined]
+        refused(found, Conflict, "before")
+        source.disk(who).remove("before")  # type: ignore[attr-defined]
+
+        place.mkdir(parents=True)
+        refused(found, NameTaken, "instance directory")
+        place.rmdir()
+
+        target.defined, target.guest.uuid = True, who.uuid  # type: ignore[attr-defined]
+        target.rooms.hypervisor.guests = lambda: [target.guest]  # type: ignore[method-assign]
+        refused(found, NameTaken, "domain")
+        target.guest.uuid = "another"  # type: ignore[attr-defined]
+        refused(found, NameTaken, "web")
+        target.rooms.hypervisor.guests = list  # type: ignore[method-assign,assignment]
+
+        usual = target.rooms.config
+        target.rooms.config = replace(usual, host=replace(usual.host, reserved_disk=1 << 60))
+        refused(found, HostUnsuitable, "free")
+        target.rooms.config = usual
+        move_nothing(found)
+
+
+def move_nothing(found: Move) -> None:
+    found.nothing_at(found.target)
+    assert found.target.keys.held == {}
+
+
+def test_a_lost_key_is_found_out_before_it_is_stopped(
+    sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = sides
+    lost = Move(source, target, made(source, "raw", encrypt=True))
+    source.keys.held.clear()
+    with connected(lost, monkeypatch), pytest.raises(NotFound, match="key"):
+        lost.leave()
+    lost.nothing_at(target)
