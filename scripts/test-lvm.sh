@@ -21,9 +21,9 @@ tests=(.venv/bin/python -m pytest -p no:cacheprovider tests/lvm --durations=5 "$
 if [ -n "${FULL:-}" ]; then
     as_root=() as_user=()
 else
-    as_root=(-k "not (test_volumes and thin) and not test_encrypted_volumes and not test_lvm_guest")
+    as_root=(-k "not ((test_volumes or test_lvm_cold) and thin) and not test_encrypted_volumes and not test_lvm_guest")
     encrypted="test_encrypted_volumes and (snapshots or extract or growing or lost_key or storage)"
-    as_user=(-k "(test_volumes and thin) or ($encrypted) or test_lvm_guest or ordinary_user or not_ours")
+    as_user=(-k "((test_volumes or test_lvm_cold) and thin) or ($encrypted) or test_lvm_guest or ordinary_user or not_ours")
 fi
 
 guest user --user "${tests[@]}" "${as_user[@]}" &

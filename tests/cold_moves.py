@@ -51,6 +51,7 @@ class Side(Host):
         self.rooms.__dict__["keys"] = self.keys
         for backend in self.rooms.backends.values():
             backend.keys = self.keys  # type: ignore[attr-defined]
+        self.rooms.__dict__["capabilities"] = SimpleNamespace(arch="x86_64")
         self.rooms.__dict__["hypervisor"] = SimpleNamespace(
             find=lambda uuid: self.guest if self.defined else None,
             guest=lambda uuid: self.guest,

@@ -172,6 +172,10 @@ def test_what_is_refused_before_it_is_stopped(sides: tuple[Side, Side], monkeypa
         refused(found, NameTaken, "web")
         target.rooms.hypervisor.guests = list  # type: ignore[method-assign,assignment]
 
+        target.rooms.capabilities.arch = "aarch64"  # type: ignore[misc]
+        refused(found, HostUnsuitable, "aarch64")
+        target.rooms.capabilities.arch = "x86_64"  # type: ignore[misc]
+
         usual = target.rooms.config
         target.rooms.config = replace(usual, host=replace(usual.host, reserved_disk=1 << 60))
         refused(found, HostUnsuitable, "free")

@@ -185,6 +185,9 @@ def test_what_the_destination_refuses(
         checks(source, target, guest, block=False)
     with pytest.raises(HostUnsuitable, match="older"):
         target.driver.check_can_live_migrate_destination(None, guest, {"hypervisor_version": 999_000_000}, {}, None)
+    with pytest.raises(HostUnsuitable, match="older"):  # the source sees it, too, where nobody has told the other
+        said = {"version": 1, "filename": f".shared-{'0' * 32}", "available": {}, "qemu": [2, 0, 0]}
+        source.driver.check_can_live_migrate_source(None, guest, said)
 
     full = side(hosts[1], guest_dir)
     full.driver.rooms.config = replace(full.config, host=replace(full.config.host, reserved_disk=1 << 60))
@@ -203,6 +206,8 @@ def test_what_the_destination_refuses(
         target.driver.pre_live_migration(
             None, guest, None, [], None, {**data, "cpu": "<cpu match='exact'><model>EPYC-Rome</model></cpu>"}
         )
+    with pytest.raises(HostUnsuitable, match="aarch64"):
+        target.driver.pre_live_migration(None, guest, None, [], None, {**data, "arch": "aarch64"})
     with pytest.raises(HostUnsuitable, match="machine"):
         target.driver.pre_live_migration(None, guest, None, [], None, {**data, "machine": "pc-q35-99.0"})
     nothing_at(target, guest)

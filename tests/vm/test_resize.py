@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cowshed.config import GuestSection, MigrationSection
+from cowshed.contract.callbacks import NoProgress
 from cowshed.errors import CowshedError, DiskTooSmall, HostUnsuitable, InvalidState, NameTaken
 from cowshed.model.flavor import Flavor
 from cowshed.model.image import Image
@@ -190,5 +191,31 @@ def test_what_cannot_be_moved_goes_on_running(
         finally:
             source.driver = refused_by
         assert not list((target.state / "instances").glob("*"))
+        _moved_while_libvirt_restarts(source, target, hosts, instance)
     finally:
+        target.driver.destroy(None, instance, [])
         source.driver.destroy(None, instance, [])
+
+
+def _moved_while_libvirt_restarts(
+    source: Machines, target: Machines, hosts: tuple[Host, Host], instance: Instance
+) -> None:
+    """On both hosts, while the disks are on their way: nobody needs it then, and it is there again in the end."""
+    restarted = []
+
+    class Restarting(NoProgress):
+        def phase(self, name: str, total: int | None = None) -> None:
+            if name == "send" and not restarted:
+                for host in hosts:
+                    host.kill_libvirt()
+                    host.start()
+                    restarted.append(host.name)
+
+    with source.driver.reporting(Restarting()):
+        info = source.driver.migrate_disk_and_power_off(None, instance, hosts[1].address, SMALL, [])
+    assert len(restarted) == 2
+    image = target.driver.remembered_image(instance)
+    target.driver.finish_migration(None, None, instance, info, [], image, False, power_on=False)
+    source.driver.confirm_migration(None, instance, [])
+    source.assert_nothing_left(instance)
+    assert target.state_of(instance) == PowerState.SHUTDOWN

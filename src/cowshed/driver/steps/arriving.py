@@ -32,6 +32,7 @@ from cowshed.model.vif import Vif
 from cowshed.undo import Undo
 
 if TYPE_CHECKING:
+    from cowshed.contract.storage import Disk
     from cowshed.driver.rooms import Rooms
     from cowshed.hypervisor.guest import Guest
     from cowshed.model.disk import Base, ManifestDisk
@@ -183,16 +184,21 @@ def _make_disks(rooms: Rooms, instance: Instance, found: dict[str, Any], undo: U
             manifest.record(rooms.directory(instance.uuid).path, entry)
             continue
         disk = backend.disk(instance.uuid, entry.name)
-        undo.push(f"delete {entry.name}", disk.delete)
-        if entry.name in found["copied"]:
-            base = known.get(entry.name) if shallow else None
-            disk.create(entry.virtual_size, base, encrypt=entry.encryption is not None, progress=rooms.progress)
-        elif entry.name in found["content"]:
-            content = zlib.decompress(base64.b64decode(found["content"][entry.name]))
-            provision.file_of(disk).create_filled(len(content), lambda path, data=content: path.write_bytes(data))  # type: ignore[misc]
-        else:
-            _from_image(rooms, instance, entry)
+        with provision.taken_back(undo, disk):
+            _make_disk(rooms, instance, entry, disk, found, known.get(entry.name) if shallow else None)
     return shallow
+
+
+def _make_disk(
+    rooms: Rooms, instance: Instance, entry: ManifestDisk, disk: Disk, found: dict[str, Any], base: Base | None
+) -> None:
+    if entry.name in found["copied"]:
+        disk.create(entry.virtual_size, base, encrypt=entry.encryption is not None, progress=rooms.progress)
+    elif entry.name in found["content"]:
+        content = zlib.decompress(base64.b64decode(found["content"][entry.name]))
+        provision.file_of(disk).create_filled(len(content), lambda path: path.write_bytes(content))
+    else:
+        _from_image(rooms, instance, entry)
 
 
 def base_here(rooms: Rooms, entry: ManifestDisk) -> Base | None:

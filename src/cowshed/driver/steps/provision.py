@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from cowshed.contract.storage import Disk
@@ -56,13 +57,20 @@ def disks(rooms: Rooms, instance: Instance, image: Image, plan: Plan, undo: Undo
         disk = rooms.backend(planned.spec.backend).disk(instance.uuid, planned.spec.name)
         if disk.exists():  # in a storage that others use too: whatever it is, this call has not made it
             raise NameTaken(kind="disk", name=f"{disk.name} of instance {instance.name}")
-        ours = [disk]
-        undo.push(f"delete {disk.name}", _delete_all, ours)
-        try:
+        with taken_back(undo, disk):
             _make(rooms, instance, image, planned)
-        except NameTaken:
-            ours.clear()
-            raise
+
+
+@contextmanager
+def taken_back(undo: Undo, disk: Disk) -> Iterator[None]:
+    """The disk that the block makes goes with ``undo``. One that was there before is somebody's, and stays."""
+    ours = [disk]
+    undo.push(f"delete {disk.name}", _delete_all, ours)
+    try:
+        yield
+    except NameTaken:
+        ours.clear()
+        raise
 
 
 def _delete_all(disks: list[Disk]) -> None:

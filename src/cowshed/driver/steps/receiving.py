@@ -43,13 +43,14 @@ def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Ch
     from cowshed.disks import manifest
 
     entries = {line["name"]: manifest.disk(dict(line)) for line in offer["disks"]}
+    _check_arch(rooms, str(offer["arch"]))
     arriving.recover_one(rooms, instance.uuid)
     arriving.refuse_taken(rooms, instance)
     place, shared = rooms.directory(instance.uuid), _is_shared(rooms, instance, str(offer["probe"]))
     if place.exists() and not shared:
         raise NameTaken(kind="instance directory", name=place.path)
     known = {} if shared else {name: arriving.base_here(rooms, one) for name, one in entries.items() if one.base_path}
-    modes = {name: THERE if shared else _mode(rooms, one, known.get(name)) for name, one in entries.items()}
+    modes = {name: THERE if shared else _mode(rooms, instance, one, known.get(name)) for name, one in entries.items()}
     bases = sorted(
         {
             Path(entries[name].base_path or "").name
@@ -65,6 +66,15 @@ def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Ch
     if not shared:
         keys = {name: base64.b64decode(told["keys"][name]) for name in wanted}
         _take(rooms, instance, entries, modes, bases, known, keys, offer, peer)
+
+
+def _check_arch(rooms: Rooms, arch: str) -> None:
+    """What is on its disks is for one kind of processor. :raises HostUnsuitable:"""
+    here = rooms.capabilities.arch
+    if arch != here:
+        raise HostUnsuitable(
+            reason=f"it runs on {arch}, the destination is {here}", hint="move it to a host of its architecture"
+        )
 
 
 def _wanted_keys(rooms: Rooms, entries: Mapping[str, ManifestDisk], shared: bool) -> list[str]:
@@ -86,7 +96,7 @@ def _is_shared(rooms: Rooms, instance: Instance, probe: str) -> bool:
     return (rooms.directory(instance.uuid).path / probe).exists()
 
 
-def _mode(rooms: Rooms, entry: ManifestDisk, base: Base | None) -> str:
+def _mode(rooms: Rooms, instance: Instance, entry: ManifestDisk, base: Base | None) -> str:
     """:raises UnsupportedOperation: this host cannot have such a disk"""
     from cowshed.disks.file import FileBackend
 
@@ -104,7 +114,7 @@ def _mode(rooms: Rooms, entry: ManifestDisk, base: Base | None) -> str:
         return SEALED
     if entry.format == DiskFormat.QCOW2 and entry.base_path and stands:
         return OVERLAY
-    if not isinstance(backend.disk("0" * 8, entry.name), Importing):
+    if not isinstance(backend.disk(instance.uuid, entry.name), Importing):
         raise UnsupportedOperation(
             subject=f"backend {entry.backend}", operation="take over a disk", reason="it has no way to"
         )
@@ -175,14 +185,14 @@ def _take(
             if modes[name] == THERE:
                 manifest.record(directory, _with_own_key(rooms, entry, keys))
                 continue
-            undo.push(f"delete {name}", rooms.backend(entry.backend).disk(instance.uuid, name).delete)
             found = known.get(name)
-            if modes[name] == SEALED:
-                _sealed(rooms, directory, entry, found, keys, peer)
-            elif modes[name] == OVERLAY and found:
-                _overlay(directory, entry, found, peer)
-            else:
-                _raw(rooms, instance, entry, peer)
+            with provision.taken_back(undo, rooms.backend(entry.backend).disk(instance.uuid, name)):
+                if modes[name] == SEALED:
+                    _sealed(rooms, directory, entry, found, keys, peer)
+                elif modes[name] == OVERLAY and found:
+                    _overlay(directory, entry, found, peer)
+                else:
+                    _raw(rooms, instance, entry, peer)
         _remember_volumes(directory, offer["volumes"])
     transit.forget(rooms, instance.uuid, Way.IN)
 
