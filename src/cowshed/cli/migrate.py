@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import click
 
+from cowshed.cli import output
 from cowshed.cli.context import Session, instance_argument, verb
+from cowshed.units import format_size
+
+# What libvirt tells of a live one; of a cold one there is nothing to tell.
+COLUMNS: output.Columns = {
+    "name": lambda row: row["name"],
+    "host": lambda row: row["host"],
+    "took": lambda row: f"{row['elapsed']:.1f} s" if "elapsed" in row else "",
+    "downtime": lambda row: f"{row['downtime']} ms" if "downtime" in row else "",
+    "sent": lambda row: format_size(row["bytes"]) if "bytes" in row else "",
+}
 
 
 @click.command()
@@ -29,4 +40,4 @@ def migrate(session: Session, instance: str, dest: str, how: str | None, timeout
         else:
             seconds = host.config.power.shutdown_timeout if timeout is None else timeout
             host.migrations.cold(instance, dest, timeout=seconds)
-        session.emit("migrations", [told])
+        session.emit("migrations", [told], COLUMNS)

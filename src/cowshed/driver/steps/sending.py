@@ -51,7 +51,7 @@ def check(rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk])
                 subject=f"disk {name}",
                 operation="move to another host",
                 reason=f"it is encrypted, and a disk of the backend {entry.backend} cannot be sent in cipher",
-                hint="move it to the backend raw or qcow2 first, without encryption",
+                hint=f"take its content along in cipher: cowshed disk export {instance.name}",
             )
         disk = rooms.backend(entry.backend).disk(instance.uuid, name)
         if isinstance(disk, Snapshotting) and (points := disk.snapshots()):
