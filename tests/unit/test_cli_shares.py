@@ -13,6 +13,7 @@ import pytest
 from cowshed.cli import app
 from cowshed.cli.context import directories
 from cowshed.cli.shares import share_tags
+from cowshed.errors import UnsupportedOperation
 from cowshed.manager.host import Host
 from cowshed.shares import record, spec
 from cowshed.testing import FakeDriver
@@ -103,6 +104,12 @@ def test_a_share_that_cannot_be_is_refused_before_an_image_is_brought_in(
     assert (code, "tag a" in err) == (4, True), err
     assert len(driver.images.list()) == images
     assert "two" not in cowshed("ls")[1]
+
+
+def test_a_share_that_cannot_be_attached_is_not_listed(cowshed: Call, driver: FakeDriver) -> None:
+    driver.fail("give_shares", UnsupportedOperation(subject="it", operation="share", reason="of a test"))
+    assert cowshed("share", "attach", "web", "a")[0] == 6
+    assert listed(cowshed) == []
 
 
 def test_completion_knows_tags_and_directories(cowshed: Call, tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ class Shares(SharesContract):
                 undo.push("end its virtiofsd", shares.close_one, rooms, instance.uuid, share)
                 opened = shares.opened(rooms, instance, share)
                 rooms.progress.phase("attach")
+                # Whether the guest got it is not known when libvirt went away.
+                undo.push("take it back", shares.take_back, guest, share)
                 shares.attach(guest, opened)
 
     def detach_share(self, instance: Instance, share_id: str, *, timeout: float | None = None) -> None:

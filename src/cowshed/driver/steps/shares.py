@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import uuid as uuids
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _log = log.logger(__name__)
 
+PATIENCE: Final = 120.0  # seconds for somebody else who mounts the same share
 _DAEMON: Final = "virtiofsd-"  # how the files of ours begin, in the instance's directory
 
 
@@ -191,11 +192,23 @@ def mount(rooms: Rooms, share: Share) -> Path:
     target = mountpoint(rooms, share)
     if target is None:
         return Path(share.source)
-    if share.protocol == ShareProtocol.NFS:
-        mounts.nfs(share.source, target, read_only=share.read_only)
-    else:
-        mounts.bind_read_only(Path(share.source), target)
+    with _held(rooms, target):
+        if share.protocol == ShareProtocol.NFS:
+            mounts.nfs(share.source, target, read_only=share.read_only)
+        else:
+            mounts.bind_read_only(Path(share.source), target)
     return target
+
+
+@contextmanager
+def _held(rooms: Rooms, target: Path) -> Iterator[None]:
+    """One at a time mounts or unmounts there: several instances may have the share."""
+    from cowshed.tools import filesystem, locks
+
+    path = rooms.state / "locks" / f"share-{target.name}"
+    filesystem.make_directory(path.parent)
+    with locks.lock(path, timeout=PATIENCE, what=f"the share at {target}"):
+        yield
 
 
 def mountpoint(rooms: Rooms, share: Share) -> Path | None:
@@ -219,17 +232,20 @@ def unmount_unused(rooms: Rooms) -> None:
 
     if not rooms.shares.is_dir():
         return
-    try:
-        used = {mountpoint(rooms, share) for share in _all(rooms)}
-        for target in mounts.below(rooms.shares):
-            if target not in used:
-                mounts.unmount(target)
-    except CowshedError as error:
-        _log.warning("could not unmount a share that nobody uses: %s", error)
+    for target in mounts.below(rooms.shares):
+        try:
+            if not _named_by_any(rooms, target):
+                with _held(rooms, target):
+                    if not _named_by_any(rooms, target):
+                        mounts.unmount(target)
+        except CowshedError as error:
+            _log.warning("could not unmount %s, which nobody uses: %s", target, error)
 
 
-def _all(rooms: Rooms) -> list[Share]:
-    return [share for path in rooms.instances.glob(f"*/{record.FILE}") for share in record.load(path.parent)]
+def _named_by_any(rooms: Rooms, target: Path) -> bool:
+    """By the record of any instance; who mounts it has written that before."""
+    found = (share for path in rooms.instances.glob(f"*/{record.FILE}") for share in record.load(path.parent))
+    return any(mountpoint(rooms, share) == target for share in found)
 
 
 def let_go(rooms: Rooms, uuid: str) -> None:
@@ -312,6 +328,10 @@ def attach(guest: Guest, opened: OpenedShare) -> None:
         raise HypervisorError(
             action=f"share {opened.share.source} with {guest.name}", reason="it is not in the domain", number=0
         )
+
+
+def take_back(guest: Guest, share: Share) -> None:
+    guest.devices.detach(finder(share), timeout=5, attempts=1, what=share.tag)
 
 
 def refuse_hot(rooms: Rooms, instance: Instance, guest: Guest) -> None:

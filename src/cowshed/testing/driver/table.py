@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from cowshed.config import Config
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.compute import CAPABILITIES, ComputeDriver
+from cowshed.contract.shares import Shares
 from cowshed.errors import InstanceNotFound, InvalidRequest, InvalidState
 from cowshed.model.event import LifecycleEvent, Transition
 from cowshed.model.host import HostCapabilities
@@ -27,7 +28,7 @@ from cowshed.testing.images import MemoryImages
 
 Kind = TypeVar("Kind", bound=type)
 
-CALLS = tuple(name for capability in CAPABILITIES for name in vars(capability) if not name.startswith("_"))
+CALLS = tuple(name for kind in (*CAPABILITIES, Shares) for name in vars(kind) if not name.startswith("_"))
 
 
 @dataclass(frozen=True, slots=True)
