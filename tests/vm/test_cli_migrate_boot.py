@@ -59,29 +59,38 @@ def test_a_root_volume_goes_along_and_a_tpm_only_while_it_runs(
     assert root.exists()
 
 
-def test_uefi_variables_and_volumes_go_along_cold(
+def test_uefi_variables_and_volumes_go_along_live_and_cold(
     here: Host, hosts: tuple[Host, Host], guest_dir: Path, tmp_path: Path
 ) -> None:
     _, there = hosts
-    root = image(guest_dir, tmp_path)
-    cowshed(
-        here, "run", "--root-volume", f"{root},format=raw,id=v-root", "--firmware", "uefi", "--name", "web",
-        "--memory", "160M", "--network", "none",
-    )  # fmt: skip
-    cowshed(here, "stop", "web", "--force")
-    (variables,) = (here.state / "instances").glob("*/nvram.fd")
-    before = variables.read_bytes()
+    root, socket = image(guest_dir, tmp_path), tmp_path / "nbd"
+    with servers.nbd(root, socket_path=socket):
+        cowshed(
+            here, "run", "--root-volume", f"nbd+unix:///disk?socket={socket},id=v-root", "--firmware", "uefi",
+            "--name", "web", "--memory", "192M", "--network", "none", "--wait", "log:cowshed-guest: up",
+        )  # fmt: skip
+        before = variables(here)
+        cowshed(here, "migrate", "web", there.address, "--live")
+        assert variables(there) == before
+        cowshed(there, "stop", "web", "--force")
+        assert variables(there) == before
 
-    root.rename(root.with_name("away"))  # the storage is not there: seen before anything is moved
-    said = cowshed(here, "migrate", "web", there.address, "--cold", status=8)
+    # The storage is not there: seen before anything is moved.
+    said = cowshed(there, "migrate", "web", here.address, "--cold", status=8)
     assert "volume v-root cannot be had at the destination" in said
-    root.with_name("away").rename(root)
-    assert shown(here)["web"]["state"] == "stopped"
-    assert not list((there.state / "instances").glob("*"))
-
-    cowshed(here, "migrate", "web", there.address, "--cold")
+    assert shown(there)["web"]["state"] == "stopped"
     assert not list((here.state / "instances").glob("*"))
-    (moved,) = (there.state / "instances").glob("*/nvram.fd")
-    assert moved.read_bytes() == before
-    cowshed(there, "start", "web")
-    assert shown(there)["web"]["root_volume"] == "v-root"
+
+    socket.unlink(missing_ok=True)
+    with servers.nbd(root, socket_path=socket):
+        cowshed(there, "migrate", "web", here.address, "--cold")
+        assert not list((there.state / "instances").glob("*"))
+        assert variables(here) == before
+        cowshed(here, "start", "web")
+        assert shown(here)["web"]["root_volume"] == "v-root"
+        cowshed(here, "rm", "--yes", "web")
+
+
+def variables(host: Host) -> bytes:
+    (path,) = (host.state / "instances").glob("*/nvram.fd")
+    return path.read_bytes()
