@@ -15,7 +15,7 @@ from cowshed.cli.context import group_names
 from cowshed.cli.nic import network_names, nic_names
 from cowshed.errors import DeadlineExceeded, HypervisorError
 from cowshed.manager.host import Host
-from cowshed.model.group import GroupRule
+from cowshed.model.group import Direction, GroupRule
 from cowshed.model.vif import VifType
 from cowshed.testing import FakeDriver
 
@@ -180,6 +180,11 @@ def test_members_are_told_of_each_other(cowshed: Call, driver: FakeDriver, monke
     monkeypatch.setattr(driver, "refresh_security_group_rules", told.append)
     host = Host.connect()
     host.groups.create("db")
+    third = host.nics.attach("web", "bridge:br0", groups=["db"])
+    host.nics.detach("web", third.address)
+    assert told == [], "no rule means its members"
+    host.groups.add_rule("db", GroupRule(Direction.INGRESS, group="db"))
+    told.clear()
     first = host.nics.attach("web", "bridge:br0", groups=["db"], ip="10.0.0.5/24")
     second = host.run("debian", name="other", memory="64M", networks=["bridge:br0"], groups=["db"])
     assert told == ["db", "db"]
@@ -199,8 +204,6 @@ def test_a_group_that_a_rule_names_is_not_removed(cowshed: Call) -> None:
     host = Host.connect()
     host.groups.create("one")
     host.groups.create("two")
-    from cowshed.model.group import Direction
-
     host.groups.add_rule("one", GroupRule(Direction.INGRESS, group="two"))
     code, _, said = cowshed("group", "rm", "two")
     assert (code, "rules of one" in said) == (4, True)

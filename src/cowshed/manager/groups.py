@@ -73,6 +73,10 @@ class Groups:
         """Names of the instances that have an interface in it."""
         return sorted({instance for instance, _ in self._in(name)})
 
+    def is_named(self, name: str) -> bool:
+        """Does a rule of any group mean the members of this one?"""
+        return any(rule.group == name for one in self._load().values() for rule in one.rules)
+
     # --- change -------------------------------------------------------------------------------
 
     def create(self, name: str, *, description: str = "", empty: bool = False) -> SecurityGroup:

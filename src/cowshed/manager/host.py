@@ -15,7 +15,6 @@ from cowshed import log
 from cowshed.errors import CowshedError, InstanceNotFound, InvalidRequest, InvalidState, PermissionDenied
 from cowshed.manager import names
 from cowshed.manager.disks import Disks
-from cowshed.manager.groups import Groups
 from cowshed.manager.images import Images
 from cowshed.manager.instances import Instances
 from cowshed.manager.machine import Machine
@@ -56,7 +55,7 @@ class Host:
         self.disks = Disks(driver, self.instances)
         self.volumes = Volumes(driver, self.instances)
         self.shares = Shares(driver, self.instances)
-        self.groups = Groups(driver, self.instances.records, config.state)
+        self.groups = self.instances.groups
         self.nics = Nics(driver, self.instances)
         self.migrations = Migrations(driver, self.instances)
 

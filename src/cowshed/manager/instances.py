@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cowshed import clock, log
 from cowshed.errors import Busy, Conflict, CowshedError, InstanceNotFound, InvalidState, NameTaken
 from cowshed.manager import names
+from cowshed.manager.groups import Groups
 from cowshed.manager.records import Record, Records
 from cowshed.model.disk import IoTune
 from cowshed.model.flavor import Flavor
@@ -48,6 +49,7 @@ class Instances:
     def __init__(self, driver: LibvirtDriver, state: Path) -> None:
         self.driver = driver
         self.records = Records(state / "cowshed.db")
+        self.groups = Groups(driver, self.records, state)
         self.locks = state / "locks"
 
     # --- look ---------------------------------------------------------------------------------
@@ -190,9 +192,13 @@ class Instances:
         self.refresh_groups(record.vifs)
 
     def refresh_groups(self, vifs: Sequence[Vif]) -> None:
-        """Rules of others may name the groups that these interfaces have come to, or have left."""
+        """Rules of others may name the groups that these interfaces have come to, or have left. Where none does, nothing
+        changes for the others, however many they are.
+        """
         for name in dict.fromkeys(name for vif in vifs for name in vif.groups):
             try:
+                if not self.groups.is_named(name):
+                    continue
                 self.driver.refresh_security_group_rules(name)
             except CowshedError as error:
                 _log.warning("members of the group %s are not told of all others: %s", name, error)

@@ -7,14 +7,15 @@ go up and its CPUs on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from cowshed import log
 from cowshed.driver.steps import nics
 from cowshed.errors import CowshedError, HypervisorError, UnsupportedOperation
-from cowshed.model.group import SecurityGroup
+from cowshed.model.group import Member, SecurityGroup
 from cowshed.model.instance import Instance
 from cowshed.model.vif import LOCAL, PluggedVif, Vif, VifType
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from cowshed.network.ruleset import Filter
 
 _log = log.logger(__name__)
+
+Members = Callable[[str], Sequence[Member]]
 
 _PREFIX = "cow"  # of the devices of filtered interfaces; with the key of the filter 15 letters, the most there may be
 
@@ -47,7 +50,7 @@ def check(rooms: Rooms, instance: Instance, vifs: Sequence[Vif]) -> None:
                 hint="use a bridge, a libvirt network, a tap or macvtap; or give it no security group",
             )
         rooms.pluggers[vif.type].check_filtering(vif)
-        _ = _filter(rooms, vif, groups, "").chains  # what is wrong with a rule
+        _ = _filter(vif, groups, "", cache(rooms.rules.members)).chains  # what is wrong with a rule
     if filtered:
         _check_host(rooms)
 
@@ -116,8 +119,15 @@ def connect_links(guest: Guest, vifs: Iterable[Vif]) -> None:
             nics.set_link(guest, one.address, up=True)
 
 
-def planned(rooms: Rooms, guest: Guest, instance: Instance, vifs: Sequence[Vif]) -> list[Filter]:
-    """The filters of ``vifs`` as their groups are now. :raises HypervisorError: one has no device"""
+def planned(
+    rooms: Rooms, guest: Guest, instance: Instance, vifs: Sequence[Vif], members: Members | None = None
+) -> list[Filter]:
+    """The filters of ``vifs`` as their groups are now.
+
+    :param members: who is in a group, where that is known already
+    :raises HypervisorError: one has no device
+    """
+    members = members or cache(rooms.rules.members)
     filtered = list(_groups(rooms, instance, vifs))
     if not filtered:
         return []
@@ -129,7 +139,7 @@ def planned(rooms: Rooms, guest: Guest, instance: Instance, vifs: Sequence[Vif])
             raise HypervisorError(
                 action=f"filter {vif.address} of {guest.name}", reason="it has no device on the host", number=0
             )
-        found.append(_filter(rooms, vif, groups, device))
+        found.append(_filter(vif, groups, device, members))
     return found
 
 
@@ -140,7 +150,7 @@ def _groups(rooms: Rooms, instance: Instance, vifs: Sequence[Vif]) -> Iterable[t
             yield vif, groups
 
 
-def _filter(rooms: Rooms, vif: Vif, groups: Sequence[SecurityGroup], device: str) -> Filter:
+def _filter(vif: Vif, groups: Sequence[SecurityGroup], device: str, members: Members) -> Filter:
     from cowshed.network.device import is_tap
     from cowshed.network.ruleset import Filter
 
@@ -151,7 +161,7 @@ def _filter(rooms: Rooms, vif: Vif, groups: Sequence[SecurityGroup], device: str
         address=vif.address,
         addresses=addresses(vif),
         rules=rules,
-        members={rule.group: rooms.rules.members(rule.group) for rule in rules if rule.group},
+        members={rule.group: members(rule.group) for rule in rules if rule.group},
         shares=bool(device) and not is_tap(device),
     )
 
@@ -172,6 +182,7 @@ def refresh(rooms: Rooms, group_id: str) -> None:
     :raises CowshedError: some have the old rules still
     """
     wanted: list[Filter] = []
+    members = cache(rooms.rules.members)  # a list of all that every one of them would ask for
     for guest in rooms.hypervisor.guests():
         found = nics.recovered(guest) if nics.runs(guest) else None
         if found is None:
@@ -181,7 +192,7 @@ def refresh(rooms: Rooms, group_id: str) -> None:
             for vif, groups in _groups(rooms, found.instance, found.vifs)
             if any(group_id == group.id or group_id in [rule.group for rule in group.rules] for group in groups)
         ]
-        wanted += planned(rooms, guest, found.instance, concerned)
+        wanted += planned(rooms, guest, found.instance, concerned, members)
     rooms.filters.ensure(wanted)
 
 
