@@ -90,6 +90,33 @@ def test_one_that_is_there_is_replaced_and_ended(place: Path) -> None:
     assert not (place / "one.pid").exists()
 
 
+_KILLED = """
+import os, signal, subprocess, sys
+from pathlib import Path
+from cowshed.tools import virtiofsd
+place = Path(sys.argv[1])
+real = subprocess.Popen
+def popen(*words, **more):
+    real(*words, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+subprocess.Popen = popen
+virtiofsd.start(place / "shared", socket=place / "run" / "one", pidfile=place / "one.pid", output=place / "one.log")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_who_is_killed_while_it_starts_leaves_one_that_can_be_ended(place: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _KILLED, str(place)], timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while b"Waiting" not in (place / "one.log").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert virtiofsd.alive(place / "one.pid")
+    virtiofsd.stop(place / "one.pid")
+    assert not virtiofsd.alive(place / "one.pid")
+
+
 def test_another_process_of_its_number_is_not_touched(place: Path) -> None:
     """The file names a process that lives, but not since then, and it holds no lock."""
     with subprocess.Popen(["sleep", "60"]) as other:

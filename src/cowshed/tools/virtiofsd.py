@@ -43,6 +43,8 @@ _LOOK: Final = 0.02  # seconds between two looks
 _LONGEST: Final = 107  # bytes of a unix socket's path
 _LISTENS: Final = b"Waiting for vhost-user socket connection"
 
+# $0: a file for who it is. It writes that itself, so that it can be found also when we die at this moment.
+_NAMED: Final = 'printf "%s %s\\n" $$ "$(cut -d" " -f22 "/proc/$$/stat")" >"$0" && exec "$@"'
 # $1: what is shared, $2: mount options; then the command.
 _READ_ONLY: Final = 'mount --bind -- "$1" "$1" && mount -o "remount,bind,$2" -- "$1" || exit 1; shift 2; exec "$@"'
 
@@ -136,13 +138,13 @@ def start(directory: Path, *, socket: Path, pidfile: Path, output: Path, read_on
         open(pidfile, "w") as holder,
         open(output, "wb") as log_file,
     ):
-        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(holder, fcntl.LOCK_EX)  # who looks whether it is alive holds it for a moment
         listener.bind(str(socket))
         socket.chmod(0o600)
         listener.listen(1)
         words = command(program, directory, listener.fileno(), read_only=read_only)
         process = subprocess.Popen(
-            words,
+            ["sh", "-c", _NAMED, str(pidfile), *words],
             stdin=subprocess.DEVNULL,
             stdout=log_file,
             stderr=log_file,
@@ -151,7 +153,6 @@ def start(directory: Path, *, socket: Path, pidfile: Path, output: Path, read_on
             start_new_session=True,
             pass_fds=(listener.fileno(), holder.fileno()),
         )
-        holder.write(f"{process.pid} {_started(process.pid)}\n")
     threading.Thread(target=process.wait, daemon=True).start()  # so that no dead child stays with us
     try:
         _listening(process.pid, pidfile, output, words)
