@@ -12,7 +12,7 @@ import pytest
 from cowshed.config import Config, GuestSection, HostSection, RbdSection
 from cowshed.driver import LibvirtDriver
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import bases, layout, locate, moving, teardown
+from cowshed.driver.steps import bases, locate, moving, shown, teardown
 from cowshed.images import pull
 from cowshed.model.disk import DiskFormat
 from cowshed.model.flavor import Flavor
@@ -108,7 +108,7 @@ def test_another_pool_in_the_configuration_breaks_no_instance(
     make(before, who, image)
     other = ceph.make_pool()
     after = host(tmp_path / "state", ceph, other)
-    (disk,) = layout.attached(after, who)
+    (disk,) = shown.attached(after, who)
     assert disk.source.name == f"{pool}/{who.uuid}_disk"
     ((_, handle),) = locate.disks(after, who.uuid)
     handle.resize(2 * SIZE)

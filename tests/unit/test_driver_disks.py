@@ -20,7 +20,7 @@ from cowshed.disks import manifest
 from cowshed.disks.file import FileDisk
 from cowshed.driver import LibvirtDriver
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import layout, moving, named, opening, teardown
+from cowshed.driver.steps import layout, moving, named, opening, placing, shown, teardown
 from cowshed.errors import (
     ConfigError,
     Conflict,
@@ -106,7 +106,7 @@ class Host:
     def with_data(self, who: Instance, backend: str) -> Instance:
         """It has a second disk, on ``backend``."""
         self.put(who, "disk.local", backend, os.urandom(MiB))
-        places = layout.remembered(self.rooms, who)
+        places = placing.remembered(self.rooms, who)
         planned = [layout.Planned(SimpleNamespace(name=name), place) for name, place in places.items()]  # type: ignore[arg-type]
         planned.append(layout.Planned(SimpleNamespace(name="disk.local"), replace(places["disk"], target="vdx")))  # type: ignore[arg-type]
         layout.remember(self.rooms, who, layout.Plan(tuple(planned)))
@@ -284,7 +284,7 @@ def test_a_disk_moves_with_its_content(host: Host, backend: str, to: str) -> Non
     assert host.read(who) == host.content
     assert host.backends(who) == {"disk": to, "disk.config": "raw"}
     assert host.driver.show_disk(who).virtual_size == SIZE
-    attached = {disk.target: disk.source for disk in layout.attached(host.rooms, who)}
+    attached = {disk.target: disk.source for disk in shown.attached(host.rooms, who)}
     assert attached["vda"].format == host.rooms.backends[to].traits.disk_format
     assert len(host.cluster.table) == (to == "rbd")
     disks = [name for name in host.files(who) if name.startswith((".", "disk"))]

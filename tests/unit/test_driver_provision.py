@@ -19,7 +19,7 @@ from cowshed.contract.callbacks import NoProgress
 from cowshed.disks import manifest
 from cowshed.driver import LibvirtDriver
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import bases, layout, locate, provision, sweep, teardown
+from cowshed.driver.steps import bases, layout, locate, provision, shown, sweep, teardown
 from cowshed.errors import (
     ConfigError,
     DigestMismatch,
@@ -394,7 +394,7 @@ def test_another_default_breaks_no_instance(
     later = Rooms(config(tmp_path / "state", backend="raw", cluster_size=2 * MiB, preallocation="falloc"))
     later.__dict__["backends"] = {**later.backends, "rbd": cluster}
     cluster.pool = "another"
-    sources = {disk.target: disk.source for disk in layout.attached(later, who)}
+    sources = {disk.target: disk.source for disk in shown.attached(later, who)}
     assert sources["vda"].format == DiskFormat.QCOW2
     assert [(name, disk.name) for name, disk in locate.disks(later, who.uuid)] == [
         ("qcow2", "disk"), ("rbd", "disk.swap"),
@@ -414,7 +414,7 @@ def test_disks_on_a_backend_that_is_configured_no_more_are_not_forgotten(
     make(rooms, who, debian)
     rooms.__dict__["backends"] = {name: one for name, one in rooms.backends.items() if name != "rbd"}
     driver = LibvirtDriver(rooms=rooms)
-    for call in (layout.attached, teardown.delete_disks):
+    for call in (shown.attached, teardown.delete_disks):
         with pytest.raises(ConfigError, match=r"\[rbd\] pool"):
             call(rooms, who)
     assert where(rooms, who) == {"disk": "rbd"}

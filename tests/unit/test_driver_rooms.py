@@ -19,7 +19,7 @@ from cowshed.contract.compute import CAPABILITIES
 from cowshed.contract.promise import is_fulfilled
 from cowshed.driver import LibvirtDriver
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import examine, launch, layout, locate, serial, sweep
+from cowshed.driver.steps import examine, launch, layout, locate, placing, serial, sweep
 from cowshed.errors import (
     DataCorrupt,
     DiskTooSmall,
@@ -161,10 +161,10 @@ def test_the_places_of_the_disks_are_remembered(rooms: Rooms) -> None:
     rooms.directory(one.uuid).create()
     plan = layout.plan(rooms, one, image(), None)
     layout.remember(rooms, one, plan)
-    assert layout.remembered(rooms, one) == {planned.spec.name: planned.place for planned in plan.disks}
-    (rooms.directory(one.uuid).path / layout.FILE).write_text("{")
+    assert placing.remembered(rooms, one) == {planned.spec.name: planned.place for planned in plan.disks}
+    (rooms.directory(one.uuid).path / placing.FILE).write_text("{")
     with pytest.raises(DataCorrupt):
-        layout.remembered(rooms, one)
+        placing.remembered(rooms, one)
 
 
 def test_the_image_is_remembered_with_its_properties(rooms: Rooms) -> None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from cowshed.contract.storage import Snapshotting
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import layout, limits, named
+from cowshed.driver.steps import limits, named, placing
 from cowshed.errors import DataCorrupt, InvalidRequest
 from cowshed.model.disk import IoTune, LocalDisk, ManifestDisk
 from cowshed.model.instance import Instance
 
 if TYPE_CHECKING:
-    from cowshed.driver.steps.layout import Place
+    from cowshed.driver.steps.placing import Place
 
 
 class DiskListing:
@@ -37,7 +37,7 @@ class DiskListing:
     def _places(self, instance: Instance) -> Mapping[str, Place]:
         """Looking works also where a guest could not be started."""
         try:
-            return layout.remembered(self.rooms, instance)
+            return placing.remembered(self.rooms, instance)
         except DataCorrupt:
             return {}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cowshed import log
 from cowshed.contract.storage import Disk, Traits
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import layout, named
+from cowshed.driver.steps import named, placing
 from cowshed.errors import DiskTooSmall, InvalidRequest, UnsupportedOperation
 from cowshed.model.disk import DiskFormat, ManifestDisk
 from cowshed.model.instance import Instance
@@ -54,7 +54,7 @@ class DiskResize:
     def _resize_online(self, instance: Instance, entry: ManifestDisk, disk: Disk, guest: Guest, size: int) -> None:
         from cowshed.hypervisor import blocks
 
-        place = layout.remembered(self.rooms, instance)[entry.name]
+        place = placing.remembered(self.rooms, instance)[entry.name]
         if place.readonly:
             raise InvalidRequest(reason=f"the guest only reads {entry.name}", hint="stop the instance first")
         traits = self.rooms.backend(entry.backend).traits

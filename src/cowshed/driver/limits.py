@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from cowshed import log
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import layout, named
 from cowshed.driver.steps import limits as steps
+from cowshed.driver.steps import named, placing
 from cowshed.errors import DiskNotFound
 from cowshed.model.disk import IoTune
 from cowshed.model.instance import Instance
@@ -21,7 +21,7 @@ class Limits:
 
         :raises DataCorrupt: a record cannot be read
         """
-        places = layout.remembered(self.rooms, instance)
+        places = placing.remembered(self.rooms, instance)
         found = steps.of_disks(self.rooms, instance, places)
         return {name: found.get(name) for name in places}
 
@@ -42,7 +42,7 @@ class Limits:
         from cowshed.domain import qos
 
         with log.about(instance.name):
-            places = layout.remembered(self.rooms, instance)
+            places = placing.remembered(self.rooms, instance)
             name = named.one(self.rooms, instance, disk).name
             if name not in places:
                 raise DiskNotFound(name=f"{disk} of instance {instance.name}", hint=f"it has {', '.join(places)}")
@@ -52,7 +52,7 @@ class Limits:
             return tune
 
     def _apply(
-        self, instance: Instance, places: Mapping[str, layout.Place], changed: Mapping[str, IoTune | None]
+        self, instance: Instance, places: Mapping[str, placing.Place], changed: Mapping[str, IoTune | None]
     ) -> None:
         """Written down first; a guest that does not take them puts that back."""
         from cowshed.hypervisor import iotune

@@ -11,12 +11,14 @@ from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import (
     building,
     connect,
+    disk_names,
     launch,
     layout,
     locate,
     marks,
     nvram,
     opening,
+    placing,
     provision,
     replacing,
     rescuing,
@@ -59,7 +61,7 @@ class Rescue(RescueContract):
             data = provision.metadata(rooms, instance, image_meta, plan, vifs, [], rescue_password)
             undo.push("delete the rescue disks", rescuing.delete_disks, rooms, instance.uuid)
             provision.disks(rooms, instance, image_meta, plan, undo)
-            name = layout.CONFIG_DRIVE + layout.RESCUED
+            name = disk_names.CONFIG_DRIVE + disk_names.RESCUED
             provision.config_drive(rooms, instance, data, name, encrypt=layout.encrypts(rooms, instance, image_meta))
             self._stop(guest, instance, vifs, undo)
             undo.push("boot as before", rescuing.end, rooms, instance.uuid)
@@ -70,7 +72,7 @@ class Rescue(RescueContract):
         rooms, vifs = self.rooms, tuple(network_info or ())
         with log.about(instance.name):
             guest = rooms.hypervisor.guest(instance.uuid)
-            if not layout.rescued(rooms, instance.uuid):
+            if not placing.rescued(rooms, instance.uuid):
                 return
             marks.refuse_marked(rooms, instance)
             shares.check_recorded(rooms, instance)
@@ -85,7 +87,7 @@ class Rescue(RescueContract):
 
     def rescued(self, instance: Instance) -> bool:
         """Does it boot from rescue disks now?"""
-        return layout.rescued(self.rooms, instance.uuid)
+        return placing.rescued(self.rooms, instance.uuid)
 
     def rebuild(
         self,
@@ -140,8 +142,8 @@ class Rescue(RescueContract):
 
     def _exchange(self, instance: Instance, image: Image, new: replacing.Replacement, undo: Undo) -> None:
         rooms = self.rooms
-        places, before = layout.places_in(rooms, instance.uuid, layout.FILE), locate.remembered_image(rooms, instance)
-        undo.push("stand the disks where they stood", layout.remember_places, rooms, instance.uuid, places)
+        places, before = placing.places_in(rooms, instance.uuid, placing.FILE), locate.remembered_image(rooms, instance)
+        undo.push("stand the disks where they stood", placing.remember_places, rooms, instance.uuid, places)
         undo.push("remember the old image", locate.remember_image, rooms, instance, before)
         undo.push("take the old disks", replacing.exchange, rooms, instance, new)
         replacing.exchange(rooms, instance, new)

@@ -16,14 +16,15 @@ from cowshed.contract.types import BlockDevices, NetworkInfo
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import (
     connect,
+    disk_names,
     filtering,
     keeping,
     launch,
-    layout,
     leaving,
     locate,
     marks,
     opening,
+    placing,
     receiving,
     sending,
     serial,
@@ -103,7 +104,7 @@ class Resize(ResizeContract):
                 hint="confirm or revert that first",
             )
         marks.refuse_marked(self.rooms, instance, "resized")
-        if layout.rescued(self.rooms, instance.uuid):
+        if placing.rescued(self.rooms, instance.uuid):
             raise InvalidState(name=instance.name, state="rescued", action="resized", hint="unrescue it first")
         if guest.has_saved():
             raise InvalidState(name=instance.name, state="suspended", action="resized", hint="resume it first")
@@ -244,14 +245,14 @@ class Resize(ResizeContract):
 
 def _sizes(flavor: Flavor) -> dict[str, int]:
     """What the flavor says of each disk, bytes; 0: nothing."""
-    return {layout.ROOT: flavor.root, layout.LOCAL: flavor.ephemeral, layout.SWAP: flavor.swap}
+    return {disk_names.ROOT: flavor.root, disk_names.LOCAL: flavor.ephemeral, disk_names.SWAP: flavor.swap}
 
 
 def refuse_shrinking(entries: Entries, flavor: Flavor) -> None:
     """:raises DiskTooSmall: a disk would have to be cut"""
     for name, size in _sizes(flavor).items():
         entry = entries.get(name)
-        if entry and size < entry.virtual_size and (size or name != layout.ROOT):
+        if entry and size < entry.virtual_size and (size or name != disk_names.ROOT):
             raise DiskTooSmall(
                 disk=name, size=size, needed=entry.virtual_size, hint="a disk can grow, but is never cut"
             )

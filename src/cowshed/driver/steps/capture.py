@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from cowshed import log
 from cowshed.contract.storage import BaseKeeping, DirectUpload, Disk
-from cowshed.driver.steps import capture_live, layout, locate, named, quiet
+from cowshed.driver.steps import capture_live, disk_names, locate, named, quiet
 from cowshed.driver.steps.capture_note import noted
 from cowshed.errors import CowshedError, PermissionDenied, UnsupportedOperation
 from cowshed.model.disk import DiskFormat, DiskSource, DiskType, ManifestDisk
@@ -50,8 +50,8 @@ def check(rooms: Rooms, instance: Instance, *, all_disks: bool = False) -> list[
 
 def _all(rooms: Rooms, instance: Instance) -> list[ManifestDisk]:
     root = named.one(rooms, instance)
-    found = [entry for entry in named.all_changeable(rooms, instance) if not entry.name.endswith(layout.RESCUED)]
-    return [root, *(entry for entry in found if entry.name not in (root.name, layout.SWAP))]
+    found = [entry for entry in named.all_changeable(rooms, instance) if not entry.name.endswith(disk_names.RESCUED)]
+    return [root, *(entry for entry in found if entry.name not in (root.name, disk_names.SWAP))]
 
 
 def _refuse_encrypted(instance: Instance, entries: Sequence[ManifestDisk]) -> None:

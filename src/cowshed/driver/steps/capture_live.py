@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cowshed.driver.steps import layout, named, quiet
+from cowshed.driver.steps import named, quiet, shown
 from cowshed.errors import DiskNotFound
 from cowshed.model.disk import DiskFormat, DiskSource, DiskType
 from cowshed.model.instance import Instance
@@ -57,7 +57,7 @@ def _targets(rooms: Rooms, instance: Instance, guest: Guest, disks: Sequence[Dis
     present = {one.alias: one.target for one in Domain.parse(guest.xml()).disks}
     found = {}
     for disk in disks:
-        target = present.get(layout.alias(disk.name))
+        target = present.get(shown.alias(disk.name))
         if target is None:
             raise DiskNotFound(name=f"{disk.name} in the running guest of instance {instance.name}")
         found[disk.name] = target

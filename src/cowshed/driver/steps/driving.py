@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cowshed.domain import drive, qos
 from cowshed.domain.properties import Properties
-from cowshed.driver.steps import layout, limits
+from cowshed.driver.steps import disk_names, limits, placing
 from cowshed.errors import InvalidRequest
 from cowshed.model.disk import CacheMode
 from cowshed.model.image import Image
@@ -25,12 +25,12 @@ def options(rooms: Rooms, properties: Properties, name: str) -> dict[str, Any]:
     :raises InvalidRequest: what is asked for cannot be
     """
     section = rooms.config.disks
-    if layout.read_only(name):
+    if disk_names.read_only(name):
         return {"cache": CacheMode(section.cache)}
-    return dataclasses.asdict(drive.options(properties, section, layout.words_of(name)))
+    return dataclasses.asdict(drive.options(properties, section, disk_names.words_of(name)))
 
 
-def check(rooms: Rooms, instance: Instance, image: Image, places: Mapping[str, layout.Place]) -> None:
+def check(rooms: Rooms, instance: Instance, image: Image, places: Mapping[str, placing.Place]) -> None:
     """What is asked for the disks of a new instance can be, and is asked for disks that can be.
 
     :raises InvalidRequest:
@@ -49,10 +49,10 @@ def _check_words(keys: Sequence[str]) -> None:
         word = key.partition(qos.AT)[2]
         if not word or not key.startswith((qos.PREFIX, *drive.PREFIXES)):
             continue
-        name = layout.disk_name(word)
-        if name in layout.WORDS.values() or name.removeprefix(layout.EPHEMERAL).isdigit():
+        name = disk_names.disk_name(word)
+        if name in disk_names.WORDS.values() or name.removeprefix(disk_names.EPHEMERAL).isdigit():
             continue
-        known = [*layout.WORDS, "eph0"]
+        known = [*disk_names.WORDS, "eph0"]
         near = difflib.get_close_matches(word, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         raise InvalidRequest(reason=f"{key}: no disk is called {word}", hint=hint)

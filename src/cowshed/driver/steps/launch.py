@@ -6,7 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cowshed.driver.steps import connect, filtering, layout, locate, marks, moving, opening, serial, shares, volumes
+from cowshed.driver.steps import (
+    connect,
+    filtering,
+    locate,
+    marks,
+    moving,
+    opening,
+    placing,
+    serial,
+    shares,
+    shown,
+    volumes,
+)
 from cowshed.errors import CowshedError, PortInUse
 from cowshed.model.disk import AttachedDisk
 from cowshed.model.image import Image
@@ -86,7 +98,7 @@ def assembled(
     from cowshed.domain.assemble import assemble
 
     disks = opening.ready(rooms, instance)
-    if layout.rescued(rooms, instance.uuid):
+    if placing.rescued(rooms, instance.uuid):
         connected = [replace(one, boot_order=None) for one in connected]  # the rescue disk is booted from
     domain = assemble(
         instance,
@@ -97,7 +109,7 @@ def assembled(
         guest=rooms.config.guest,
         consoles=_consoles(rooms, instance, serial.take(rooms, instance.uuid)),
         directory=rooms.directory(instance.uuid).path,
-        kernel=layout.kernel(rooms, instance, image),
+        kernel=shown.kernel(rooms, instance, image),
         shares=opened,
     )
     return domain.to_xml()

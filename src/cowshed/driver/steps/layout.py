@@ -1,4 +1,4 @@
-"""Which disks an instance has and where each stands in the guest.
+"""Which disks a new instance has, and where each will stand in the guest.
 
 The plan is made once, at spawn, from the flavor, the image and the request. It is written beside
 the disks, so that a later start shows the guest the same devices whatever the host's
@@ -8,7 +8,6 @@ configuration says by then. Format, place and parent of each disk are in the man
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,36 +15,30 @@ from typing import TYPE_CHECKING, Any
 from cowshed.contract import block_device
 from cowshed.domain import drive, naming
 from cowshed.domain.properties import Properties
-from cowshed.driver.steps import mapping, reachable, volumes
-from cowshed.errors import DataCorrupt, InvalidRequest, UnsupportedOperation
-from cowshed.model.disk import AttachedDisk, Bus, Device, DiskFormat, DiskSpec
+from cowshed.driver.steps import mapping, placing, reachable, volumes
+from cowshed.driver.steps.disk_names import (
+    CDROM,
+    CONFIG_DRIVE,
+    EPHEMERAL,
+    KERNEL,
+    LOCAL,
+    LOCAL_BACKEND,
+    LOCAL_ONLY,
+    RAMDISK,
+    ROOT,
+    SWAP,
+    disk_name,
+)
+from cowshed.driver.steps.placing import Place
+from cowshed.errors import InvalidRequest, UnsupportedOperation
+from cowshed.model.disk import Device, DiskFormat, DiskSpec
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.model.volume import AttachedVolume
 from cowshed.units import GiB, MiB
 
 if TYPE_CHECKING:
-    from cowshed.domain.assemble import KernelBoot
     from cowshed.driver.rooms import Rooms
-
-ROOT, CDROM, LOCAL, EPHEMERAL, SWAP = "disk", "disk.cdrom", "disk.local", "disk.eph", "disk.swap"
-CONFIG_DRIVE, KERNEL, RAMDISK = "disk.config", "kernel", "ramdisk"
-FILE = "layout.json"
-RESCUE_FILE = "rescue.json"  # instead of the other one, while the instance is rescued
-RESCUED = ".rescue"  # the end of the names of the disks it is rescued with
-LOCAL_BACKEND = "raw"  # kernel, ramdisk and config drive are plain files on every host
-LOCAL_ONLY = (CONFIG_DRIVE, KERNEL, RAMDISK)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a disk stands in the guest."""
-
-    target: str
-    bus: Bus
-    device: Device = Device.DISK
-    boot_order: int | None = None
-    readonly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,25 +134,6 @@ def secured(rooms: Rooms, spec: DiskSpec, *, encrypt: bool) -> DiskSpec:
             hint="put the instance on another backend; cowshed backends says which encrypt",
         )
     return dataclasses.replace(spec, encrypt=True)
-
-
-WORDS = {"root": ROOT, "ephemeral": LOCAL, "cdrom": CDROM, "swap": SWAP, "local": LOCAL}
-
-
-def disk_name(word: str) -> str:
-    """The name of the disk that a user calls ``word``: root, ephemeral, swap, cdrom, eph0, or as it is."""
-    return WORDS.get(word, f"disk.{word}" if word.startswith("eph") and word[3:].isdigit() else word)
-
-
-def read_only(name: str) -> bool:
-    """Is the disk ``name`` read once and never written?"""
-    return name.removesuffix(RESCUED) in (CONFIG_DRIVE, CDROM)
-
-
-def words_of(name: str) -> tuple[str, ...]:
-    """Everything a user may call the disk ``name``."""
-    short = (name.removeprefix("disk."),) if name.startswith(EPHEMERAL) else ()
-    return (name, *(word for word, known in WORDS.items() if known == name), *short)
 
 
 class _Backends:
@@ -258,93 +232,7 @@ def _config_drive_spec(rooms: Rooms, instance: Instance, image: Image) -> list[t
 
 def remember(rooms: Rooms, instance: Instance, plan: Plan) -> None:
     """Write where the disks of the instance stand."""
-    remember_places(rooms, instance.uuid, {one.spec.name: one.place for one in plan.disks if one.place})
-
-
-def remember_places(rooms: Rooms, uuid: str, found: Mapping[str, Place], file: str = FILE) -> None:
-    from cowshed.tools import filesystem
-
-    places = {name: dataclasses.asdict(place) for name, place in found.items()}
-    path = rooms.directory(uuid).path / file
-    filesystem.write_atomically(path, json.dumps({"version": 1, "places": places}, indent=1).encode())
-
-
-def rescued(rooms: Rooms, uuid: str) -> bool:
-    """Does it boot from rescue disks now?"""
-    return (rooms.directory(uuid).path / RESCUE_FILE).exists()
-
-
-def remembered(rooms: Rooms, instance: Instance) -> dict[str, Place]:
-    """Where the disks stand at the next start.
-
-    :raises DataCorrupt: the record is missing or cannot be read
-    """
-    return places_in(rooms, instance.uuid, RESCUE_FILE if rescued(rooms, instance.uuid) else FILE)
-
-
-def places_in(rooms: Rooms, uuid: str, file: str) -> dict[str, Place]:
-    """:raises DataCorrupt:"""
-    path = rooms.directory(uuid).path / file
-    try:
-        record = json.loads(path.read_text())["places"]
-        return {
-            name: Place(**{**place, "bus": Bus(place["bus"]), "device": Device(place["device"])})
-            for name, place in record.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataCorrupt(path=path, reason=f"where the disks stand cannot be read: {error}") from error
-
-
-def alias(name: str) -> str:
-    """What libvirt calls the disk ``name``, wherever the guest sees it."""
-    return f"ua-{name.replace('.', '-')}"
-
-
-def attached(rooms: Rooms, instance: Instance) -> list[AttachedDisk]:
-    """The disks as the domain shows them, from the record and the manifest."""
-    from cowshed.disks import manifest
-    from cowshed.driver.steps import driving, limits, locate
-
-    entries = manifest.load(rooms.directory(instance.uuid).path).disks
-    places = remembered(rooms, instance)
-    properties = Properties.of(locate.remembered_image(rooms, instance), instance)
-    threads = drive.threads(properties, rooms.config.disks, [place.bus for place in places.values()])
-    tuned = limits.of_disks(rooms, instance, places)
-    disks = []
-    for number, (name, place) in enumerate(places.items()):
-        source = rooms.backend(entries[name].backend if name in entries else "").disk(instance.uuid, name).source()
-        disks.append(
-            AttachedDisk(
-                source=source,
-                target=place.target,
-                bus=place.bus,
-                device=place.device,
-                boot_order=place.boot_order,
-                alias=alias(name),
-                readonly=place.readonly,
-                iothread=number % threads + 1 if threads and place.bus in drive.THREADED else None,
-                iotune=tuned.get(name),
-                **driving.options(rooms, properties, name),
-            )
-        )
-    return disks
-
-
-def kernel(rooms: Rooms, instance: Instance, image: Image) -> KernelBoot | None:
-    """Kernel and ramdisk, where the instance boots them directly."""
-    from cowshed.disks import manifest
-    from cowshed.domain.assemble import KernelBoot
-
-    directory = rooms.directory(instance.uuid).path
-    entries = manifest.load(directory).disks
-    end = RESCUED if rescued(rooms, instance.uuid) else ""
-    if KERNEL + end not in entries:
-        return None
-    return KernelBoot(
-        directory / entries[KERNEL + end].location,
-        directory / entries[RAMDISK + end].location if RAMDISK + end in entries else None,
-        image.properties.get("os_command_line", ""),
-    )
+    placing.remember_places(rooms, instance.uuid, {one.spec.name: one.place for one in plan.disks if one.place})
 
 
 def root_exists(rooms: Rooms, instance: Instance) -> bool:

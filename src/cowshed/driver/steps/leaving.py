@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
 from cowshed.contract.storage import Snapshotting
-from cowshed.driver.steps import layout, locate, moving, replacing, shares, volumes
+from cowshed.driver.steps import disk_names, locate, moving, placing, replacing, shares, volumes
 from cowshed.errors import (
     Conflict,
     CowshedError,
@@ -50,8 +50,8 @@ def described(rooms: Rooms, instance: Instance, guest: Guest, found: dict[str, A
     shared = is_shared(rooms, found)
     entries = {} if shared else own(rooms, instance)
     local = {name: one for name, one in entries.items() if not rooms.backend(one.backend).traits.shared}
-    places = layout.remembered(rooms, instance)
-    copied = {name: places[name].target for name in local if name in places and not layout.read_only(name)}
+    places = placing.remembered(rooms, instance)
+    copied = {name: places[name].target for name in local if name in places and not disk_names.read_only(name)}
     _check_wish(found.get("block_migration"), copied)
     _check_movable(rooms, instance, {name: local[name] for name in copied})
     _check_room(rooms, instance, found, {name: local[name] for name in copied})
@@ -81,7 +81,7 @@ def refuse_unmovable(rooms: Rooms, instance: Instance, guest: Guest) -> None:
     """:raises InvalidState: :raises UnsupportedOperation: it shares directories with this host"""
     if guest.state() not in RUNS:
         raise InvalidState(name=instance.name, state="stopped", action="migrated live", hint="move it cold")
-    if layout.rescued(rooms, instance.uuid):
+    if placing.rescued(rooms, instance.uuid):
         raise InvalidState(name=instance.name, state="rescued", action="migrated", hint="unrescue it first")
     shares.refuse_moving(rooms, instance, guest)
 
@@ -164,7 +164,7 @@ def _contents(rooms: Rooms, instance: Instance, local: dict[str, ManifestDisk]) 
     """Of config drives: nobody can make them again, and QEMU does not copy what it only reads."""
     found = {}
     for name, entry in local.items():
-        if not name.startswith(layout.CONFIG_DRIVE):
+        if not name.startswith(disk_names.CONFIG_DRIVE):
             continue
         path = rooms.directory(instance.uuid).path / entry.location
         if entry.encryption or path.stat().st_size > CONTENT:

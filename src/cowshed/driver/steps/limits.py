@@ -36,11 +36,11 @@ def of_disks(rooms: Rooms, instance: Instance, names: Iterable[str]) -> dict[str
 
 def by_flavor(instance: Instance, names: Iterable[str]) -> dict[str, IoTune | None]:
     """What the flavor says of each disk; what is read once and never written is not limited."""
-    from cowshed.driver.steps import layout
+    from cowshed.driver.steps import disk_names
 
-    said = {layout.disk_name(word): tune for word, tune in qos.by_disk(instance.flavor.extra_specs).items() if word}
+    said = {disk_names.disk_name(word): tune for word, tune in qos.by_disk(instance.flavor.extra_specs).items() if word}
     usual = qos.iotune(instance.flavor.extra_specs)
-    return {name: said.get(name, None if layout.read_only(name) else usual) for name in names}
+    return {name: said.get(name, None if disk_names.read_only(name) else usual) for name in names}
 
 
 def remember(rooms: Rooms, uuid: str, changed: Mapping[str, IoTune | None]) -> None:
@@ -72,12 +72,12 @@ def raw(rooms: Rooms, uuid: str) -> bytes | None:
 
 def apply(rooms: Rooms, instance: Instance, guest: Guest) -> None:
     """Let a guest whose saved memory knows the limits of then have those of now; what fails is logged."""
-    from cowshed.driver.steps import layout
+    from cowshed.driver.steps import placing
     from cowshed.hypervisor import iotune
 
     try:
         changed = _remembered(rooms, instance.uuid)
-        places = layout.remembered(rooms, instance) if changed else {}
+        places = placing.remembered(rooms, instance) if changed else {}
         for name, tune in changed.items():
             if name in places:
                 iotune.limit(guest, places[name].target, tune)

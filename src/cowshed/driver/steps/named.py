@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cowshed.driver.steps import layout, moving, replacing, volumes
+from cowshed.driver.steps import disk_names, moving, placing, replacing, volumes
 from cowshed.errors import DiskNotFound, InvalidRequest, InvalidState
 from cowshed.model.disk import ManifestDisk
 from cowshed.model.instance import Instance, PowerState
@@ -33,7 +33,7 @@ def one(rooms: Rooms, instance: Instance, word: str = "") -> ManifestDisk:
     :raises DiskNotFound: the hint names those there are
     """
     known = entries(rooms, instance)
-    name = layout.disk_name(word) if word else _root(known)
+    name = disk_names.disk_name(word) if word else _root(known)
     if name not in known:
         name = _at(rooms, instance, word)
     if name in known:
@@ -48,25 +48,25 @@ def _what_it_has(rooms: Rooms, instance: Instance, known: dict[str, ManifestDisk
 
 
 def _root(known: dict[str, ManifestDisk]) -> str:
-    return layout.ROOT if layout.ROOT in known else layout.CDROM
+    return disk_names.ROOT if disk_names.ROOT in known else disk_names.CDROM
 
 
 def _at(rooms: Rooms, instance: Instance, target: str) -> str:
-    places = layout.remembered(rooms, instance)
+    places = placing.remembered(rooms, instance)
     return next((name for name, place in places.items() if place.target == target.removeprefix("/dev/")), "")
 
 
 def changeable(rooms: Rooms, instance: Instance, word: str = "") -> ManifestDisk:
     """:raises InvalidRequest: it is one that the guest only reads, and the host makes"""
     entry = one(rooms, instance, word)
-    if entry.name in layout.LOCAL_ONLY:
+    if entry.name in disk_names.LOCAL_ONLY:
         raise InvalidRequest(reason=f"{entry.name} is made by this host for each start, and stays as it is")
     return entry
 
 
 def all_changeable(rooms: Rooms, instance: Instance) -> list[ManifestDisk]:
     """Every disk that the guest can write to."""
-    places = layout.remembered(rooms, instance)
+    places = placing.remembered(rooms, instance)
     known = entries(rooms, instance)
     return [entry for name, entry in known.items() if name in places and not places[name].readonly]
 

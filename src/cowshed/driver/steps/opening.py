@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cowshed import log
-from cowshed.driver.steps import layout, locate
+from cowshed.driver.steps import locate, shown
 from cowshed.errors import CowshedError
 from cowshed.model.disk import AttachedDisk, DiskSource, EncryptionFormat
 from cowshed.model.instance import Instance
@@ -25,7 +25,7 @@ def ready(rooms: Rooms, instance: Instance) -> list[AttachedDisk]:
     """
     for _, disk in locate.disks(rooms, instance.uuid):
         disk.activate()
-    disks = layout.attached(rooms, instance)
+    disks = shown.attached(rooms, instance)
     for source in _sources(disks):
         _tell(rooms, source)
     return disks

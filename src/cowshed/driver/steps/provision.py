@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from cowshed.contract.storage import Disk
 from cowshed.driver.steps import bases
-from cowshed.driver.steps.layout import CONFIG_DRIVE, LOCAL_BACKEND, Plan, Planned
+from cowshed.driver.steps.disk_names import CONFIG_DRIVE, LOCAL_BACKEND
+from cowshed.driver.steps.layout import Plan, Planned
 from cowshed.errors import DiskTooSmall, InvalidRequest, NameTaken, UnsupportedOperation
 from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image

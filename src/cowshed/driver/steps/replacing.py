@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
-from cowshed.driver.steps import layout, mapping, provision, volumes
-from cowshed.driver.steps.layout import CONFIG_DRIVE, EPHEMERAL, LOCAL, SWAP
+from cowshed.driver.steps import disk_names, layout, mapping, provision, volumes
+from cowshed.driver.steps.disk_names import CONFIG_DRIVE, EPHEMERAL, LOCAL, SWAP
 from cowshed.errors import CowshedError, UnsupportedOperation
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
@@ -76,7 +76,9 @@ def make(
     provision.disks(rooms, instance, image, layout.Plan(under), undo)
     if CONFIG_DRIVE in new.replaced:
         name = CONFIG_DRIVE + new.ending
-        undo.push("delete the new config drive", rooms.backend(layout.LOCAL_BACKEND).disk(instance.uuid, name).delete)
+        undo.push(
+            "delete the new config drive", rooms.backend(disk_names.LOCAL_BACKEND).disk(instance.uuid, name).delete
+        )
         encrypt = layout.encrypts(rooms, instance, image)
         provision.config_drive(rooms, instance, data, name, encrypt=encrypt)
 

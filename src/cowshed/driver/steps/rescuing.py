@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cowshed import log
 from cowshed.domain import naming
-from cowshed.driver.steps import layout, reachable, volumes
-from cowshed.driver.steps.layout import CDROM, CONFIG_DRIVE, KERNEL, LOCAL_BACKEND, RAMDISK, RESCUED, ROOT, Place
+from cowshed.driver.steps import layout, placing, reachable, volumes
+from cowshed.driver.steps.disk_names import CDROM, CONFIG_DRIVE, KERNEL, LOCAL_BACKEND, RAMDISK, RESCUED, ROOT
+from cowshed.driver.steps.placing import Place
 from cowshed.errors import CowshedError, InvalidRequest, InvalidState
 from cowshed.model.disk import Bus, Device, DiskFormat, DiskSpec
 from cowshed.model.image import Image
@@ -32,7 +33,7 @@ Word = TypeVar("Word", Device, Bus)
 
 def refuse_rescued(rooms: Rooms, instance: Instance, action: str) -> None:
     """:raises InvalidState:"""
-    if layout.rescued(rooms, instance.uuid):
+    if placing.rescued(rooms, instance.uuid):
         raise InvalidState(name=instance.name, state="rescued", action=action, hint="unrescue it first")
 
 
@@ -104,7 +105,7 @@ def _root(rooms: Rooms, instance: Instance) -> str:
 
 def _stable(rooms: Rooms, instance: Instance) -> dict[str, Place]:
     """As they are, but nothing of them is booted from."""
-    found = layout.places_in(rooms, instance.uuid, layout.FILE)
+    found = placing.places_in(rooms, instance.uuid, placing.FILE)
     return {name: replace(place, boot_order=None) for name, place in found.items() if name != CONFIG_DRIVE}
 
 
@@ -117,14 +118,14 @@ def begin(rooms: Rooms, instance: Instance, image: Image, plan: layout.Plan) -> 
         rescue = ours[ROOT + RESCUED]
         root = naming.Names([(one.target, one.bus) for one in ours.values()]).take(rescue.bus)
         places = {**ours, _root(rooms, instance): Place(root, rescue.bus)}
-    layout.remember_places(rooms, instance.uuid, places, layout.RESCUE_FILE)
+    placing.remember_places(rooms, instance.uuid, places, placing.RESCUE_FILE)
 
 
 def end(rooms: Rooms, uuid: str) -> None:
     """From the next start on it boots as it used to; not rescued is success."""
     from cowshed.tools import filesystem
 
-    path = rooms.directory(uuid).path / layout.RESCUE_FILE
+    path = rooms.directory(uuid).path / placing.RESCUE_FILE
     if path.exists():
         filesystem.remove_file(path)
 

@@ -240,7 +240,7 @@ def around(disks: Sequence[AttachedDisk], connected: Sequence[AttachedDisk]) -> 
 def wanted(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> tuple[AttachedVolume, ...]:
     """The volumes of an instance that exists: what the caller says, where it says anything, else the record."""
     from cowshed.domain import naming
-    from cowshed.driver.steps import layout, mapping
+    from cowshed.driver.steps import mapping, placing
 
     known = {one.id: one for one in recorded(rooms, instance)}
     asked = mapping.entries(block_devices)
@@ -251,7 +251,7 @@ def wanted(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -
         if volume.id not in ids:  # detached while nobody looked
             _quietly(rooms, instance, volume)
     kept = [_again(known[name], one) for name, one in zip(ids, asked, strict=True) if name in known]
-    places = layout.remembered(rooms, instance).values()
+    places = placing.remembered(rooms, instance).values()
     names = naming.Names([(one.target, one.bus) for one in places] + [(one.target, one.bus) for one in kept])
     new = plan(rooms, image, names, [one for name, one in zip(ids, asked, strict=True) if name not in known])
     return (*kept, *new)

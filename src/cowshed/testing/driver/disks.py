@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from cowshed.driver.steps.layout import disk_name
+from cowshed.driver.steps.disk_names import disk_name
 from cowshed.errors import DiskNotFound, DiskTooSmall, InvalidRequest, InvalidState, SnapshotNotFound
 from cowshed.model.disk import DiskFormat, DiskSnapshot, LocalDisk
 from cowshed.model.instance import Instance

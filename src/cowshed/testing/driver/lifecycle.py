@@ -12,7 +12,7 @@ from cowshed import clock
 from cowshed.contract import block_device
 from cowshed.contract.types import BlockDevices, NetworkInfo
 from cowshed.driver.steps import mapping
-from cowshed.driver.steps.layout import disk_name
+from cowshed.driver.steps.disk_names import disk_name
 from cowshed.errors import (
     DiskTooSmall,
     HostUnsuitable,
