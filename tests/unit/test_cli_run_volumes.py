@@ -134,3 +134,15 @@ def test_tpm_secure_boot_and_addresses(cowshed: Call, driver: FakeDriver) -> Non
     assert second.subnets == ()
     cowshed("run", "debian", "--name", "two", "--tpm", "--property", "hw_tpm_version=1.2", "--network", "none")
     assert driver.guest("two").image.properties["hw_tpm_version"] == "1.2"
+
+
+def test_a_rebuild_keeps_what_was_asked_for_the_instance(cowshed: Call, driver: FakeDriver) -> None:
+    driver.images.add("other", properties={"hw_disk_bus": "scsi", "hw_firmware_type": "bios"})
+    assert cowshed("run", "debian", "--name", "web", "--tpm", "--firmware", "uefi", "--network", "none")[0] == 0
+    for _ in range(2):  # also what a rebuild has written down
+        code, _, err = cowshed("rebuild", "web", "other", "--yes")
+        assert code == 0, err
+        assert dict(driver.guest("web").image.properties) == {
+            "hw_disk_bus": "scsi", "hw_firmware_type": "uefi", "hw_tpm_version": "2.0",
+        }  # fmt: skip
+    assert json.loads(cowshed("ls", "-o", "json")[1])["instances"][0]["image"] == "other"

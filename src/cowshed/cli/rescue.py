@@ -39,6 +39,8 @@ def unrescue(session: Session, instance: str) -> None:
 def rebuild(session: Session, instance: str, image: str, preserve_ephemeral: bool) -> None:
     """Give INSTANCE new disks from IMAGE; its name, addresses and volumes stay.
 
+    So does what run was told of the machine (--firmware, --tpm, --property).
+
     The new disks are made before the old ones are touched; if it cannot start on them, the old ones are back.
     """
     name = session.host.instances.find(instance).name

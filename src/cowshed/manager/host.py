@@ -173,8 +173,9 @@ class Host:
                     chosen["os_command_line"] = cmdline
                 found = Image(id="") if root else stack.enter_context(self.images.at_hand(image))
                 record = self.instances.create(
-                    dataclasses.replace(found, properties={**found.properties, **chosen}) if chosen else found,
+                    found,
                     flavor,
+                    properties=chosen,
                     uuid=identity,
                     name=name,
                     vifs=vifs,

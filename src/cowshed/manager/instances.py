@@ -106,6 +106,7 @@ class Instances:
         image: Image,
         flavor: Flavor,
         *,
+        properties: Mapping[str, str] | None = None,
         uuid: str,
         name: str,
         vifs: Sequence[Vif],
@@ -124,6 +125,7 @@ class Instances:
     ) -> Record:
         """A running instance, or the host as it was before.
 
+        :param properties: for this instance, over those of ``image``; a rebuild keeps them
         :param block_devices: the contract's block device info: its volumes
         :param root_volume: the id of the one it boots from; ``image`` has properties only then
         :raises NameTaken: :raises InvalidRequest: and what ``spawn`` raises
@@ -144,7 +146,15 @@ class Instances:
             metadata=dict(metadata or {}),
             system_metadata=_without_empty(datasource=datasource, root_volume=root_volume),
         )
-        record = Record(instance, tuple(vifs), InstanceState.BUILDING, image_name=image.name, uri=self.driver.rooms.uri)
+        image, uri = _with(image, properties or {}), self.driver.rooms.uri
+        record = Record(
+            instance,
+            tuple(vifs),
+            InstanceState.BUILDING,
+            image_name=image.name,
+            uri=uri,
+            properties=dict(properties or {}),
+        )
         self.recover()
         with self._locked(name):
             record = self.records.add(record)
@@ -296,12 +306,15 @@ class Instances:
     def rebuild(
         self, ref: str, image: Image, *, password: str | None = None, preserve_ephemeral: bool = False
     ) -> Record:
-        """New disks from ``image``; name, UUID, addresses and volumes stay. What was on the old disks is gone.
+        """New disks from ``image``; name, UUID, addresses, volumes and what was asked for it stay (firmware, TPM, buses).
+
+        What was on the old disks is gone.
 
         :raises InvalidState: it is rescued or suspended :raises DiskTooSmall: its root disk is too small for the image
         """
         with self._changing(ref, "rebuilt", InstanceState.RUNNING) as record:
             instance = dataclasses.replace(record.instance, image_ref=image.id)
+            image = _with(image, record.properties)
             self.driver.rebuild(
                 None, instance, image, [], password, [], None, None, record.vifs, preserve_ephemeral=preserve_ephemeral
             )
@@ -388,6 +401,10 @@ class Instances:
         self.recover()
         if self.records.exists(name):
             raise NameTaken(kind="instance", name=name, hint=f"choose another --name, or remove it: cowshed rm {name}")
+
+
+def _with(image: Image, properties: Mapping[str, str]) -> Image:
+    return dataclasses.replace(image, properties={**image.properties, **properties}) if properties else image
 
 
 def _without_empty(**words: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class Record:
 
     ``uri`` is the libvirt it was made on; "" where that is not known. ``boot_log`` is the size in
     bytes that the console's log had when it was last started: what this boot said begins there.
+    ``properties`` are what this instance was to have instead of, or beside, what its image says.
     """
 
     instance: Instance
@@ -77,6 +78,7 @@ class Record:
     image_name: str = ""
     uri: str = ""
     boot_log: int = 0
+    properties: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def uuid(self) -> str:
@@ -322,6 +324,7 @@ def decode(text: str, state: InstanceState) -> Record:
         image_name=data.get("image_name", ""),
         uri=data.get("uri", ""),
         boot_log=data.get("boot_log", 0),
+        properties=dict(data.get("properties", {})),
     )
 
 
@@ -333,6 +336,7 @@ def encode(record: Record) -> str:
             "image_name": record.image_name,
             "uri": record.uri,
             "boot_log": record.boot_log,
+            "properties": dict(record.properties),
         },
         default=_plain,
     )

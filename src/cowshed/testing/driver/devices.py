@@ -343,8 +343,8 @@ class FakeDevices(FakeLifecycle, FakeShares):
         injected_files: Sequence[tuple[str, bytes | str]],
         admin_password: str | None,
         bdms: Any,
-        detach_block_devices: Callable[..., None],
-        attach_block_devices: Callable[..., None],
+        detach_block_devices: Callable[..., None] | None,
+        attach_block_devices: Callable[..., None] | None,
         network_info: NetworkInfo = None,
         recreate: bool = False,
         block_device_info: BlockDevices = None,
@@ -354,11 +354,13 @@ class FakeDevices(FakeLifecycle, FakeShares):
         guest = self._find(instance)
         self.images.show(image_meta.id)
         self._off(guest)
-        detach_block_devices(context, bdms)
+        if detach_block_devices:
+            detach_block_devices(context, bdms)
         disk = self._backend(guest.instance.backend).disk(instance.uuid, "disk")
         disk.delete()
         self._fill(disk, image_meta, guest.instance.flavor.root)
-        attach_block_devices(context, instance, bdms)
+        if attach_block_devices:
+            attach_block_devices(context, instance, bdms)
         guest.image = image_meta
         self._boot(guest)
 
