@@ -147,7 +147,9 @@ def main() -> int:
         print(f"stale: {', '.join(stale)}; run make docs")
     if unproven:
         print(f"calls of the contract that no test calls: {', '.join(unproven)}")
-    return bool(stale or unproven)
+    for problem in (problems := list(pages.problems())):
+        print(problem)
+    return bool(stale or unproven or problems)
 
 
 if __name__ == "__main__":

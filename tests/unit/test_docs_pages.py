@@ -50,7 +50,7 @@ def test_a_line_that_the_command_would_refuse(words: str) -> None:
 
 def test_what_is_stale_on_a_page_is_said(page: Path) -> None:
     page.write_text(
-        "# Power\n\nOn and off: `cowshed start --now`.\n\n```console\n$ cowshed halt web\ncowshed: no such thing\n```\n\n"
+        "# Power\n\nOn and off: `cowshed start --now`, not `cowshed pause`.\n\n```console\n$ cowshed halt web\ncowshed: no such thing\n```\n\n"
         "[gone](gone.md)\n\nVerbs: `stop`, `halt`.\n\nDriver: `power`,\n`powre`. More.\n"
     )
     found = "\n".join(pages.problems())
@@ -66,6 +66,7 @@ def test_what_is_stale_on_a_page_is_said(page: Path) -> None:
     ):
         assert expected in found
     assert "no such thing" not in found  # output
+    assert "cowshed pause" not in found  # a name in a sentence
     assert "power has no page" not in found
 
 
