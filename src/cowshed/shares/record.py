@@ -6,14 +6,12 @@ So that whatever a killed process had mounted is found again.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from cowshed.errors import DataCorrupt
 from cowshed.model.share import Share, ShareProtocol
-from cowshed.tools import filesystem
+from cowshed.tools import filesystem, versioned
 
 FILE: Final = "shares.json"
 VERSION: Final = 1
@@ -24,16 +22,7 @@ def load(directory: Path) -> tuple[Share, ...]:
 
     :raises DataCorrupt: it cannot be read
     """
-    path = directory / FILE
-    try:
-        record = json.loads(path.read_text())
-        if record["version"] > VERSION:
-            raise ValueError(f"it was written by a newer cowshed (version {record['version']})")
-        return tuple(_share(one) for one in record["shares"])
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataCorrupt(path=path, reason=f"which shares there are cannot be read: {error}") from error
+    return versioned.load(directory / FILE, "shares", VERSION, _share)
 
 
 def save(directory: Path, shares: Sequence[Share]) -> None:
@@ -41,8 +30,7 @@ def save(directory: Path, shares: Sequence[Share]) -> None:
     if not shares:
         filesystem.remove_file(directory / FILE)
         return
-    text = json.dumps({"version": VERSION, "shares": [_entry(one) for one in shares]}, indent=1)
-    filesystem.write_atomically(directory / FILE, text.encode())
+    versioned.save(directory / FILE, "shares", VERSION, [_entry(one) for one in shares])
 
 
 def users(instances: Path, share: Share) -> Iterator[str]:

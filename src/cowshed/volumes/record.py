@@ -6,15 +6,13 @@ So that whatever a killed process had connected is found again. Passwords are no
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from cowshed.errors import DataCorrupt
 from cowshed.model.disk import Bus, Device, Encryption, EncryptionFormat
 from cowshed.model.volume import AttachedVolume, VolumeState
-from cowshed.tools import filesystem
+from cowshed.tools import versioned
 from cowshed.volumes import info as infos
 
 FILE: Final = "volumes.json"
@@ -26,16 +24,7 @@ def load(directory: Path) -> tuple[AttachedVolume, ...]:
 
     :raises DataCorrupt: it cannot be read
     """
-    path = directory / FILE
-    try:
-        record = json.loads(path.read_text())
-        if record["version"] > VERSION:
-            raise ValueError(f"it was written by a newer cowshed (version {record['version']})")
-        return tuple(volume(one) for one in record["volumes"])
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataCorrupt(path=path, reason=f"which volumes there are cannot be read: {error}") from error
+    return versioned.load(directory / FILE, "volumes", VERSION, volume)
 
 
 def save(directory: Path, volume: AttachedVolume) -> None:
@@ -65,9 +54,7 @@ def users(instances: Path, volume_id: str) -> Iterator[str]:
 
 
 def _write(directory: Path, volumes: list[AttachedVolume]) -> None:
-    entries = [entry(one) for one in volumes]
-    text = json.dumps({"version": VERSION, "volumes": entries}, indent=1)
-    filesystem.write_atomically(directory / FILE, text.encode())
+    versioned.save(directory / FILE, "volumes", VERSION, [entry(one) for one in volumes])
 
 
 def entry(volume: AttachedVolume) -> dict[str, Any]:
