@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cowshed.cli import app, words
+from cowshed.cli import words
 from cowshed.errors import InvalidRequest
 from cowshed.manager.host import Host
 from cowshed.manager.volumes import NewVolume, Options
 from cowshed.testing import FakeDriver
+from tests.fake_command import Call, cowshed, driver, empty
 
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeDriver:
-    made = FakeDriver()
-    monkeypatch.setenv("COWSHED_HOST_STATE", str(tmp_path / "state"))
-    monkeypatch.setattr("cowshed.driver.LibvirtDriver", lambda **_: made)
-    made.images.add("debian")
-    return made
-
-
-@pytest.fixture
-def cowshed(driver: FakeDriver, capfd: pytest.CaptureFixture[str]) -> Call:
-    def call(*given: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = app.run([str(word) for word in given])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
+__all__ = ["cowshed", "driver", "empty"]  # fixtures
 
 
 def test_it_boots_from_a_volume_and_says_so(cowshed: Call, driver: FakeDriver) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +16,19 @@ from cowshed.errors import UnsupportedOperation
 from cowshed.manager.host import Host
 from cowshed.shares import record, spec
 from cowshed.testing import FakeDriver
+from tests.fake_command import Call, cowshed, empty
 
-Call = Callable[..., tuple[int, str, str]]
+__all__ = ["cowshed", "empty"]  # fixtures
 
 
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeDriver:
-    """Behind every ``cowshed`` of the test; with the instance web, and the directories a and b."""
-    made = FakeDriver()
-    monkeypatch.setenv("COWSHED_HOST_STATE", str(tmp_path / "state"))
-    monkeypatch.setattr("cowshed.driver.LibvirtDriver", lambda **_: made)
+def driver(empty: FakeDriver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeDriver:
+    """With the instance web, and the directories a and b."""
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    made.images.add("debian")
     Host.connect().run("debian", name="web", memory="64M", networks=["none"])
-    return made
-
-
-@pytest.fixture
-def cowshed(driver: FakeDriver, capfd: pytest.CaptureFixture[str]) -> Call:
-    def call(*words: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = app.run([str(word) for word in words])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
+    return empty
 
 
 def listed(cowshed: Call, name: str = "web") -> list[dict[str, Any]]:

@@ -3,42 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cowshed.cli import app
 from cowshed.errors import NameTaken, NotFound
 from cowshed.manager.host import Host
 from cowshed.manager.volumes import Options
 from cowshed.testing import FakeDriver
 from cowshed.units import MiB
+from tests.fake_command import Call, cowshed, empty
 
-Call = Callable[..., tuple[int, str, str]]
+__all__ = ["cowshed", "empty"]  # fixtures
 
 
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeDriver:
-    """Behind every ``cowshed`` of the test; with the instance web."""
-    made = FakeDriver()
-    monkeypatch.setenv("COWSHED_HOST_STATE", str(tmp_path / "state"))
-    monkeypatch.setattr("cowshed.driver.LibvirtDriver", lambda **_: made)
-    made.images.add("debian")
+def driver(empty: FakeDriver) -> FakeDriver:
+    """With the instance web."""
     Host.connect().run("debian", name="web", memory="64M")
-    return made
-
-
-@pytest.fixture
-def cowshed(driver: FakeDriver, capfd: pytest.CaptureFixture[str]) -> Call:
-    def call(*words: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = app.run([str(word) for word in words])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
+    return empty
 
 
 def only(driver: FakeDriver) -> tuple[str, Any]:
