@@ -125,4 +125,7 @@ def test_a_rebuild_keeps_what_was_asked_for_the_instance(cowshed: Call, driver: 
         assert dict(driver.guest("web").image.properties) == {
             "hw_disk_bus": "scsi", "hw_firmware_type": "uefi", "hw_tpm_version": "2.0",
         }  # fmt: skip
-    assert json.loads(cowshed("ls", "-o", "json")[1])["instances"][0]["image"] == "other"
+    shown = json.loads(cowshed("show", "web", "-o", "json")[1])["instance"]
+    assert shown["image"] == "other"
+    assert shown["properties"] == {"hw_firmware_type": "uefi", "hw_tpm_version": "2.0"}
+    assert "hw_tpm_version" in cowshed("show", "web")[1]

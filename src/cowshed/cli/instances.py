@@ -71,6 +71,7 @@ def show(session: Session, instance: str) -> None:
     item["volumes"] = _volumes(host, record)
     item["macs"] = [vif.address for vif in record.vifs]
     item["hostname"] = record.instance.hostname
+    item["properties"] = dict(record.properties)
     if record.state == "running":
         item["addresses"] = host.driver.guest_addresses(record.instance)
         item["virt_type"] = str(host.driver.rooms.capabilities.virt_type)
@@ -123,7 +124,7 @@ def _for_people(item: dict[str, Any]) -> dict[str, Any]:
     changed["volumes"] = [
         f"{one['device']}: {one['source']} ({one['id']}{', root' if one['root'] else ''})" for one in item["volumes"]
     ]
-    return {key: value for key, value in changed.items() if value not in ("", [], None)}
+    return {key: value for key, value in changed.items() if value not in ("", [], {}, None)}
 
 
 def _in_words(disk: dict[str, Any]) -> str:
