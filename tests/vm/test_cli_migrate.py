@@ -27,8 +27,8 @@ def configured(hosts: tuple[Host, Host]) -> None:
         configure(host, other)
 
 
-def configure(host: Host, other: Host, bandwidth: int = 0, reach: Sequence[str] = ()) -> None:
-    """Instead of ssh to the other host: its configuration, behind the words ``reach``."""
+def configure(host: Host, other: Host, bandwidth: int = 0, reach: Sequence[str] = (), more: str = "") -> None:
+    """Instead of ssh to the other host: its configuration, behind the words ``reach``. ``more``: for [migration]."""
     host.state.mkdir(exist_ok=True)
     command = [*reach, "env", f"COWSHED_CONFIG={other.place}/config.toml", *COWSHED]
     (host.place / "config.toml").write_text(f"""
@@ -44,6 +44,7 @@ uri = "qemu+tcp://%s/system"
 address = "{host.address}"
 bandwidth = {bandwidth}
 command = {json.dumps(command)}
+{more}
 """)
 
 

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from cowshed.hypervisor import Hypervisor
+from cowshed.model.instance import PowerState
 from cowshed.network import ruleset
 from tests import packets
 from tests.vm.doors import inside
@@ -115,6 +117,18 @@ def wire(host: Host) -> Iterator[Wire]:
             subprocess.run([*on(host), "ip", "link", "delete", name], check=True)
 
 
+def waiting(host: Host) -> int:
+    """The process of cowshed that another host has started there."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = f"COWSHED_CONFIG={host.place}/config.toml" in (path / "environ").read_text()
+            if ours and (path / "cmdline").read_text().endswith("cowshed.cli\0serve\0"):
+                return int(path.name)
+        except OSError:
+            continue
+    raise AssertionError("nobody waits")
+
+
 @pytest.fixture
 def wires(hosts: tuple[Host, Host]) -> Iterator[tuple[Wire, Wire]]:
     need("nft", "ip")
@@ -125,7 +139,8 @@ def wires(hosts: tuple[Host, Host]) -> Iterator[tuple[Wire, Wire]]:
 
 
 def configured(host: Host, other: Host, **options: Any) -> None:
-    configure(host, other, reach=on(other), **options)
+    """Post-copy is allowed: it is not for these guests."""
+    configure(host, other, reach=on(other), more="post_copy = true", **options)
 
 
 def test_filters_are_there_before_the_guest(
@@ -168,6 +183,22 @@ def test_filters_are_there_before_the_guest(
     cowshed(there, "migrate", "web", here.address, "--cold", "--timeout", "20")
     wire_here.speaks()
     assert filtered(here) == whole and not filtered(there)
+
+    # Nobody waits for it there any more: it arrives, and stays paused until it is looked after.
+    configured(here, there, bandwidth=20 << 20)
+    process = start(here, "migrate", "web", there.address, "--live")
+    until(lambda: filtered(there) == whole, "filters at the destination, while the guest is on its way")
+    os.kill(waiting(there), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    with Hypervisor(there.uri) as hypervisor:
+        (guest,) = hypervisor.guests()
+        assert guest.state() == PowerState.PAUSED
+    cowshed(here, "migrate", "web", there.address, "--live")  # ends what was begun
+    wire_there.speaks()
+    assert filtered(there) == whole and not filtered(here)
+    cowshed(there, "migrate", "web", here.address, "--live")
+    wire_here.speaks()
 
     # Without groups what was forbidden is heard: nothing was proven otherwise.
     address = json.loads(cowshed(here, "nic", "ls", "web", "-o", "json"))["interfaces"][0]["address"]

@@ -145,9 +145,14 @@ class LiveMigration(LiveMigrationContract):
         from cowshed.hypervisor.migrate import Migration
 
         rooms, aborted, ran = self.rooms, False, guest.state() == PowerState.RUNNING
-        note = {"dest": dest, "ran": ran, "shared": bool(found.get("is_shared_instance_path"))}
+        note = {
+            "dest": dest,
+            "ran": ran,
+            "shared": bool(found.get("is_shared_instance_path")),
+            "held": bool(found.get("held")),
+        }
         transit.note(rooms, instance.uuid, Way.OUT, phase=Phase.LEAVING, **note)
-        monitor = rooms.monitors[instance.uuid] = Monitor(leaving.policy(rooms))
+        monitor = rooms.monitors[instance.uuid] = Monitor(leaving.policy(rooms, found))
         try:
             with Migration(guest, leaving.request(rooms, guest, dest, found)) as migration:
                 aborted = leaving.follow(rooms, guest, migration, monitor)
@@ -191,7 +196,7 @@ class LiveMigration(LiveMigrationContract):
         if monitor := self.rooms.monitors.get(instance.uuid):
             monitor.forced = True
             return
-        if self.rooms.config.migration.post_copy:
+        if leaving.post_copy(self.rooms, transit.noted(self.rooms, instance.uuid, Way.OUT) or {}):
             migrate.start_post_copy(guest)
         else:
             leaving.pause(guest)

@@ -209,21 +209,26 @@ def request(rooms: Rooms, guest: Guest, dest: str, found: dict[str, Any]) -> Req
         bandwidth=section.bandwidth,
         connections=section.parallel,
         auto_converge=section.auto_converge,
-        post_copy=section.post_copy,
+        post_copy=post_copy(rooms, found),
         tls=section.tls,
         unsafe=section.unsafe,
         paused=bool(found.get("held")),
     )
 
 
-def policy(rooms: Rooms) -> Policy:
+def post_copy(rooms: Rooms, found: dict[str, Any]) -> bool:
+    """Not of a guest that arrives paused: libvirt refuses both at once, and its packet filters come first."""
+    return rooms.config.migration.post_copy and not found.get("held")
+
+
+def policy(rooms: Rooms, found: dict[str, Any]) -> Policy:
     section = rooms.config.migration
     return Policy(
         downtime=float(section.downtime),
         completion=section.completion,
         stall=section.stall,
         at_timeout=Action(section.at_timeout),
-        post_copy=section.post_copy,
+        post_copy=post_copy(rooms, found),
     )
 
 
