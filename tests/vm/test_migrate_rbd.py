@@ -37,7 +37,7 @@ from tests.vm.sides import (
 from tests.vm.two_hosts import Host
 from tests.volume_servers import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("migration"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("moves"), pytest.mark.timeout(300)]
 
 
 class Store:
@@ -106,9 +106,7 @@ def test_a_running_guest_goes_and_its_image_stays(
         thread = slowly(slow, instance.uuid, lambda: slow.driver.live_migration_abort(instance))
         assert go(slow, target, instance, data, thread).made != ["post"]
         at_source(source, target, instance)
-        # libvirt has killed the QEMU that waited there: Ceph forgets it after a while.
-        until(lambda: store.clients(instance) == [first], "the target's QEMU forgotten")
-        assert store.image(instance) == disk
+        assert store.image(instance) == disk and first in store.clients(instance)
         assert not target.driver.rooms.hypervisor.secrets.kept(source.driver.rooms.backend("rbd").secret_uuid)
 
         data = prepared(source, target, instance)
@@ -118,13 +116,11 @@ def test_a_running_guest_goes_and_its_image_stays(
         assert one_guest(instance, source, target) == [target]
         goes_on(target, instance)
         nothing_at(source, instance)
-        until(lambda: first not in store.clients(instance), "the source's QEMU forgotten")
+        # libvirt has killed the QEMU that waited there at first: Ceph forgets it after a while.
+        until(lambda: first not in store.clients(instance) and len(store.clients(instance)) == 1, "one client")
         (second,) = store.clients(instance)
         assert store.lockers(instance) in ([], [second])
         assert store.image(instance) == disk and store.of(instance) == [f"{instance.uuid}_disk"]
-        # It is wholly that host's: it starts there again, on what it has written at the other.
-        target.driver.reboot(None, instance, [], "HARD")
-        target.wait(instance, "cowshed-guest: boot 2")
     finally:
         target.driver.destroy(None, instance, [])
         source.driver.destroy(None, instance, [])

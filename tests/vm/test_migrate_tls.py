@@ -22,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cowshed.config import GuestSection
 from cowshed.disks import manifest
 from cowshed.errors import HostUnsuitable, UnsupportedOperation
+from cowshed.model.disk import DiskFormat
 from cowshed.units import MiB
 from tests import packets
 from tests.vm.doors import inside
@@ -41,7 +42,7 @@ from tests.vm.sides import (
 )
 from tests.vm.two_hosts import Host
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("migration"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("moves"), pytest.mark.timeout(300)]
 
 _RCVBUFFORCE = 33  # of socket(7); Python has no name for it
 MARK = b"a line that goes over the cable"
@@ -210,9 +211,13 @@ def test_an_encrypted_disk_goes_under_tls_only(
         assert one_guest(instance, source, target) == [target]
         nothing_at(source, instance)
         assert key_of(target, instance.uuid) != before  # the key never leaves its host
-        assert (target.directory(instance) / "disk").read_bytes()[:4] == b"LUKS"
-        target.driver.reboot(None, instance, [], "HARD")
-        target.wait(instance, "cowshed-guest: boot 2")
+        sent = target.directory(instance) / "disk"
+        assert sent.read_bytes()[:4] == b"LUKS"
+        target.driver.power_off(instance)
+        clear = hosts[1].place / "clear"
+        target.driver.export_disk(instance, clear, format=DiskFormat.RAW, plaintext=True)
+        assert b"cowshed-data" in clear.read_bytes() and b"cowshed-data" not in sent.read_bytes()
+        clear.unlink()
     finally:
         target.driver.destroy(None, instance, [])
         source.driver.destroy(None, instance, [])

@@ -16,7 +16,7 @@ from tests.vm.sides import Side, at_source, booted, checks, go, goes_on, nothing
 from tests.vm.two_hosts import Host
 from tests.volume_servers import Target, iscsi, nbd, raw_file, text_at, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("migration"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("moves"), pytest.mark.timeout(300)]
 
 # Says aloud what it can write, and goes on when a device comes late.
 WRITER = """#!/bin/sh
