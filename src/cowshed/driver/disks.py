@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from cowshed.contract.disks import Disks as DisksContract
 from cowshed.contract.types import BlockDevices
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import locate
-from cowshed.model.disk import Bus, DiskType
+from cowshed.driver.steps import disk_info
+from cowshed.model.disk import Bus
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 
@@ -23,23 +22,7 @@ class Disks(DisksContract):
         return False
 
     def get_instance_disk_info(self, instance: Instance, block_device_info: BlockDevices = None) -> str:
-        self.rooms.hypervisor.guest(instance.uuid)
-        found = []
-        for _, disk in locate.disks(self.rooms, instance.uuid):
-            info, source = disk.info(), disk.source()
-            if source.type == DiskType.NETWORK:
-                continue  # it needs no copying when the instance moves
-            found.append(
-                {
-                    "type": str(info.format),
-                    "path": str(source.path),
-                    "virt_disk_size": info.virtual_size,
-                    "backing_file": info.backing_path or "",
-                    "disk_size": info.allocated,
-                    "over_committed_disk_size": max(0, info.virtual_size - info.allocated),
-                }
-            )
-        return json.dumps(found)
+        return disk_info.told(self.rooms, instance)
 
     def default_root_device_name(self, instance: Instance, image_meta: Image, root_bdm: Any) -> str:
         from cowshed.domain import naming

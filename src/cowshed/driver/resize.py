@@ -7,15 +7,15 @@ copies or snapshots of them (``steps/keeping``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from cowshed import log
-from cowshed.contract.disks import Disks
 from cowshed.contract.resize import Resize as ResizeContract
 from cowshed.contract.types import BlockDevices, NetworkInfo
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import (
     connect,
+    disk_info,
     disk_names,
     filtering,
     keeping,
@@ -70,7 +70,7 @@ class Resize(ResizeContract):
             guest = self._refuse_unresizable(instance)
             entries = leaving.own(rooms, instance)
             refuse_shrinking(entries, flavor)
-            info = cast(Disks, self).get_instance_disk_info(instance, block_device_info)
+            info = disk_info.told(rooms, instance)
             undo.push("forget that it is resized", transit.forget, rooms, instance.uuid, Way.OUT)
             if self._is_here(dest):
                 keeping.check(rooms, instance, entries.values())
