@@ -205,8 +205,9 @@ def test_what_cannot_be_looked_up_stays_as_it_is(cowshed: Command, capfd: pytest
 
 def test_a_domain_that_has_gone_is_made_again_by_start(cowshed: Command, web: str):
     (uuid,) = cowshed.power
-    cowshed.fail["pause"] = errors.InstanceNotFound(name=uuid)
-    refused(cowshed("pause", "web"), 3, "instance web does not exist", "cowshed start web")
+    for name in (uuid, "web"):
+        cowshed.fail["pause"] = errors.InstanceNotFound(name=name)
+        refused(cowshed("pause", "web"), 3, "instance web does not exist", "cowshed start web")
 
 
 def test_success_is_0(cowshed: Command):

@@ -75,8 +75,13 @@ def _name(uuid: str) -> str:
 
 def _how_lost(error: CowshedError) -> str:
     """What to do about an instance that we have on record, and libvirt has not."""
-    if isinstance(error, InstanceNotFound) and _ALONE.fullmatch(str(error.name)) and (name := _name(str(error.name))):
-        return f"libvirt does not know it any more: cowshed start {name} defines it again"
+    if isinstance(error, InstanceNotFound):
+        from cowshed import config
+        from cowshed.manager.records import Records
+
+        with suppress(CowshedError, OSError):
+            name = Records(config.load().state / "cowshed.db").find(str(error.name)).name
+            return f"libvirt does not know it any more: cowshed start {name} defines it again"
     return ""
 
 
