@@ -121,9 +121,6 @@ rbd default features = 61
 log file =
 admin socket =
 pid file =
-# With the two of the default, librbd 16.2 now and then aborts a program that opens a snapshot (rbd, Glance):
-# see src/cowshed/tools/rbd/cluster.py.
-librados thread count = 1
 
 [mon]
 keyring = $dir/mon.keyring

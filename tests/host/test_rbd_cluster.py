@@ -134,7 +134,7 @@ def test_an_image_is_opened_and_closed_quickly(ceph: Ceph, rbd_pool: str, tmp_pa
     """
     conf = tmp_path / "ceph.conf"
     several = "librados thread count = 4\nrbd op threads = 4"
-    conf.write_text(ceph.conf.read_text().replace("librados thread count = 1", several))
+    conf.write_text(ceph.conf.read_text().replace("[client]\n", f"[client]\n{several}\n"))
     assert several in conf.read_text()
     done = subprocess.run(
         [sys.executable, "-c", _OPENER, conf, rbd_pool], env={**os.environ, "MALLOC_PERTURB_": "165"},
@@ -281,6 +281,10 @@ def test_an_osd_and_a_manager_that_are_down(other_ceph: Callable[..., Ceph]) -> 
     ceph = other_ceph("--size", "2G")
     pool = Pool(Cluster(Access(ceph_conf=str(ceph.conf), operation_timeout=3)), ceph.make_pool())
     pool.create("image", MiB)
+    for snapshot in ("kept", "removed"):
+        pool.take("image", snapshot)
+        pool.protect("image", snapshot)
+    pool.remove_snapshot("image", "removed")
     ceph.kill("osd.0", signal.SIGSTOP)
     for call in (lambda: pool.exists("image"), lambda: pool.create("other", MiB), lambda: pool.size("image")):
         with within(20), pytest.raises(DeadlineExceeded, match="an answer of the Ceph cluster"):
@@ -299,6 +303,27 @@ def test_an_osd_and_a_manager_that_are_down(other_ceph: Callable[..., Ceph]) -> 
     ceph.kill("mon.a", signal.SIGSTOP)
     with within(20), pytest.raises(DeadlineExceeded):
         pool.cluster.monitors()
+    with within(20), pytest.raises(DeadlineExceeded, match="to find pool nowhere"):
+        Pool(pool.cluster, "nowhere").exists("image")
+    with within(20), pytest.raises(DeadlineExceeded, match="unprotect kept"):
+        pool.remove_snapshot("image", "kept")
+
+
+def test_protected_snapshots_are_removed_by_many_threads_at_once(access: Access, rbd_pool: str) -> None:
+    """Unprotecting, librbd waits in a thread of its own for another one: as many at once as there are threads hung."""
+    pool = Pool(cluster(access), rbd_pool)
+    names = [f"protected-{number}" for number in range(6)]
+    for name in names:
+        pool.create(name, MiB)
+        pool.take(name, "s")
+        pool.protect(name, "s")
+    threads = [threading.Thread(target=pool.remove_snapshot, args=(name, "s"), daemon=True) for name in names]
+    with within(60):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert [pool.snapshots(name) for name in names] == [()] * 6
 
 
 def test_a_process_with_a_connection_ends_at_once(ceph: Ceph, rbd_pool: str) -> None:

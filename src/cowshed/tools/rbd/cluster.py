@@ -34,8 +34,9 @@ _OPTIONS: Final = {
 # that has opened an image at a snapshot, as a clone opens its parent, lets the other wake the opener and then takes
 # the image's lock once more. When the opener has closed the image meanwhile, the lock is freed memory: the process
 # is aborted (std::system_error, "Invalid argument", in a thread io_context_pool) or waits for good. With one thread
-# nobody is woken before it is done.
-_ONE_THREAD: Final = ("librados_thread_count", "1")
+# nobody is woken before it is done. But librbd also waits in that thread for what only another can tell it: see
+# :meth:`Cluster.wait_for`.
+_THREADS: Final = "librados_thread_count"
 
 _MANAGER: Final = 15.0  # seconds: librados by itself waits until there is a manager
 
@@ -54,9 +55,12 @@ class Access:
 class Cluster:
     """Connects at the first use. Everything may be called from any thread."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, *, threads: int = 1) -> None:
         self.access = access
+        self._threads = threads
         self._lock = threading.Lock()
+        self._waiting: Cluster | None = None
+        self._waiting_lock = threading.Lock()
         self._rados: Any = None
         self._fsid = ""
         self._silent: tuple[float, DeadlineExceeded] | None = None  # until when, why
@@ -125,7 +129,7 @@ class Cluster:
                 source=self.source, reason=f"it is no configuration of Ceph: {error}", hint="see [rbd] ceph_conf"
             ) from error
         with suppress(rados.ObjectNotFound):  # before 16 there is one thread, and no such setting
-            handle.conf_set(*_ONE_THREAD)
+            handle.conf_set(_THREADS, str(self._threads))
         return handle
 
     @staticmethod
@@ -159,7 +163,9 @@ class Cluster:
 
     def forget(self) -> None:
         """In a child process: the connection is the parent's; not even shutting it down is possible."""
-        self._lock = threading.Lock()
+        self._lock, self._waiting_lock = threading.Lock(), threading.Lock()
+        if self._waiting:
+            self._waiting.forget()
         if self._rados is not None:
             _abandoned.append(self._rados)
             self._rados = None
@@ -169,6 +175,29 @@ class Cluster:
             handle, self._rados = self._rados, None
         if handle is not None:
             handle.shutdown()
+        if self._waiting:
+            self._waiting.close()
+
+    def wait_for(self, what: str, call: Callable[[Cluster], object]) -> None:
+        """``call`` with a connection of several threads, one call at a time.
+
+        Unprotecting, librbd waits inside itself for the newest map of the cluster: on a connection with one thread,
+        or as many times at once as there are threads, it would wait for good; it would for monitors that are silent.
+
+        :raises DeadlineExceeded: it takes longer than an operation may
+        """
+        seconds = self.access.operation_timeout
+        late = DeadlineExceeded(what=f"an answer of the Ceph cluster (to {what})", seconds=seconds)
+        if not self._waiting_lock.acquire(timeout=seconds):
+            raise late
+        try:
+            other = self._waiting = self._waiting or Cluster(self.access, threads=3)
+            handle = other.rados()
+            if not _in_a_new_thread(lambda: (call(other),), seconds):
+                other.drop(handle)
+                raise late
+        finally:
+            self._waiting_lock.release()
 
     # --- what is done with it -------------------------------------------------------------------
 
@@ -183,10 +212,12 @@ class Cluster:
 
     @contextmanager
     def ioctx(self, pool: str, namespace: str = "") -> Iterator[Any]:
-        """An I/O context, which costs microseconds. :raises NotFound: there is no such pool"""
-        handle = self.rados()
-        with errors.errors_of("open", pool, kind="pool", seconds=self.access.operation_timeout):
-            ioctx = handle.open_ioctx(pool)
+        """An I/O context, which costs microseconds.
+
+        :raises NotFound: there is no such pool
+        :raises DeadlineExceeded: the monitors do not say whether there is
+        """
+        ioctx = self._open_ioctx(pool)
         try:
             if namespace:
                 ioctx.set_namespace(namespace)
@@ -195,6 +226,17 @@ class Cluster:
             yield ioctx
         finally:
             ioctx.close()
+
+    def _open_ioctx(self, pool: str) -> Any:
+        handle, seconds = self.rados(), self.access.operation_timeout
+        with errors.errors_of("open", pool, kind="pool", seconds=seconds):
+            if pool in handle.list_pools():  # those of the map that we have
+                return handle.open_ioctx(pool)
+            # librados asks the monitors for a newer map, and waits without end.
+            ioctx = _in_a_new_thread(lambda: handle.open_ioctx(pool), seconds)
+        if ioctx is None:
+            raise DeadlineExceeded(what=f"an answer of the Ceph monitors (to find pool {pool})", seconds=seconds)
+        return ioctx
 
     def ask(self, prefix: str, **arguments: object) -> Any:
         """A question to the monitors; the parsed JSON of the answer."""

@@ -353,10 +353,20 @@ class Pool:
         """
         if not force and (children := self.children(image, snapshot)):
             raise Busy(what=f"snapshot {snapshot} of {self.spec(image)}", holder=f"its clone {children[0]}")
+        with self.open(image, read_only=True) as opened, self._snapshot("remove", image, snapshot):
+            protected = opened.is_protected_snap(snapshot)
+        if protected:
+            self._unprotect(image, snapshot)
         with self.open(image) as opened, self._snapshot("remove", image, snapshot):
-            if opened.is_protected_snap(snapshot):
-                opened.unprotect_snap(snapshot)
             opened.remove_snap(snapshot)
+
+    def _unprotect(self, image: str, snapshot: str) -> None:
+        def work(cluster: Cluster) -> None:
+            there = Pool(cluster, self.name, self.namespace)
+            with there.open(image) as opened, there._snapshot("unprotect", image, snapshot):
+                opened.unprotect_snap(snapshot)
+
+        self.cluster.wait_for(f"unprotect {snapshot} of {self.spec(image)}", work)
 
     @contextmanager
     def _snapshot(self, action: str, image: str, snapshot: str) -> Iterator[None]:
