@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from cowshed.disks import manifest
-from cowshed.errors import Conflict, CowshedError, HostUnsuitable, NameTaken, NotFound, ToolFailed
+from cowshed.errors import Conflict, CowshedError, DataCorrupt, HostUnsuitable, NameTaken, NotFound, ToolFailed
 from cowshed.model.disk import Base, DiskFormat
 from cowshed.model.instance import Instance
 from tests.cold_moves import Move, Side, connected
@@ -142,6 +143,21 @@ def test_in_cipher_all_the_way(sides: tuple[Side, Side], monkeypatch: pytest.Mon
         found.finish(target, found.leave())
     sent = (target.rooms.directory(found.instance.uuid).path / "disk").read_bytes()
     assert sent[:4] == b"LUKS" and source.content[:4096] not in sent
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_what_is_not_what_it_is_said_to_be_is_not_taken(
+    sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The manifest says that it is encrypted, and the file is not: QEMU there would be given an open disk."""
+    source, target = sides
+    found = Move(source, target, made(source, kind, encrypt=True))
+    path = source.rooms.directory(found.instance.uuid).path / "disk"
+    subprocess.run(["qemu-img", "create", "-q", "-f", kind, str(path), str(SIZE)], check=True)
+    with connected(found, monkeypatch), pytest.raises(DataCorrupt):
+        found.leave()
+    found.nothing_at(target)
+    assert target.keys.held == {} and len(source.keys.held) == 1
 
 
 def refused(found: Move, kind: type[CowshedError], match: str) -> None:

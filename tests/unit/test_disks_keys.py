@@ -187,6 +187,21 @@ def test_keys_are_found_where_they_were_put_when_the_configuration_changes(
     assert os.listdir(tmp_path / "keys") == []
 
 
+@pytest.mark.parametrize("kind", ["file", "libvirt"])
+def test_a_key_that_was_made_elsewhere_is_kept_like_one_of_our_own(tmp_path: Path, kind: str) -> None:
+    daemon, key_id = Daemon(), new_id()
+    keys = ring(tmp_path, daemon, kind)
+    keys.keep(key_id, b"made elsewhere")
+    assert ring(tmp_path, daemon, kind).get(key_id) == b"made elsewhere"
+    assert (key_id in daemon.held) == (kind == "libvirt")
+    with pytest.raises(NameTaken):
+        keys.keep(key_id, b"another")
+    assert keys.get(key_id) == b"made elsewhere"
+    keys.delete(key_id)
+    with pytest.raises(NotFound):
+        keys.get(key_id)
+
+
 def test_files_need_no_libvirt(tmp_path: Path) -> None:
     daemon, key_id = Daemon(), new_id()
     daemon.away = True
