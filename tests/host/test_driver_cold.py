@@ -160,6 +160,25 @@ def test_what_is_not_what_it_is_said_to_be_is_not_taken(
     assert target.keys.held == {} and len(source.keys.held) == 1
 
 
+def test_what_both_hosts_see_is_never_discarded(
+    tmp_path: Path, sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it came to that directory by an earlier move."""
+    third, source = sides
+    target = Side(tmp_path / "host-c")
+    earlier = Move(third, source, made(third, "raw"))
+    with connected(earlier, monkeypatch):
+        earlier.finish(source, earlier.leave())
+        earlier.confirm()
+    before = content(source, earlier.instance)
+    target.rooms.instances.symlink_to(source.rooms.instances)
+    found = Move(source, target, earlier.instance)
+    with connected(found, monkeypatch):
+        found.leave()
+        found.revert()
+    assert content(source, found.instance) == before
+
+
 def refused(found: Move, kind: type[CowshedError], match: str) -> None:
     with pytest.raises(kind, match=match):
         found.leave()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cowshed.disks.lvm import LvmBackend
+from cowshed.driver.steps import teardown
 from cowshed.errors import HostUnsuitable, NameTaken, ToolFailed, UnsupportedOperation
 from cowshed.model.instance import Instance
 from cowshed.tools import lvm
@@ -46,7 +47,7 @@ def move(volumes: Volumes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Move]:
         yield found
     for side in (volumes.source, volumes.target):
         side.defined = False
-        side.driver.discard_received(found.instance)
+        teardown.delete_disks(side.rooms, found.instance)
         assert volumes.named(side, found.instance) == []
     _cleared()
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
 from cowshed.contract.storage import Importing
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from cowshed.migration.transport import Channel
 
 _log = log.logger(__name__)
+
+RECEIVED: Final = ".received"  # beside the disks: which host has taken them in
 
 
 def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Channel) -> None:
@@ -169,6 +171,7 @@ def _take(
     peer: Channel,
 ) -> None:
     from cowshed.disks import manifest
+    from cowshed.tools import filesystem
 
     directory = rooms.directory(instance.uuid).path
     with transit.busy(rooms, instance.uuid, Way.IN), Undo() as undo:
@@ -178,6 +181,7 @@ def _take(
             base = _adopt(rooms, name, entries, peer)
             known.update({disk: base for disk, one in entries.items() if Path(one.base_path or "").name == name})
         provision.directory(rooms, instance, undo)
+        filesystem.write_atomically(directory / RECEIVED, _me(rooms))
         undo.push("forget the keys of what stays where it is", leaving.forget_common_keys, rooms, instance.uuid)
         arriving.write_records(directory, offer["records"])
         nvram.unpack(directory, str(offer.get("nvram", "")))
@@ -327,13 +331,28 @@ def _remember_volumes(directory: Path, found: list[dict[str, Any]]) -> None:
         record.save(directory, replace(record.volume(dict(one)), state=VolumeState.ATTACHED))
 
 
+def _me(rooms: Rooms) -> bytes:
+    return rooms.hypervisor.hostname().encode()
+
+
+def _was_received(rooms: Rooms, instance: Instance) -> bool:
+    """By this host; another one may have put it where we see it."""
+    try:
+        return (rooms.directory(instance.uuid).path / RECEIVED).read_bytes() == _me(rooms)
+    except FileNotFoundError:
+        return False
+
+
 def discard(rooms: Rooms, instance: Instance) -> None:
-    """What was received and is not wanted after all; nothing there is success. Never what a guest here uses.
+    """What was received and is not wanted after all; nothing there is success. Never what a guest here uses, and never
+    what this host only sees: in a common directory all is the other host's.
 
     :raises CowshedError: a domain has it
     """
     if rooms.hypervisor.find(instance.uuid):
         raise NameTaken(kind="domain", name=f"{instance.name} ({instance.uuid})")
+    if not _was_received(rooms, instance):
+        return
     try:
         leaving.forget_common_keys(rooms, instance.uuid)
         leaving.delete_local(rooms, instance.uuid, shared_path=False)
