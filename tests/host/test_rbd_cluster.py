@@ -326,6 +326,33 @@ def test_protected_snapshots_are_removed_by_many_threads_at_once(access: Access,
     assert [pool.snapshots(name) for name in names] == [()] * 6
 
 
+def test_a_clone_whose_parent_was_in_a_pool_that_is_gone(ceph: Ceph) -> None:
+    """librbd, waiting for the pool in its only thread, hung for good. It can remove such a clone, if that has no snapshot."""
+    pool = Pool(Cluster(Access(ceph_conf=str(ceph.conf), operation_timeout=20)), ceph.make_pool())
+    other = Pool(pool.cluster, ceph.make_pool())
+    other.create("parent", MiB)
+    other.take("parent", "s")
+    for name in ("orphan", "alone"):
+        pool.clone(other, "parent", "s", name)
+    pool.take("orphan", "s")
+    pool.clone(pool, "orphan", "s", "grandchild")
+    assert pool.size("grandchild") == MiB
+    ceph.command("osd", "pool", "rm", other.name, other.name, "--yes-i-really-really-mean-it")
+    pool.cluster.rados().wait_for_latest_osdmap()  # with the map from before, librbd says that the image is not there
+    for call in (
+        lambda: pool.size("orphan"),
+        lambda: pool.size("grandchild"),
+        lambda: pool.rename("orphan", "other"),
+        lambda: pool.clone(pool, "orphan", "s", "another"),
+    ):
+        with within(10), pytest.raises(NotFound, match=f"pool with a parent of {pool.name}/"):
+            call()
+    with within(40):
+        pool.remove("grandchild")
+        pool.remove("alone")
+    assert pool.images() == ("orphan",)
+
+
 def test_a_process_with_a_connection_ends_at_once(ceph: Ceph, rbd_pool: str) -> None:
     """Nothing of librados holds the interpreter back, and nothing is printed."""
     program = (

@@ -57,7 +57,7 @@ class Cluster:
 
     def __init__(self, access: Access, *, threads: int = 1) -> None:
         self.access = access
-        self._threads = threads
+        self.threads = threads
         self._lock = threading.Lock()
         self._waiting: Cluster | None = None
         self._waiting_lock = threading.Lock()
@@ -129,7 +129,7 @@ class Cluster:
                 source=self.source, reason=f"it is no configuration of Ceph: {error}", hint="see [rbd] ceph_conf"
             ) from error
         with suppress(rados.ObjectNotFound):  # before 16 there is one thread, and no such setting
-            handle.conf_set(_THREADS, str(self._threads))
+            handle.conf_set(_THREADS, str(self.threads))
         return handle
 
     @staticmethod
@@ -181,8 +181,9 @@ class Cluster:
     def wait_for(self, what: str, call: Callable[[Cluster], object]) -> None:
         """``call`` with a connection of several threads, one call at a time.
 
-        Unprotecting, librbd waits inside itself for the newest map of the cluster: on a connection with one thread,
-        or as many times at once as there are threads, it would wait for good; it would for monitors that are silent.
+        Unprotecting, and where a clone's parent is in a pool that is gone, librbd waits inside itself for the newest map
+        of the cluster: on a connection with one thread, or as many times at once as there are threads, it would wait for
+        good; it would for monitors that are silent.
 
         :raises DeadlineExceeded: it takes longer than an operation may
         """
@@ -237,6 +238,14 @@ class Cluster:
         if ioctx is None:
             raise DeadlineExceeded(what=f"an answer of the Ceph monitors (to find pool {pool})", seconds=seconds)
         return ioctx
+
+    def has_pool(self, pool_id: int) -> bool:
+        """:raises DeadlineExceeded: the monitors do not say whether there is one of this number"""
+        handle, seconds = self.rados(), self.access.operation_timeout
+        found = _in_a_new_thread(lambda: (handle.pool_reverse_lookup(pool_id),), seconds)
+        if found is None:
+            raise DeadlineExceeded(what=f"an answer of the Ceph monitors (to find pool {pool_id})", seconds=seconds)
+        return found[0] is not None
 
     def ask(self, prefix: str, **arguments: object) -> Any:
         """A question to the monitors; the parsed JSON of the answer."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 from cowshed import clock
 from cowshed.errors import Busy, DiskNotFound, NameTaken, NoSpace, NotFound, SnapshotNotFound
 from cowshed.model.disk import Capacity
-from cowshed.tools.rbd import errors
+from cowshed.tools.rbd import errors, parents
 from cowshed.tools.rbd.cluster import Cluster
 from cowshed.tools.rbd.url import ImageSpec
 
@@ -61,9 +61,10 @@ class Pool:
     ) -> Iterator[Any]:
         """The image of the bindings. Errors of the block, which does ``action``, become ours too.
 
-        :raises DiskNotFound: :raises SnapshotNotFound:
+        :raises DiskNotFound: :raises SnapshotNotFound: :raises NotFound: its parent's pool is gone
         """
         with self._doing(action, image) as (ioctx, rbd):
+            self._check_parents(ioctx, image)
             try:
                 opened = rbd.Image(ioctx, image, snapshot=snapshot, read_only=read_only)
             except rbd.ImageNotFound:
@@ -74,6 +75,16 @@ class Pool:
                 yield opened
             finally:
                 opened.close()
+
+    def _lost(self, ioctx: Any, image: str) -> bool:
+        """Would librbd wait for good? See :mod:`cowshed.tools.rbd.parents`, and :meth:`Cluster.wait_for`."""
+        return self.cluster.threads == 1 and parents.lost(self.cluster, ioctx, image)
+
+    def _check_parents(self, ioctx: Any, image: str) -> None:
+        if self._lost(ioctx, image):
+            raise NotFound(
+                kind="pool with a parent of", name=str(self.spec(image)), hint="what it stood on is lost; remove it"
+            )
 
     # --- what is there ------------------------------------------------------------------------
 
@@ -167,6 +178,7 @@ class Pool:
         """
         _, rbd = errors.bindings()
         with parent.ioctx() as source, self._doing("clone", name) as (ioctx, _):
+            parent._check_parents(source, image)
             self._prepare(ioctx)
             if self.cluster.clones_protected():
                 parent.protect(image, snapshot)
@@ -178,6 +190,7 @@ class Pool:
     def rename(self, image: str, name: str) -> None:
         """:raises NameTaken: :raises DiskNotFound:"""
         with self._doing("rename", image) as (ioctx, rbd):
+            self._check_parents(ioctx, image)
             try:
                 rbd.RBD().rename(ioctx, image, name)
             except rbd.ImageExists:
@@ -206,6 +219,9 @@ class Pool:
 
     def _remove(self, image: str) -> None:
         with self._doing("remove", image) as (ioctx, rbd):
+            if self._lost(ioctx, image):
+                what = f"remove {self.spec(image)}"
+                return self.cluster.wait_for(what, lambda other: Pool(other, self.name, self.namespace)._remove(image))
             try:
                 return rbd.RBD().remove(ioctx, image)
             except rbd.ImageHasSnapshots:
@@ -229,7 +245,7 @@ class Pool:
             self.remove(image)
         with self._doing("list", "the trash") as (ioctx, rbd):
             for entry in list(rbd.RBD().trash_list(ioctx)):
-                if entry["name"].startswith(_TRASH):
+                if entry["name"].startswith(_TRASH) and not parents.lost_by_id(self.cluster, ioctx, entry["id"]):
                     with suppress(rbd.Error):  # clones stand on it still
                         rbd.RBD().trash_remove(ioctx, entry["id"])
 
