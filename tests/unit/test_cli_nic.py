@@ -10,7 +10,7 @@ import pytest
 
 from cowshed.cli.context import group_names
 from cowshed.cli.nic import network_names, nic_names
-from cowshed.errors import DeadlineExceeded, HypervisorError
+from cowshed.errors import DeadlineExceeded, HypervisorError, ToolFailed
 from cowshed.manager.host import Host
 from cowshed.model.group import Direction, GroupRule
 from cowshed.model.vif import VifType
@@ -181,6 +181,24 @@ def test_members_are_told_of_each_other(cowshed: Call, driver: FakeDriver, monke
     assert [vif.groups for vif in driver.guest("web").vifs] == [()]
     assert host.groups.groups(host.machine("web").record.instance, first) is not None
     host.groups.remove("db")
+
+
+def test_groups_that_cannot_be_put_in_force_are_not_recorded(cowshed: Call, driver: FakeDriver) -> None:
+    cowshed("group", "create", "old")
+    cowshed("group", "create", "new")
+    address = cowshed("nic", "attach", "web", "--network", "bridge:br0", "--group", "old")[1].strip()
+    driver.fail("refresh_instance_security_rules", ToolFailed(command="nft", status=1, output="no"))
+    code, _, said = cowshed("nic", "groups", "web", address, "new")
+    assert (code, "nft failed" in said, f"{address} stays as it was: in the groups old" in said) == (1, True, True), (
+        said
+    )
+    assert [one["groups"] for one in listed(cowshed)] == [["old"]]
+    assert driver.guest("web").vifs[-1].groups == ("old",), "also in the domain"
+    assert len(driver.called("refresh_instance_security_rules")) == 2, "the old ones are put in force again"
+    driver.fail("refresh_instance_security_rules", ToolFailed(command="nft", status=1, output="no"), times=2)
+    code, _, said = cowshed("nic", "groups", "web", address)
+    assert (code, "may not be filtered as its groups say" in said) == (1, True), said
+    assert [one["groups"] for one in listed(cowshed)] == [["old"]]
 
 
 def test_a_group_that_a_rule_names_is_not_removed(cowshed: Call) -> None:

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cowshed.errors import InvalidRequest, NotFound
+from cowshed import log
+from cowshed.errors import CowshedError, InvalidRequest, NotFound
 from cowshed.manager.records import Record
 from cowshed.model.vif import Subnet, Vif, VifType
 
 if TYPE_CHECKING:
     from cowshed.driver import LibvirtDriver
     from cowshed.manager.instances import Instances
+
+_log = log.logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,8 @@ class Nics:
     def set_groups(self, ref: str, nic: str, groups: Sequence[str]) -> Vif:
         """Another set of security groups, in force at once; an empty one ends filtering.
 
+        A failure leaves the old ones in the record and in force.
+
         :raises NotFound: there is no such group :raises UnsupportedOperation: its packets cannot be filtered
         """
         with self._instances.holding(ref, "given security groups") as record:
@@ -108,15 +113,32 @@ class Nics:
             vifs = tuple(vif if one is before else one for one in record.vifs)
             self._driver.rooms.rules.groups(record.instance, vif)
             self._driver.check_filtering(record.instance, vifs)
-            self._instances.records.update(
-                dataclasses.replace(record, vifs=vifs),
-                "groups changed",
-                f"{vif.address}: {', '.join(groups) or 'none'}",
-            )
-            self._driver.inject_network_info(record.instance, vifs)
-            self._driver.refresh_instance_security_rules(record.instance)
+            try:
+                # The record first: who is in a group is read from it, also by the filters made here.
+                self._instances.records.update(dataclasses.replace(record, vifs=vifs))
+                self._filter(record, vifs)
+            except BaseException as error:
+                outcome = self._filter_as_before(record, before)
+                if isinstance(error, CowshedError):
+                    error.hint = f"{error.hint}; {outcome}" if error.hint else outcome
+                raise
+            self._note(record.uuid, "groups changed", f"{vif.address}: {', '.join(groups) or 'none'}")
             self._instances.refresh_groups([before, vif])
         return vif
+
+    def _filter(self, record: Record, vifs: Sequence[Vif]) -> None:
+        self._driver.inject_network_info(record.instance, vifs)
+        self._driver.refresh_instance_security_rules(record.instance)
+
+    def _filter_as_before(self, record: Record, vif: Vif) -> str:
+        """The groups of ``record`` again; what is so now, for people."""
+        self._instances.records.update(record)
+        try:
+            self._filter(record, record.vifs)
+        except CowshedError as error:
+            _log.warning("%s of %s could not be filtered as before: %s", vif.address, record.name, error)
+            return f"{vif.address} may not be filtered as its groups say; cowshed stop {record.name} takes it from the network"
+        return f"{vif.address} stays as it was: {_membership(vif)}"
 
     def set_link(self, ref: str, nic: str, *, up: bool) -> None:
         """Pull the cable, or put it in again, until the next start. :raises InvalidState: it does not run"""
@@ -141,6 +163,10 @@ def find(record: Record, nic: str) -> Vif:
         known = ", ".join(vif.address for vif in real) or "none"
         raise NotFound(kind="interface", name=f"{nic} of {record.name}", hint=f"it has {known}")
     return found[0]
+
+
+def _membership(vif: Vif) -> str:
+    return f"in the groups {', '.join(vif.groups)}" if vif.groups else "in no group, not filtered"
 
 
 def _of(driver: LibvirtDriver, record: Record) -> list[Nic]:
