@@ -62,6 +62,16 @@ def test_a_guest_sees_an_interface_come_and_go(house: Machines, running: Instanc
     house.driver.plug_vifs(running, [vif])
 
 
+def test_an_interface_that_leads_nowhere_takes_no_address(house: Machines, running: Instance) -> None:
+    """What `--network none` leaves in the domain's memory, whose address is derived like that of any other."""
+    first, nowhere, vif = Vif("first", FIRST), Vif("nowhere", SECOND, VifType.NONE), Vif("second", SECOND)
+    house.driver.inject_network_info(running, [first, nowhere])
+    house.driver.attach_interface(running, house.driver.remembered_image(running), vif)
+    assert known(house, running) == seen(house, running) == [FIRST, SECOND]
+    house.driver.detach_interface(running, vif)
+    assert known(house, running) == seen(house, running) == [FIRST]
+
+
 @pytest.mark.parametrize(
     ("vif", "error"),
     [

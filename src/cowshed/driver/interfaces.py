@@ -51,7 +51,7 @@ class Interfaces(InterfacesContract):
                 nics.element(instance, image_meta, PluggedVif(vif))  # what it would refuse, before anything is done
             rooms.progress.phase("plug")
             undo.push(f"forget {vif.address}", nics.remember, guest, present)
-            nics.remember(guest, [*present, vif])
+            nics.remember(guest, [*_real(present), vif])
             (plugged,) = connect.plug(rooms, [vif], undo)
             if raw:
                 return  # the definition that the next start makes has it
@@ -72,7 +72,7 @@ class Interfaces(InterfacesContract):
         if vif.type == VifType.NONE:
             raise InvalidRequest(reason="an interface that leads nowhere cannot be attached")
         look = finder(vif)
-        known = vif.address.lower() in [one.address.lower() for one in present]
+        known = vif.address.lower() in [one.address.lower() for one in _real(present)]
         if known or look(guest.xml()) or look(guest.xml(inactive=True)):
             raise InvalidRequest(reason=f"{instance.name} has an interface with the address {vif.address} already")
 
@@ -179,6 +179,11 @@ class Interfaces(InterfacesContract):
         if not nics.runs(guest):
             raise InvalidState(name=instance.name, state="stopped", action="given a link")
         nics.set_link(guest, vif.address, up=up)
+
+
+def _real(vifs: Sequence[Vif]) -> list[Vif]:
+    """One that leads nowhere stands for having none, and ends with the first that leads somewhere."""
+    return [one for one in vifs if one.type != VifType.NONE]
 
 
 def _refuse_saved(instance: Instance, guest: Guest) -> None:
