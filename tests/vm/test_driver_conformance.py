@@ -20,7 +20,7 @@ from cowshed.errors import InvalidRequest
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.testing.conformance import DriverConformance
-from cowshed.testing.conformance.driver import ALWAYS_HOLLOW, MOVING, SharePromises
+from cowshed.testing.conformance.driver import ALWAYS_HOLLOW, MOVING, SharePromises, keeping
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +54,8 @@ def image(driver: LibvirtDriver, guest_dir: Path) -> Image:
 @pytest.fixture(scope="module")
 def kept(driver: LibvirtDriver) -> Iterator[dict[str, Instance]]:
     """The instance that most promises are tried on: one boot for all of them."""
-    suite = DriverConformance()
-    suite.driver, suite.kept = driver, {}
-    yield suite.kept
-    suite.finish()
+    with keeping(driver) as kept:
+        yield kept
     assert driver.list_instances() == []
     assert not list((driver.rooms.state / "instances").glob("*"))
 

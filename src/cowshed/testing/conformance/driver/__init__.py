@@ -1,7 +1,8 @@
 """What every compute driver promises (contract/compute.py), as far as it fulfils it.
 
 Each test is a promise and names the calls it is about. Where a driver only raises UnsupportedOperation the test passes hollow: that is
-counted, and fails where it is not one of the calls that the driver is known not to have.
+counted, and fails where it is not one of the calls that the driver is known not to have (``may_be_hollow``). docs/rooms/testing.md has a
+complete example.
 """
 
 from __future__ import annotations
@@ -15,9 +16,25 @@ from cowshed.testing.conformance.driver.look import LookPromises
 from cowshed.testing.conformance.driver.moving import MovingPromises
 from cowshed.testing.conformance.driver.power import PowerPromises
 from cowshed.testing.conformance.driver.shares import SharePromises
-from cowshed.testing.conformance.driver.suite import ALWAYS_HOLLOW, MOVING, DriverSuite, promise
+from cowshed.testing.conformance.driver.suite import (
+    ALWAYS_HOLLOW,
+    MOVING,
+    DriverSuite,
+    image_content,
+    keeping,
+    promise,
+)
 
-__all__ = ["ALWAYS_HOLLOW", "MOVING", "DriverConformance", "DriverSuite", "SharePromises", "promise"]
+__all__ = [
+    "ALWAYS_HOLLOW",
+    "MOVING",
+    "DriverConformance",
+    "DriverSuite",
+    "SharePromises",
+    "image_content",
+    "keeping",
+    "promise",
+]
 
 
 class DriverConformance(
