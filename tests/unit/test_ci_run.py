@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
+GROUP = '@pytest.mark.xdist_group("one")'
+
 CONFTEST = """
 from tests import ci_run
 
@@ -32,21 +34,31 @@ def test_one(number):
 """
 
 
-@pytest.mark.timeout(200)  # three processes and more that load pytest, on a busy machine
-@pytest.mark.parametrize(
-    ("crashing", "group"),
-    [((3, 10, 11), ""), ((0, 11), ""), ((3, 10), '@pytest.mark.xdist_group("one")')],
-)
-def test_crashes(tmp_path: Path, crashing: tuple[int, ...], group: str) -> None:
-    (tmp_path / "conftest.py").write_text(CONFTEST)
-    (tmp_path / "test_crash.py").write_text(TESTS.format(crashing=crashing, group=group))
+def run(place: Path, group: str, crashing: tuple[int, ...]) -> str:
+    (place / "conftest.py").write_text(CONFTEST)
+    (place / "test_crash.py").write_text(TESTS.format(crashing=crashing, group=group))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadgroup", str(tmp_path)],
-        cwd=tmp_path,
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-n", "2", "--dist", "loadgroup", "."],
+        cwd=place,
         env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
         | {"PYTHONPATH": str(ROOT), "CI": "true"},
         capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
-    assert f"{len(crashing) + 1} failed, {11 - len(crashing)} passed" in done.stdout, done.stdout
-    assert "--- failed now (call): test_crash.py::test_one[7]" in done.stdout
-    assert done.stdout.index("seven is said") < done.stdout.index("= FAILURES =")
+    return done.stdout
+
+
+@pytest.mark.timeout(200)  # three processes and more that load pytest, on a busy machine
+@pytest.mark.parametrize(("crashing", "group"), [((3, 10, 11), ""), ((0, 11), ""), ((3, 10), GROUP)])
+def test_crashes(tmp_path: Path, crashing: tuple[int, ...], group: str) -> None:
+    said = run(tmp_path, group, crashing)
+    assert f"{len(crashing) + 1} failed, {11 - len(crashing)} passed" in said, said
+    assert "--- failed now (call): test_crash.py::test_one[7]" in said
+    assert said.index("seven is said") < said.index("= FAILURES =")
+
+
+@pytest.mark.timeout(200)
+def test_groups(tmp_path: Path) -> None:
+    """Tests of a group are run by one worker. (xdist 3.8 with pytest 9.2 says nothing, and lets each be run anywhere.)"""
+    said = run(tmp_path, GROUP, ())
+    workers = {line[:5] for line in said.splitlines() if line.startswith("[gw") and "%]" in line}
+    assert len(workers) == 1, said
