@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +37,19 @@ def test_a_host_is_drained_when_nothing_runs(host: Host, capfd: pytest.CaptureFi
     assert app.run(["host", "drain", "--end"]) == 0
     assert "off_maintenance" in capfd.readouterr().out
     assert app.run(["run", "tiny", "--name", "more"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "state"),
+    [("disable", "disabled"), ("enable", "enabled"), ("drain", "on_maintenance"), ("drain --end", "off_maintenance")],
+)
+def test_the_host_is_one_thing_with_a_name_in_every_format(
+    host: Host, capfd: pytest.CaptureFixture[str], words: str, state: str
+) -> None:
+    name = host.driver.get_available_nodes()[0]
+    assert app.run(["host", *words.split(), "-o", "json"]) == 0
+    assert json.loads(capfd.readouterr().out)["host"] == {"name": name, "state": state}
+    assert app.run(["host", *words.split(), "-q"]) == 0
+    assert capfd.readouterr().out == f"{name}\n"
+    assert app.run(["host", *words.split()]) == 0
+    assert capfd.readouterr().out.split() == ["name", name, "state", state]

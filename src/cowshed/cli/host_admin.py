@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from cowshed.cli import output
 from cowshed.cli.context import Session, verb
 
 
@@ -43,11 +42,13 @@ def _switch(name: str, enabled: bool, text: str) -> None:
     @host.command(name, help=text)
     @verb
     def command(session: Session) -> None:
-        state = session.host.driver.set_host_enabled(enabled)
-        session.emit("host", [{"state": state}], _STATE)
+        _emit(session, session.host.driver.set_host_enabled(enabled))
 
 
-_STATE: output.Columns = {"state": lambda row: row["state"]}
+def _emit(session: Session, state: str) -> None:
+    session.emit("host", {"name": session.host.driver.get_available_nodes()[0], "state": state})
+
+
 _switch("enable", True, "Take new instances again.")
 _switch("disable", False, "Take no new instances; running ones go on.")
 
@@ -63,4 +64,4 @@ def drain(session: Session, to: str, end: bool) -> None:
     """
     with session.working() as opened:
         state = opened.drain(to=to, end=end)
-    session.emit("host", [{"state": state}], _STATE)
+    _emit(session, state)

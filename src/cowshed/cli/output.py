@@ -14,7 +14,7 @@ from cowshed.errors import CowshedError
 SCHEMA_VERSION = 1
 FORMATS = ("table", "json", "yaml")
 
-_NAMES = ("name", "id", "option", "subject", "code")  # what -q prints of a row: the first it has
+_NAMES = ("name", "id", "option", "subject", "code", "page")  # what -q prints of a row: the first it has
 
 Row: TypeAlias = Mapping[str, Any]
 Columns: TypeAlias = Mapping[str, Callable[[Row], Any]]
@@ -28,8 +28,9 @@ def emit(format: str, kind: str, item: Row | Sequence[Row], columns: Columns | N
     """
     if quiet:
         rows = [item] if isinstance(item, Mapping) else item
-        names = [printable(str(next((row[key] for key in _NAMES if row.get(key) is not None), ""))) for row in rows]
-        print("\n".join(names), end="\n" if rows else "")
+        for row in rows:
+            if name := next((str(row[key]) for key in _NAMES if row.get(key) is not None), ""):
+                print(printable(name))
     elif format == "json":
         print(json.dumps({"schema_version": SCHEMA_VERSION, kind: item}, indent=2, default=str))
     elif format == "yaml":

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cowshed.contract.callbacks import SILENT, Progress
-from cowshed.units import format_size
+from cowshed.units import format_duration, format_size
 
 _PATIENCE = 0.4  # seconds; shorter phases are not worth a line
 _EVERY = 0.1
@@ -72,7 +72,7 @@ class Bar(Meter):
 
 
 class Plain(Meter):
-    """A line a phase, and one every few seconds."""
+    """A line a phase, one every few seconds, and one at the end of a phase that took a while."""
 
     _next = 0.0
 
@@ -81,7 +81,7 @@ class Plain(Meter):
         print(f"{name}" + (f" {format_size(total)}" if total else ""), file=sys.stderr, flush=True)
 
     def show(self, name: str, done: int, total: int | None, seconds: float) -> None:
-        if seconds < self._next:
+        if seconds < self._next or not done:
             return
         self._next = seconds + 5
         print(
@@ -90,6 +90,7 @@ class Plain(Meter):
 
     def done(self, name: str, done: int, seconds: float) -> None:
         self._next = 0.0
+        print(f"{name} {format_size(done)} in {format_duration(seconds)}", file=sys.stderr, flush=True)
 
 
 class Json(Meter):

@@ -123,7 +123,7 @@ class LiveMigration(LiveMigrationContract):
         block_migration: bool = False,
         migrate_data: Any = None,
     ) -> None:
-        """What it came to is also in the migrate data: ``statistics``, or ``error``.
+        """What it came to is also in the migrate data: ``statistics``, or ``error``, which is for the caller to say.
 
         :raises InvalidState: it does not run, or is on its way already; nothing was begun, nobody is called
         """
@@ -155,19 +155,20 @@ class LiveMigration(LiveMigrationContract):
         monitor = rooms.monitors[instance.uuid] = Monitor(leaving.policy(rooms, found))
         try:
             with Migration(guest, leaving.request(rooms, guest, dest, found)) as migration:
-                aborted = leaving.follow(rooms, guest, migration, monitor)
+                aborted, told = leaving.follow(rooms, guest, migration, monitor)
                 if final := migration.final() if migration.error is None else None:
                     found["statistics"] = {
                         "elapsed": final.elapsed,
                         "downtime": final.downtime,
                         "bytes": final.processed,
                     }
+                    rooms.progress.update(max(0, final.processed - told))
             if migration.error:
                 found["error"] = str(migration.error)
-                _log.warning("libvirt says of the migration: %s", migration.error)
+                _log.info("libvirt says of the migration: %s", migration.error)
         except CowshedError as error:
             found["error"] = str(error)
-            _log.warning("the migration was not begun: %s", error)
+            _log.info("the migration was not begun: %s", error)
         finally:
             del rooms.monitors[instance.uuid]
         return settling.settle(rooms, instance.uuid, patience=settling.PATIENCE), aborted

@@ -232,26 +232,29 @@ def policy(rooms: Rooms, found: dict[str, Any]) -> Policy:
     )
 
 
-def follow(rooms: Rooms, guest: Guest, migration: Migration, monitor: Monitor) -> bool:
-    """Until it is over, steering; True: it was given up on purpose."""
+def follow(rooms: Rooms, guest: Guest, migration: Migration, monitor: Monitor) -> tuple[bool, int]:
+    """Until it is over, steering. (True: it was given up on purpose, the bytes that the progress has been told of)"""
     from cowshed.hypervisor import migrate
 
-    aborted, done, begun = False, 0, False
+    aborted, done, begun, told = False, 0, False, False
     while True:
         try:
             if migration.wait(LOOK):
-                return aborted
+                return aborted, done
             if not aborted:
                 rooms.progress.check()
             now = migration.statistics()
             if now is None:
                 continue
             if not begun:
-                rooms.progress.phase("migrate", now.total)
                 _quietly("set the downtime", migrate.set_downtime, guest, monitor.downtime)
                 begun = True
-            rooms.progress.update(max(0, now.processed - done))
-            done = max(done, now.processed)
+            if not told and now.total:  # at first QEMU does not know it yet
+                rooms.progress.phase("migrate", now.total)
+                told = True
+            if told:
+                rooms.progress.update(max(0, now.processed - done))
+                done = max(done, now.processed)
             aborted = _act(guest, monitor, now) or aborted
         except BaseException as error:
             if isinstance(error, CowshedError) and not isinstance(error, _stops()):

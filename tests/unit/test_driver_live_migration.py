@@ -1,0 +1,68 @@
+"""What is told of a live migration: how far it is, and what went wrong once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cowshed import log
+from cowshed.config import Config, HostSection
+from cowshed.driver import LibvirtDriver
+from cowshed.driver.steps import leaving, settling, transit
+from cowshed.errors import HypervisorError
+from cowshed.hypervisor import migrate
+from cowshed.hypervisor.migrate import Statistics
+from cowshed.model.flavor import Flavor
+from cowshed.model.instance import Instance, PowerState
+from cowshed.units import MiB
+
+INSTANCE = Instance(uuid="11111111-2222-3333-4444-555555555555", name="web", flavor=Flavor(vcpus=1, memory=64 * MiB))
+
+
+class Told:
+    """A progress that remembers."""
+
+    def __init__(self) -> None:
+        self.words: list[Any] = []
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        self.words.append((name, total))
+
+    def update(self, done: int) -> None:
+        self.words.append(done)
+
+    def check(self) -> None:
+        pass
+
+
+def test_the_total_is_told_when_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "set_downtime", lambda *_: None)
+    looks = [None, Statistics(), Statistics(total=100, processed=10), Statistics(total=100, processed=60)]
+    waits = iter([False] * len(looks) + [True])
+    migration: Any = SimpleNamespace(wait=lambda _: next(waits), statistics=iter(looks).__next__)
+    rooms: Any = SimpleNamespace(progress=Told())
+    monitor: Any = SimpleNamespace(downtime=300, next=lambda _: None)
+    guest: Any = SimpleNamespace(name="web")
+    assert leaving.follow(rooms, guest, migration, monitor) == (False, 60)
+    assert rooms.progress.words == [("migrate", 100), 10, 50]
+
+
+def test_an_error_is_for_the_caller_to_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise HypervisorError(action="migrate web", reason="no route to host")
+
+    driver = LibvirtDriver(config=Config(host=HostSection(state=str(tmp_path))))
+    monkeypatch.setattr(transit, "note", lambda *_, **__: None)
+    monkeypatch.setattr(leaving, "request", refuse)
+    monkeypatch.setattr(settling, "settle", lambda *_, **__: settling.Verdict.HERE)
+    log.configure()
+    guest: Any = SimpleNamespace(name="web", state=lambda: PowerState.RUNNING)
+    found: dict[str, Any] = {}
+    driver._migrate(INSTANCE, guest, "there", found)
+    assert found["error"] == "libvirt refused to migrate web: no route to host"
+    assert capsys.readouterr().err == ""
