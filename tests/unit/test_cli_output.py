@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from cowshed.cli import output, progress
@@ -17,11 +15,11 @@ def test_quiet_says_nothing_of_what_has_no_name(capfd: pytest.CaptureFixture[str
 
 
 @pytest.fixture
-def seconds(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the clock says; to be changed."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    yield now
+    return now
 
 
 def test_plain_progress_ends_with_how_much_and_how_long(

@@ -95,8 +95,13 @@ def exec_(session: Session, instance: str, timeout: str, with_input: bool, comma
     """Run COMMAND in INSTANCE through its agent (no network needed); its exit code is passed on."""
     from cowshed.units import parse_duration
 
+    allowed = parse_duration(timeout)
+    if allowed <= 0:
+        raise InvalidRequest(
+            reason=f"nothing can be run in {allowed:g} s", hint="say how long it may run: --timeout 60s"
+        )
     data = sys.stdin.buffer.read() if with_input else b""
-    done = session.host.machine(instance).execute(command, input=data, timeout=parse_duration(timeout))
+    done = session.host.machine(instance).execute(command, input=data, timeout=allowed)
     if session.format != "table":
         session.emit(
             "executed",

@@ -9,6 +9,9 @@ import click
 
 from cowshed.cli import output
 from cowshed.cli.context import Session, instance_names, verb
+from cowshed.errors import InvalidRequest
+
+_SHORTEST = 0.1  # seconds; each look is a call of libvirt for all guests
 
 
 @click.command()
@@ -16,7 +19,7 @@ from cowshed.cli.context import Session, instance_names, verb
 @click.option(
     "-w", "--watch", is_flag=True, help="Again every few seconds, until ^C; rates are those since the last look."
 )
-@click.option("--interval", default="2s", show_default=True, help="With --watch.")
+@click.option("--interval", default="2s", show_default=True, help="With --watch; at least 0.1s.")
 @verb
 def stats(session: Session, instances: tuple[str, ...], watch: bool, interval: str) -> None:
     """Show what running INSTANCES (default: all) use: processors, memory, disks, network; one call of libvirt for all."""
@@ -24,6 +27,8 @@ def stats(session: Session, instances: tuple[str, ...], watch: bool, interval: s
     from cowshed.units import parse_duration
 
     pause = parse_duration(interval)
+    if pause < _SHORTEST:
+        raise InvalidRequest(reason=f"an interval of {pause:g} s is too short", hint="at least 0.1s")
     before: dict[str, Any] = {}
     while True:
         rows = session.host.usage(instances)
