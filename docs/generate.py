@@ -79,7 +79,10 @@ def configuration() -> str:
         "`/etc/cowshed/config.toml` for root, `$XDG_CONFIG_HOME/cowshed/config.toml` for everybody else; `conf.d/*.toml` beside it, in "
         "the order of their names; environment variables `COWSHED_<SECTION>_<KEY>`. `COWSHED_CONFIG` names one file to read instead of "
         "these. An unknown key is an error that names the nearest known one. `cowshed config show` prints what is in force and where it "
-        "comes from.\n\nSizes are bytes or words such as `20G` (GB and GiB are both 2^30); durations are seconds or words such as "
+        "comes from.\n\nInstances, images and the cache lie in one directory, the state: `/var/lib/cowshed` for root, whatever `XDG_*` says; "
+        "`$XDG_DATA_HOME/cowshed` (else `~/.local/share/cowshed`) for everybody else. A second set beside it, for a trial: "
+        "`COWSHED_HOST_STATE=/srv/trial cowshed ls`; QEMU must be able to enter that directory. Both sets use the same libvirt, where a name "
+        "exists once.\n\nSizes are bytes or words such as `20G` (GB and GiB are both 2^30); durations are seconds or words such as "
         '`90s` or `2h`.\n\n```toml\n[disks]\nbackend = "raw"\npreallocation = "falloc"\n\n[cache]\nmax_size = "100G"\n```\n\n'
         + "\n\n".join(sections)
         + "\n"

@@ -3,6 +3,8 @@
 #
 #   BACKEND=raw|qcow2|ploop|rbd   the kind of disk (default: what cowshed prefers). For rbd a Ceph cluster of its own is
 #                                 started for the demo, and ended with it, unless COWSHED_RBD_POOL names a pool
+#   COWSHED_HOST_STATE=DIR        where its image and its machine lie (default: where all of cowshed's do, /var/lib/cowshed
+#                                 for root, whatever XDG_* says); QEMU must be able to enter it
 #   KEEP=1                        leave the machine (and the cluster) running
 set -euo pipefail
 cd "$(dirname "$0")/.."
