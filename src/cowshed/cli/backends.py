@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cowshed.cli import output
-from cowshed.cli.context import Session, verb
+from cowshed.cli.context import Session, Verb, verb
 from cowshed.errors import CowshedError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 KINDS = ("qcow2", "raw", "ploop", "lvm", "rbd")
 
 
-@click.command()
+@click.command(cls=Verb)
 @verb
 def backends(session: Session) -> None:
     """Say what each disk backend can do here, and how much room it has.

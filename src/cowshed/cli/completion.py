@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from cowshed.cli.context import Session, verb
+from cowshed.cli.context import Session, Verb, verb
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @verb
 def completion(session: Session, shell: str) -> None:

@@ -6,11 +6,11 @@ import sys
 
 import click
 
-from cowshed.cli.context import Session, instance_argument, verb
+from cowshed.cli.context import Session, Verb, instance_argument, verb
 from cowshed.errors import InvalidRequest
 
 
-@click.command()
+@click.command(cls=Verb)
 @instance_argument()
 @click.option("-f", "--follow", is_flag=True, help="Go on showing what is added.")
 @click.option("--until", metavar="TEXT", help="With -f: end when this has appeared.")
@@ -39,7 +39,7 @@ def _write(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-@click.command()
+@click.command(cls=Verb)
 @instance_argument()
 @verb
 def console(session: Session, instance: str) -> None:
@@ -50,7 +50,7 @@ def console(session: Session, instance: str) -> None:
     machine.console(sys.stdin.buffer, sys.stdout.buffer)
 
 
-@click.command()
+@click.command(cls=Verb)
 @instance_argument()
 @click.option("--open", "viewer", is_flag=True, help="Open it in a viewer (virt-viewer or vncviewer).")
 @verb
@@ -74,7 +74,7 @@ def _open(url: str, address: str) -> None:
     raise ToolMissing(tool="remote-viewer", hint="install the package virt-viewer, or use the address with any viewer")
 
 
-class SshCommand(click.Command):
+class SshCommand(Verb):
     """Options end at the guest's command, as ssh's own do: what follows belongs to it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

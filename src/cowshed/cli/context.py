@@ -74,21 +74,61 @@ def _say_more(ctx: click.Context, param: click.Parameter, value: int) -> None:
         log.configure((30, 20, 10)[min(value, 2)])
 
 
+class Common(click.Option):
+    """One that every verb has."""
+
+
+class Verb(click.Command):
+    """Its help tells of its own options first; those that every verb has stand in a section at the end."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for heading, options in zip(("Options", "Common options"), own_and_common(self, ctx), strict=True):
+            if options:
+                with formatter.section(heading):
+                    formatter.write_dl(options)
+
+
+class Group(click.Group):
+    """Verbs of one word more."""
+
+    command_class = Verb
+
+
+def own_and_common(command: click.Command, ctx: click.Context) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """What the help says of the command's options: those of its own, and those that every verb has."""
+    own: list[tuple[str, str]] = []
+    common: list[tuple[str, str]] = []
+    for option in command.get_params(ctx):
+        if not isinstance(option, click.Argument) and (record := option.get_help_record(ctx)):
+            every = isinstance(option, Common) or option is command.get_help_option(ctx)
+            (common if every else own).append(record)
+    return own, common
+
+
 def verb(function: Function) -> Function:
     """The options every verb has; the function receives the session first."""
 
     @click.option(
-        "-o", "--output", "format", type=click.Choice(output.FORMATS), default="table", help="How to print the result."
+        "-o",
+        "--output",
+        "format",
+        cls=Common,
+        type=click.Choice(output.FORMATS),
+        default="table",
+        help="How to print the result.",
     )
     @click.option(
         "--progress",
+        cls=Common,
         type=click.Choice(["auto", "plain", "json", "none"]),
         default="auto",
         help="How to show progress; auto: only on a terminal.",
     )
-    @click.option("-q", "--quiet", is_flag=True, help="Print only names or ids.")
-    @click.option("-v", "--verbose", count=True, expose_value=False, callback=_say_more, help="Say more; -vv: all.")
-    @click.option("--debug", is_flag=True, expose_value=False, help="Show where an error comes from.")
+    @click.option("-q", "--quiet", cls=Common, is_flag=True, help="Print only names or ids.")
+    @click.option(
+        "-v", "--verbose", cls=Common, count=True, expose_value=False, callback=_say_more, help="Say more; -vv: all."
+    )
+    @click.option("--debug", cls=Common, is_flag=True, expose_value=False, help="Show where an error comes from.")
     @functools.wraps(function)
     def wrapped(*args: Any, format: str, progress: str, quiet: bool, **kwargs: Any) -> Any:
         session: Session = click.get_current_context().obj

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cowshed.cli.context import Session, disk_names, instance_argument, verb
+from cowshed.cli.context import Session, Verb, disk_names, instance_argument, verb
 from cowshed.errors import InvalidRequest
 from cowshed.units import format_size, parse_size
 
@@ -32,7 +32,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@click.command()
+@click.command(cls=Verb)
 @instance_argument()
 @click.argument("disk", required=False, default="", shell_complete=disk_names)
 @_options

@@ -10,11 +10,11 @@ from typing import BinaryIO
 import click
 
 from cowshed.cli.consoles import SshCommand
-from cowshed.cli.context import Session, instance_argument, instance_names, verb
+from cowshed.cli.context import Session, Verb, instance_argument, instance_names, verb
 from cowshed.errors import InvalidRequest
 
 
-@click.command()
+@click.command(cls=Verb)
 @instance_argument()
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read it from standard input, one line, instead of asking.")
 @verb
@@ -38,7 +38,7 @@ def _asked(name: str) -> str:
     return word
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("source", shell_complete=instance_names)
 @click.argument("target", shell_complete=instance_names)
 @verb

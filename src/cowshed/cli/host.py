@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from cowshed.cli import output
-from cowshed.cli.context import Session, verb
+from cowshed.cli.context import Group, Session, Verb, verb
 
 
-@click.command()
+@click.command(cls=Verb)
 @verb
 def doctor(session: Session) -> int:
     """Say what is missing or broken on this host, and how to mend it. Exit code 1 when something is broken."""
@@ -27,7 +27,7 @@ def doctor(session: Session) -> int:
     return 1 if any(finding.level == "error" for finding in findings) else 0
 
 
-@click.group()
+@click.group(cls=Group)
 def config() -> None:
     """The configuration."""
 
@@ -57,7 +57,7 @@ def config_show(session: Session) -> None:
     session.emit("config", items, columns)
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.option("-f", "--follow", is_flag=True, help="Go on showing what happens, until ^C.")
 @click.option("--limit", type=int, default=100, show_default=True, help="How many of the past ones.")
 @verb

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from cowshed.cli.context import Session, verb
+from cowshed.cli.context import Group, Session, verb
 
 
-@click.group()
+@click.group(cls=Group)
 def host() -> None:
     """This host: what it has, and whether it takes new instances."""
 

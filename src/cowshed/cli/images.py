@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from cowshed.cli import output
-from cowshed.cli.context import Session, destructive, image_names, verb
+from cowshed.cli.context import Group, Session, destructive, image_names, verb
 from cowshed.cli.words import pairs
 from cowshed.errors import InvalidRequest
 
@@ -48,7 +48,7 @@ COLUMNS: output.Columns = {
 }
 
 
-class Aliased(click.Group):
+class Aliased(Group):
     """The other words people write for these verbs."""
 
     ALIASES: ClassVar = {"list": "ls", "info": "show", "delete": "rm"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cowshed.cli import disk_limit, output
-from cowshed.cli.context import Session, destructive, instance_argument, instances_argument, verb
+from cowshed.cli.context import Session, Verb, destructive, instance_argument, instances_argument, verb
 from cowshed.errors import CowshedError
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ COLUMNS: output.Columns = {
 }
 
 
-@click.command()
+@click.command(cls=Verb)
 @verb
 def ls(session: Session) -> None:
     """List instances."""
     session.emit("instances", [describe(record) for record in session.host.instances.all()], COLUMNS)
 
 
-@click.command()
+@click.command(cls=Verb)
 @instance_argument()
 @verb
 def show(session: Session, instance: str) -> None:
@@ -136,7 +136,7 @@ def _in_words(disk: dict[str, Any]) -> str:
     return f"{disk['name']}: {', '.join(words)}"
 
 
-@click.command()
+@click.command(cls=Verb)
 @instances_argument()
 @verb
 @destructive
@@ -159,7 +159,7 @@ def rm(session: Session, instances: tuple[str, ...]) -> None:
 _REMOVED: output.Columns = {"removed": lambda row: row["name"]}
 
 
-@click.command()
+@click.command(cls=Verb)
 @instance_argument()
 @click.option("--for", "condition", default="running", show_default=True, help="A state, log:TEXT, ssh, or address.")
 @click.option("--timeout", default="5m", show_default=True)

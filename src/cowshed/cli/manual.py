@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from cowshed.cli.context import Session, verb
+from cowshed.cli.context import Session, Verb, own_and_common, verb
 from cowshed.errors import InvalidRequest
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("verb_name", metavar="[VERB]", required=False, default="")
 @click.option(
     "--directory", type=click.Path(path_type=Path), help="Write every page there, as cowshed.1, cowshed-run.1, ..."
@@ -83,11 +83,14 @@ def page(command: click.Command, context: click.Context) -> str:
 
 
 def _options(command: click.Command, context: click.Context) -> Iterator[str]:
-    records = [record for option in command.get_params(context) if (record := option.get_help_record(context))]
-    if records:
+    own, common = own_and_common(command, context)
+    if own or common:
         yield ".SH OPTIONS"
-    for names, text in records:
-        yield from (".TP", f".B {_roff(names)}", _roff(text or ""))
+    for heading, records in (("", own), (".SS Common options", common)):
+        if heading and own and records:
+            yield heading
+        for names, text in records:
+            yield from (".TP", f".B {_roff(names)}", _roff(text or ""))
 
 
 def _verbs(command: click.Command, context: click.Context) -> Iterator[str]:

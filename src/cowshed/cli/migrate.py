@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from cowshed.cli import output
-from cowshed.cli.context import Session, instance_argument, verb
+from cowshed.cli.context import Session, Verb, instance_argument, verb
 from cowshed.units import format_size
 
 # What libvirt tells of a live one; of a cold one there is nothing to tell.
@@ -18,7 +18,7 @@ COLUMNS: output.Columns = {
 }
 
 
-@click.command()
+@click.command(cls=Verb)
 @instance_argument()
 @click.argument("dest")
 @click.option("--live", "how", flag_value="live", help="While it runs.")

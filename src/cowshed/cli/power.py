@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cowshed.cli import output
-from cowshed.cli.context import Session, instances_argument, verb
+from cowshed.cli.context import Session, Verb, instances_argument, verb
 from cowshed.cli.instances import describe
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def _each(session: Session, instances: tuple[str, ...], act: Callable[[Host, str
             session.emit("instances", done, COLUMNS)
 
 
-@click.command()
+@click.command(cls=Verb)
 @instances_argument()
 @verb
 def start(session: Session, instances: tuple[str, ...]) -> None:
@@ -37,7 +37,7 @@ def start(session: Session, instances: tuple[str, ...]) -> None:
     _each(session, instances, lambda host, ref: host.instances.start(ref))
 
 
-@click.command()
+@click.command(cls=Verb)
 @instances_argument()
 @click.option("--timeout", help="How long the guest may take when asked; default: as configured.")
 @click.option("--force", is_flag=True, help="Do not ask the guest.")
@@ -53,7 +53,7 @@ def stop(session: Session, instances: tuple[str, ...], timeout: str | None, forc
     _each(session, instances, act)
 
 
-@click.command()
+@click.command(cls=Verb)
 @instances_argument()
 @click.option("--hard", is_flag=True, help="Like pressing the reset button.")
 @verb
@@ -63,7 +63,7 @@ def restart(session: Session, instances: tuple[str, ...], hard: bool) -> None:
 
 
 def _simple(name: str, text: str) -> Any:
-    @click.command(name=name, help=text)
+    @click.command(name=name, help=text, cls=Verb)
     @instances_argument()
     @verb
     def command(session: Session, instances: tuple[str, ...]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from cowshed.cli.context import Session, destructive, image_names, instance_argument, verb
+from cowshed.cli.context import Session, Verb, destructive, image_names, instance_argument, verb
 from cowshed.cli.instances import describe
 from cowshed.cli.power import COLUMNS
 
 
-@click.command()
+@click.command(cls=Verb)
 @instance_argument()
 @click.option(
     "--image", required=True, shell_complete=image_names, help="What to boot from: an image, a path or a URL."
@@ -21,7 +21,7 @@ def rescue(session: Session, instance: str, image: str) -> None:
         session.emit("instances", [describe(host.instances.rescue(instance, found))], COLUMNS)
 
 
-@click.command()
+@click.command(cls=Verb)
 @instance_argument()
 @verb
 def unrescue(session: Session, instance: str) -> None:
@@ -30,7 +30,7 @@ def unrescue(session: Session, instance: str) -> None:
         session.emit("instances", [describe(host.instances.unrescue(instance))], COLUMNS)
 
 
-@click.command()
+@click.command(cls=Verb)
 @instance_argument()
 @click.argument("image", shell_complete=image_names)
 @click.option("--preserve-ephemeral", is_flag=True, help="Keep the ephemeral and swap disks.")

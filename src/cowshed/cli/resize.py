@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from cowshed.cli import output
-from cowshed.cli.context import Session, instance_argument, verb
+from cowshed.cli.context import Session, Verb, instance_argument, verb
 from cowshed.cli.instances import describe
 from cowshed.cli.power import COLUMNS
 
 
-@click.command()
+@click.command(cls=Verb)
 @instance_argument()
 @click.option("--cpus", type=int, help="How many virtual CPUs.")
 @click.option("--memory", metavar="SIZE", help="How much memory, such as 2G.")

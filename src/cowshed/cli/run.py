@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cowshed.cli import output
-from cowshed.cli.context import Session, backend_names, directories, group_names, image_names, verb
+from cowshed.cli.context import Session, Verb, backend_names, directories, group_names, image_names, verb
 from cowshed.cli.words import pairs, sources, wanted
 from cowshed.errors import CowshedError, InvalidRequest
 from cowshed.units import parse_duration
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cowshed.manager import Host, Machine
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("image", required=False, default="", shell_complete=image_names)
 @click.option("-n", "--name", help="Of the instance; default: an invented one.")
 @click.option("-c", "--cpus", type=int, default=1, show_default=True)

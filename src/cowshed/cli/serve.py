@@ -7,10 +7,10 @@ import sys
 
 import click
 
-from cowshed.cli.context import Session, verb
+from cowshed.cli.context import Session, Verb, verb
 
 
-@click.command()
+@click.command(cls=Verb)
 @verb
 def serve(session: Session) -> None:
     """Answer another host's cowshed on standard input and output; it ends with its input.

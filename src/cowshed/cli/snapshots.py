@@ -6,12 +6,12 @@ import time
 
 import click
 
-from cowshed.cli.context import Session, instance_argument, verb
+from cowshed.cli.context import Group, Session, instance_argument, verb
 from cowshed.cli.images import COLUMNS, describe, for_people
 from cowshed.cli.words import pairs
 
 
-@click.group()
+@click.group(cls=Group)
 def snapshot() -> None:
     """Images made of instances. (Points in time of their disks: cowshed disk snapshot.)"""
 

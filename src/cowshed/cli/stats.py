@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from cowshed.cli import output
-from cowshed.cli.context import Session, instance_names, verb
+from cowshed.cli.context import Session, Verb, instance_names, verb
 from cowshed.errors import InvalidRequest
 
 _SHORTEST = 0.1  # seconds; each look is a call of libvirt for all guests
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("instances", nargs=-1, shell_complete=instance_names)
 @click.option(
     "-w", "--watch", is_flag=True, help="Again every few seconds, until ^C; rates are those since the last look."

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from cowshed.cli.context import Session, verb
+from cowshed.cli.context import Session, Verb, verb
 from cowshed.cli.explain import EXIT_CODES
 
 
-@click.command("help")
+@click.command("help", cls=Verb)
 @click.argument("topic", type=click.Choice(["exit-codes"]), default="exit-codes")
 @verb
 def help_(session: Session, topic: str) -> None:

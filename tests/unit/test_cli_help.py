@@ -1,0 +1,47 @@
+"""The help of each verb: its own options first, those of all verbs in a section at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from cowshed.cli import manual
+from cowshed.cli.app import cowshed
+
+COMMON = ("--output", "--progress", "--quiet", "--verbose", "--debug", "--help")
+
+
+def verbs(command: click.Command, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+    if not isinstance(command, click.Group):
+        yield command, context
+        return
+    for name in command.list_commands(context):
+        below = command.get_command(context, name)
+        assert below is not None
+        yield from verbs(below, click.Context(below, parent=context, info_name=name))
+
+
+ALL = list(verbs(cowshed, click.Context(cowshed, info_name="cowshed")))
+
+
+@pytest.mark.parametrize(("command", "context"), ALL, ids=[context.command_path for _, context in ALL])
+def test_common_options_stand_at_the_end_of_the_help(command: click.Command, context: click.Context) -> None:
+    before, heading, common = command.get_help(context).partition("Common options:")
+    assert heading
+    assert all(option in common for option in COMMON)
+    assert not any(f"{option} " in before for option in ("--output", "--progress", "--debug"))
+    options = [option for option in command.params if isinstance(option, click.Option) and not option.hidden]
+    own = [option for option in options if not any(name in COMMON for name in option.opts)]
+    assert all(option.opts[-1] in before for option in own)
+    assert ("\nOptions:" in before) == bool(own)
+
+
+def test_the_manual_keeps_them_apart_too() -> None:
+    pages = {context.command_path: manual.page(command, context) for command, context in ALL}
+    own, heading, common = pages["cowshed stats"].partition(".SS Common options\n")
+    assert heading
+    assert "interval" in own
+    assert "interval" not in common
+    assert "progress" in common
