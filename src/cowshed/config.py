@@ -184,7 +184,9 @@ class VolumesSection:
     address: str = _option("", "this host's address towards storage; empty: that of the default route")
     root_helper: str = _option("", "words before os-brick's commands that need root, such as sudo; empty: we are root")
     detach_timeout: float = _option(20.0, "how long a guest may take to let go of a device, each time", unit="s")
-    detach_attempts: int = _option(8, "how often a guest is asked to let go of a device")
+    detach_attempts: int = _option(
+        8, "how often a guest has that time; the first time it is asked again after 2 s, 4 s, ..."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -541,7 +541,7 @@ def test_a_guest_that_does_not_answer_keeps_its_volume(house: Machines, running:
     finally:
         house.driver.unpause(running)
     assert "vd" in str(caught.value)
-    assert "mounted" in str(caught.value.hint)
+    assert "it is paused" in str(caught.value.hint)
     assert [one.id for one in house.driver.volumes(running)] == ["v-stuck"]
     hasty.cleanup_host("here")
     detach(house, running, what)  # a retry works

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from cowshed import log
+from cowshed import clock, log
 from cowshed.clock import Deadline
 from cowshed.errors import CowshedError, DeadlineExceeded, InstanceNotFound, InvalidState
 from cowshed.hypervisor.events import EventKind, Watch
+from cowshed.model.instance import PowerState
 
 if TYPE_CHECKING:
     from cowshed.hypervisor.guest import Guest
@@ -19,7 +20,8 @@ _log = log.logger(__name__)
 LIVE: Final = 1  # VIR_DOMAIN_AFFECT_LIVE
 CONFIG: Final = 2  # VIR_DOMAIN_AFFECT_CONFIG
 SAFETY_NET: Final = 2.0  # seconds after which the domain is read again although no event has come
-_GOING: Final = "in the process of unplug"  # QEMU's words for a second request while it waits for the guest
+_GOING: Final = ("in the process of unplug", "guest is busy")  # QEMU's words for a second request while it waits
+_FIRST: Final = 2.0  # seconds until the second request: a guest that boots drops the first
 _REST: Final = 0.5  # seconds between a refusal and the next request
 T = TypeVar("T")
 
@@ -66,7 +68,8 @@ class Devices:
     def detach(self, find: Find, *, timeout: float, attempts: int, what: str) -> bool:
         """Take a device from the running guest, then from its definition; was it in either?
 
-        :param timeout: seconds the guest has for each of ``attempts`` requests
+        :param timeout: seconds the guest has for each of ``attempts``; in the first of them it is asked again after
+            2 seconds, 4, and so on. One that is paused has only the first.
         :param what: names the device, for people
         :raises DeadlineExceeded: the guest did not let go of it; it stays in both
         """
@@ -88,21 +91,24 @@ class Devices:
         device = self._live(find)
         if device is None:
             return False
+        began = clock.current().monotonic()
         with self._guest.watch() as watch:
-            for number in range(1, attempts + 1):
+            for number, (patience, last) in enumerate(_patience(timeout, attempts), start=1):
                 device = self._live(find)
                 if device is None:
                     return True
                 self._request(device)
-                outcome = self._wait(watch, device.alias or "", find, timeout)
+                outcome = self._wait(watch, device.alias or "", find, patience)
                 if outcome == _Outcome.GONE:
                     return True
-                _log.warning("%s: %s (request %d of %d)", what, outcome.value, number, attempts)
-        raise DeadlineExceeded(
-            what=f"{self._guest.name} letting go of {what}",
-            seconds=timeout * attempts,
-            hint="is it in use in the guest (mounted, in a volume group)? is the guest paused or still booting?",
-        )
+                (_log.warning if last else _log.info)("%s: %s (request %d)", what, outcome.value, number)
+                if last and self._patiently(self._guest.state) == PowerState.PAUSED:
+                    hint = f"it is paused and cannot answer; cowshed resume {self._guest.name}, then try again"
+                    break
+            else:
+                hint = "is it in use in the guest (mounted, in a volume group)? is the guest still booting?"
+        spent = round(clock.current().monotonic() - began, 1)
+        raise DeadlineExceeded(what=f"{self._guest.name} letting go of {what}", seconds=spent, hint=hint)
 
     def _live(self, find: Find) -> Device | None:
         """None when it is not there, or when nothing runs."""
@@ -123,7 +129,8 @@ class Devices:
             raise
         except CowshedError as error:
             # Asked already, or gone between two looks: the wait that follows finds out.
-            if _GOING not in str(error) and "not found" not in str(error).lower():
+            said = str(error).lower()
+            if not any(words in said for words in (*_GOING, "not found")):
                 raise
 
     def _wait(self, watch: Watch, alias: str, find: Find, timeout: float) -> _Outcome:
@@ -143,8 +150,6 @@ class Devices:
             except DeadlineExceeded:
                 event = None
             if event is not None and event.kind == EventKind.DEVICE_REMOVAL_FAILED:
-                from cowshed import clock
-
                 clock.current().sleep(min(_REST, left))
                 return _Outcome.REFUSED
             if self._live(find) is None:
@@ -154,6 +159,17 @@ class Devices:
 
     def _patiently(self, read: Callable[[], T]) -> T:
         return self._guest.patiently(read, Deadline(30, "libvirt answering"))
+
+
+def _patience(timeout: float, attempts: int) -> Iterator[tuple[float, bool]]:
+    """Seconds to wait after each request, and whether an attempt ends with it; together ``timeout * attempts``."""
+    left, step = timeout, _FIRST
+    while left > step:
+        yield step, False
+        left, step = left - step, step * 2
+    yield left, True
+    for _ in range(1, attempts):
+        yield timeout, True
 
 
 def _affected(domain: Any) -> int:
