@@ -91,6 +91,32 @@ def test_a_failure_leaves_the_record_as_it_was(cowshed: Call, driver: FakeDriver
     assert [one["address"] for one in listed(cowshed)] == [address]
 
 
+def test_a_guest_has_the_time_to_let_go_that_is_given(cowshed: Call, driver: FakeDriver) -> None:
+    address = cowshed("nic", "attach", "web", "--network", "user")[1].strip()
+    driver.guest("web").deaf = True
+    code, _, said = cowshed("nic", "detach", "web", address, "--wait", "1m")
+    assert (code, "within 60 s" in said) == (7, True), said
+    assert [one["address"] for one in listed(cowshed)] == [address]
+    assert cowshed("nic", "detach", "web", address, "--wait", "soon")[0] == 2
+    driver.guest("web").deaf = False
+    assert cowshed("nic", "detach", "web", address, "--wait", "1m")[:2] == (0, address + "\n")
+
+
+def test_who_waits_for_another_cowshed_is_told(
+    cowshed: Call, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cowshed.manager.instances._LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr("cowshed.manager.instances._SILENT", 0.05)
+    host = Host.connect()
+    with host.instances.holding("web", "held"):
+        code, _, said = cowshed("pause", "web")
+        assert (code, "waiting" in said) == (4, False), "a program is not told"
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+        code, out, said = cowshed("pause", "web", "--progress", "none")
+    assert (code, out) == (4, "")
+    assert said.startswith("cowshed: waiting for another cowshed, which changes web (process ")
+
+
 def test_links_go_down_and_up(cowshed: Call) -> None:
     address = cowshed("nic", "attach", "web", "--network", "user")[1].strip()
     for state in ("down", "up"):

@@ -37,6 +37,8 @@ class Session:
             from cowshed.manager.host import Host
 
             self._host = Host.connect(self.uri)
+            if sys.stderr.isatty():
+                self._host.instances.tell = lambda text: output.note(f"cowshed: {output.printable(text)}")
         return self._host
 
     @contextmanager

@@ -114,11 +114,17 @@ def attach(session: Session, instance: str, network: str, **options: Any) -> Non
 @nic.command()
 @instance_argument()
 @click.argument("nic", shell_complete=nic_names)
+@click.option("--wait", metavar="TIME", help="How long the guest may take to let go of it; default: as configured.")
 @verb
-def detach(session: Session, instance: str, nic: str) -> None:
-    """Take an interface from INSTANCE. A running guest is asked to let go of it."""
+def detach(session: Session, instance: str, nic: str, wait: str | None) -> None:
+    """Take an interface from INSTANCE.
+
+    A running guest is asked to let go of it. One that does not (it is booting, or paused) keeps it: exit code 7.
+    """
+    from cowshed.units import parse_duration
+
     with session.working() as host:
-        vif = host.nics.detach(instance, nic)
+        vif = host.nics.detach(instance, nic, timeout=parse_duration(wait) if wait else None)
     if session.format == "table":
         print(vif.address)
     else:

@@ -11,7 +11,7 @@ from cowshed import log
 from cowshed.contract.interfaces import Interfaces as InterfacesContract
 from cowshed.contract.types import NetworkInfo
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import connect, filtering, locate, nics
+from cowshed.driver.steps import connect, devices, filtering, locate, nics
 from cowshed.errors import CowshedError, InvalidRequest, InvalidState, UnsupportedOperation
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
@@ -78,6 +78,13 @@ class Interfaces(InterfacesContract):
 
     def detach_interface(self, instance: Instance, vif: Vif) -> None:
         """:raises InvalidState: it is suspended :raises UnsupportedOperation: a running guest cannot let go of it"""
+        self.remove_interface(instance, vif)
+
+    def remove_interface(self, instance: Instance, vif: Vif, *, timeout: float | None = None) -> None:
+        """As :meth:`detach_interface`.
+
+        :param timeout: seconds the guest has to let go of it; None: as configured
+        """
         rooms = self.rooms
         with log.about(instance.name):
             guest = rooms.hypervisor.find(instance.uuid)
@@ -92,8 +99,8 @@ class Interfaces(InterfacesContract):
             if nics.is_raw(rooms, known) and nics.runs(guest):
                 raise _unpluggable(instance, known, "detach")
             rooms.progress.phase("detach")
-            section = rooms.config.volumes
-            if not self._take(guest, known, timeout=section.detach_timeout, attempts=section.detach_attempts):
+            each, attempts = devices.patience(rooms, timeout)
+            if not self._take(guest, known, timeout=each, attempts=attempts):
                 _log.info("interface %s is not in the domain; unplugging it all the same", vif.address)
             nics.remember(guest, [one for one in present if one is not known])
             filtering.remove(rooms, instance, [known])

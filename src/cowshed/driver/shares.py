@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from cowshed import log
 from cowshed.contract.shares import Shares as SharesContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import shares
+from cowshed.driver.steps import devices, shares
 from cowshed.errors import InstanceNotFound, InvalidState, NotFound
 from cowshed.model.instance import Instance
 from cowshed.model.share import Share
@@ -107,15 +106,8 @@ class Shares(SharesContract):
             shares.refuse_suspended(rooms, instance)
             guest = rooms.hypervisor.find(instance.uuid)
             if guest and self._uses(guest, share):
-                section = rooms.config.volumes
                 rooms.progress.phase("detach")
-                guest.devices.detach(
-                    shares.finder(share),
-                    timeout=section.detach_timeout if timeout is None else min(section.detach_timeout, timeout),
-                    attempts=section.detach_attempts
-                    if timeout is None
-                    else ceil(timeout / section.detach_timeout) or 1,
-                    what=share.tag,
-                )
+                each, attempts = devices.patience(rooms, timeout)
+                guest.devices.detach(shares.finder(share), timeout=each, attempts=attempts, what=share.tag)
             shares.close_one(rooms, instance.uuid, share)
             shares.forget(rooms, instance, share)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from cowshed import log
@@ -120,13 +119,10 @@ class Volumes(VolumesContract):
 
     def _take_from(self, guest: Guest, volume: AttachedVolume, timeout: float | None) -> None:
         """:raises DeadlineExceeded: the guest does not let go of it"""
-        section = self.rooms.config.volumes
         self.rooms.progress.phase("detach")
+        each, attempts = devices.patience(self.rooms, timeout)
         found = guest.devices.detach(
-            volumes.finder(volume),
-            timeout=section.detach_timeout if timeout is None else min(section.detach_timeout, timeout),
-            attempts=section.detach_attempts if timeout is None else ceil(timeout / section.detach_timeout) or 1,
-            what=volume.target or volume.id,
+            volumes.finder(volume), timeout=each, attempts=attempts, what=volume.target or volume.id
         )
         if not found:
             _log.warning("volume %s is not in the domain; disconnecting it all the same", volume.id)

@@ -7,9 +7,10 @@ is found and cleared away by the next one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import uuid as uuids
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,16 +42,18 @@ _OFF = (InstanceState.STOPPED, InstanceState.CRASHED, InstanceState.ERROR)
 _TRANSIENT = (InstanceState.BUILDING, InstanceState.DELETING)
 _REBOOTS = ("restarted", "rescued", "unrescued", "rebuilt")
 _LOCK_TIMEOUT = 600.0  # seconds; a spawn may fetch an image
+_SILENT = 1.0  # seconds of waiting for a lock that nobody is told of
 
 
 class Instances:
-    """The instances of one state directory."""
+    """The instances of one state directory. ``tell`` is called with what a person who waits should know; it is logged."""
 
     def __init__(self, driver: LibvirtDriver, state: Path) -> None:
         self.driver = driver
         self.records = Records(state / "cowshed.db")
         self.groups = Groups(driver, self.records, state)
         self.locks = state / "locks"
+        self.tell: Callable[[str], None] = _log.info
 
     # --- look ---------------------------------------------------------------------------------
 
@@ -389,7 +392,16 @@ class Instances:
         from cowshed.tools import locks
 
         patience = _LOCK_TIMEOUT if timeout is None else timeout
-        with locks.lock(self.locks / f"instance-{name}", timeout=patience, what=f"instance {name}"):
+        first = min(patience, _SILENT)
+        lock = functools.partial(locks.lock, self.locks / f"instance-{name}", what=f"instance {name}")
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock(timeout=first))
+            except Busy as busy:
+                if patience == first:
+                    raise
+                self.tell(f"waiting for another cowshed, which changes {name} ({busy.holder})")
+                stack.enter_context(lock(timeout=patience - first))
             yield
 
     def check_free(self, name: str) -> None:

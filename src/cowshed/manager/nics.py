@@ -88,11 +88,15 @@ class Nics:
             self._instances.refresh_groups([vif])
         return vif
 
-    def detach(self, ref: str, nic: str) -> Vif:
-        """:raises NotFound: it has no such interface :raises DeadlineExceeded: the guest does not let go of it"""
+    def detach(self, ref: str, nic: str, *, timeout: float | None = None) -> Vif:
+        """Take it from the instance, running or not.
+
+        :param timeout: seconds the guest has to let go of it; None: as configured
+        :raises NotFound: it has no such interface :raises DeadlineExceeded: the guest does not let go of it
+        """
         with self._instances.holding(ref, "deprived of an interface") as record:
             vif = find(record, nic)
-            self._driver.detach_interface(record.instance, vif)
+            self._driver.remove_interface(record.instance, vif, timeout=timeout)
             left = tuple(one for one in record.vifs if one is not vif)
             self._instances.records.update(
                 dataclasses.replace(record, vifs=left), "interface detached", f"{vif.address}"

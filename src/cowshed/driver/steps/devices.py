@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from cowshed.errors import CowshedError, HypervisorError
@@ -12,9 +13,22 @@ from cowshed.model.volume import AttachedVolume
 if TYPE_CHECKING:
     from cowshed.domain.disk import Disk
     from cowshed.domain.naming import Names
+    from cowshed.driver.rooms import Rooms
     from cowshed.hypervisor.guest import Guest
 
 Look = Callable[[str], "Disk | None"]
+
+
+def patience(rooms: Rooms, timeout: float | None) -> tuple[float, int]:
+    """Seconds that a guest has for each attempt to take a device from it, and how many there are.
+
+    :param timeout: seconds for all of them together; None: as configured
+    """
+    section = rooms.config.volumes
+    if timeout is None:
+        return section.detach_timeout, section.detach_attempts
+    attempts = ceil(timeout / section.detach_timeout) or 1
+    return timeout / attempts, attempts
 
 
 def names(guest: Guest) -> Names:

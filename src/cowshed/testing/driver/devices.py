@@ -176,6 +176,12 @@ class FakeDevices(FakeLifecycle, FakeShares):
         if guest := self.guests.get(instance.uuid):
             guest.vifs = [one for one in guest.vifs if one.address != vif.address]
 
+    def remove_interface(self, instance: Instance, vif: Vif, *, timeout: float | None = None) -> None:
+        guest = self.guests.get(instance.uuid)
+        if guest and guest.deaf and guest.running:
+            raise DeadlineExceeded(what=f"{guest.name} letting go of interface {vif.address}", seconds=timeout or 0.0)
+        self.detach_interface(instance, vif)
+
     def plug_vifs(self, instance: Instance, network_info: NetworkInfo) -> None:
         """There is no host side."""
 
