@@ -120,11 +120,34 @@ def test_who_waits_for_another_cowshed_is_told(
 def test_links_go_down_and_up(cowshed: Call) -> None:
     address = cowshed("nic", "attach", "web", "--network", "user")[1].strip()
     for state in ("down", "up"):
-        assert cowshed("nic", "link", "web", address, state)[0] == 0
+        assert cowshed("nic", "link", "web", address, state)[:2] == (0, address + "\n")
         assert listed(cowshed)[0]["link"] == state
-    assert cowshed("nic", "reset", "web")[0] == 0
+    found = json.loads(cowshed("nic", "link", "web", address, "down", "-o", "json")[1])["interface"]
+    assert (found["address"], found["link"]) == (address, "down")
     assert cowshed("stop", "web", "--force")[0] == 0
     assert cowshed("nic", "link", "web", address, "down")[0] == 4
+    assert listed(cowshed)[0]["link"] == "", "nothing runs that could have a link"
+
+
+def test_a_user_network_has_a_link_and_no_device(cowshed: Call, driver: FakeDriver) -> None:
+    """As libvirt tells of it: no device on the host, with the cable plugged or not."""
+    address = cowshed("nic", "attach", "web", "--network", "user")[1].strip()
+    cowshed("nic", "link", "web", address, "down")
+    (one,) = listed(cowshed)
+    assert (one["device"], one["link"]) == ("", "down")
+
+
+def test_reset_says_which_interfaces_it_has_reset(cowshed: Call, driver: FakeDriver) -> None:
+    first, second = (cowshed("nic", "attach", "web", "--network", "bridge:br0")[1].strip() for _ in range(2))
+    cowshed("nic", "link", "web", second, "down")
+    assert cowshed("nic", "reset", "web")[:2] == (0, first + "\n")
+    found = json.loads(cowshed("nic", "reset", "web", "-o", "json")[1])["interfaces"]
+    assert [one["address"] for one in found] == [first]
+    cowshed("nic", "detach", "web", first)
+    code, out, said = cowshed("nic", "reset", "web")
+    assert (code, out, "no interface whose link is up" in said) == (6, "", True), said
+    cowshed("stop", "web", "--force")
+    assert cowshed("nic", "reset", "web")[0] == 4
 
 
 # --- groups ---------------------------------------------------------------------------------------

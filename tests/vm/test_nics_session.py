@@ -115,6 +115,10 @@ def test_a_stopped_guest_gets_what_a_running_one_cannot(house: Machines, running
     with pytest.raises(UnsupportedOperation, match="port forwards"):
         driver.detach_interface(running, forwarded)
     assert known(house, running) == [FIRST, SECOND]
+    with pytest.raises(UnsupportedOperation, match="port forwards"):
+        driver.set_link(running, forwarded, up=False)
+    driver.reset_network(running)
+    assert [(one.address, one.up) for one in driver.interfaces(running)] == [(FIRST, True)]
 
 
 def test_an_instance_that_is_gone(house: Machines, running: Instance) -> None:

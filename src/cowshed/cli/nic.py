@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +140,8 @@ def detach(session: Session, instance: str, nic: str, wait: str | None) -> None:
 def link(session: Session, instance: str, nic: str, state: str) -> None:
     """Pull the cable of an interface, or put it in again; until the next start."""
     with session.working() as host:
-        host.nics.set_link(instance, nic, up=state == "up")
+        vif = host.nics.set_link(instance, nic, up=state == "up")
+    _emit(session, instance, vif.address)
 
 
 @nic.command()
@@ -160,12 +162,20 @@ def groups(session: Session, instance: str, nic: str, groups: tuple[str, ...]) -
 def reset(session: Session, instance: str) -> None:
     """Let the DHCP clients in INSTANCE ask anew: each link goes down and up again."""
     with session.working() as host:
-        host.nics.reset(instance)
+        addresses = [vif.address for vif in host.nics.reset(instance)]
+    if session.format == "table":
+        print("\n".join(addresses))
+    else:
+        session.emit("interfaces", _described(session, instance, addresses))
 
 
 def _emit(session: Session, instance: str, address: str) -> None:
     if session.format == "table":
         print(address)
-        return
-    record, found = next(one for one in session.host.nics.list(instance) if one[1].vif.address == address)
-    session.emit("interface", describe(found, record.name))
+    else:
+        session.emit("interface", _described(session, instance, [address])[0])
+
+
+def _described(session: Session, instance: str, addresses: Sequence[str]) -> list[dict[str, Any]]:
+    listed = session.host.nics.list(instance)
+    return [describe(found, record.name) for record, found in listed if found.vif.address in addresses]

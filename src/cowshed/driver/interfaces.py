@@ -46,7 +46,7 @@ class Interfaces(InterfacesContract):
             filtering.check(rooms, instance, [vif])
             raw = nics.is_raw(rooms, vif)
             if raw and nics.runs(guest):
-                raise _unpluggable(instance, vif, "attach")
+                raise _unpluggable(instance, "attach")
             if not raw:
                 nics.element(instance, image_meta, PluggedVif(vif))  # what it would refuse, before anything is done
             rooms.progress.phase("plug")
@@ -97,7 +97,7 @@ class Interfaces(InterfacesContract):
             present = nics.remembered(rooms, guest)
             known = next((one for one in present if one.address.lower() == vif.address.lower()), vif)
             if nics.is_raw(rooms, known) and nics.runs(guest):
-                raise _unpluggable(instance, known, "detach")
+                raise _unpluggable(instance, "detach")
             rooms.progress.phase("detach")
             each, attempts = devices.patience(rooms, timeout)
             if not self._take(guest, known, timeout=each, attempts=attempts):
@@ -181,10 +181,13 @@ class Interfaces(InterfacesContract):
         """Pull the cable, or put it in again, until the next start.
 
         :raises InvalidState: it does not run :raises NotFound: it has no such interface
+        :raises UnsupportedOperation: libvirt does not know it
         """
         guest = self.rooms.hypervisor.guest(instance.uuid)
         if not nics.runs(guest):
             raise InvalidState(name=instance.name, state="stopped", action="given a link")
+        if nics.is_raw(self.rooms, vif):
+            raise _fixed(instance, "change the link of a user network with port forwards of a running guest")
         nics.set_link(guest, vif.address, up=up)
 
 
@@ -199,10 +202,15 @@ def _refuse_saved(instance: Instance, guest: Guest) -> None:
         raise InvalidState(name=instance.name, state="suspended", action="given or deprived of an interface")
 
 
-def _unpluggable(instance: Instance, vif: Vif, verb: str) -> UnsupportedOperation:
+def _unpluggable(instance: Instance, verb: str) -> UnsupportedOperation:
+    way = "to" if verb == "attach" else "from"
+    return _fixed(instance, f"{verb} a user network with port forwards {way} a running guest")
+
+
+def _fixed(instance: Instance, operation: str) -> UnsupportedOperation:
     return UnsupportedOperation(
         subject="libvirt",
-        operation=f"{verb} a user network with port forwards {'to' if verb == 'attach' else 'from'} a running guest",
+        operation=operation,
         reason="without passt it is given to QEMU when QEMU starts",
         hint=f"stop {instance.name} first; or use a bridge, a libvirt network, or a user network without forwards",
     )

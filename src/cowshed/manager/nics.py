@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cowshed import log
-from cowshed.errors import CowshedError, InvalidRequest, NotFound
+from cowshed.errors import CowshedError, InvalidRequest, InvalidState, NotFound, UnsupportedOperation
 from cowshed.manager.records import Record
+from cowshed.model.instance import InstanceState
 from cowshed.model.vif import Subnet, Vif, VifType
 
 if TYPE_CHECKING:
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
 
 _log = log.logger(__name__)
 
+_ON = (InstanceState.RUNNING, InstanceState.PAUSED)
+
 
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """An interface as it was asked for and as it is. ``device`` is its device on the host, "" where there is none;
-    ``link`` is up, down, or "" where the instance does not run or libvirt cannot tell.
+    """An interface as it was asked for and as it is. ``device`` is its device on the host, "" where there is none, as
+    of a user network; ``link`` is up, down, or "" where the instance does not run or libvirt cannot tell.
     """
 
     vif: Vif
@@ -40,7 +43,7 @@ class Nics:
 
     def list(self, ref: str = "") -> list[tuple[Record, Nic]]:
         """Of one instance, or of all."""
-        records = [self._instances.records.find(ref)] if ref else self._instances.records.all()
+        records = [self._instances.find(ref)] if ref else self._instances.all()
         return [(record, nic) for record in records for nic in _of(self._driver, record)]
 
     def attach(
@@ -144,15 +147,36 @@ class Nics:
             return f"{vif.address} may not be filtered as its groups say; cowshed stop {record.name} takes it from the network"
         return f"{vif.address} stays as it was: {_membership(vif)}"
 
-    def set_link(self, ref: str, nic: str, *, up: bool) -> None:
-        """Pull the cable, or put it in again, until the next start. :raises InvalidState: it does not run"""
-        with self._instances.holding(ref, "given a link") as record:
-            self._driver.set_link(record.instance, find(record, nic), up=up)
+    def set_link(self, ref: str, nic: str, *, up: bool) -> Vif:
+        """Pull the cable, or put it in again, until the next start.
 
-    def reset(self, ref: str) -> None:
-        """Let the guest's DHCP clients ask anew: every link goes down and up again."""
+        :raises InvalidState: it does not run :raises UnsupportedOperation: libvirt cannot
+        """
+        with self._instances.holding(ref, "given a link") as record:
+            vif = find(record, nic)
+            self._driver.set_link(record.instance, vif, up=up)
+        return vif
+
+    def reset(self, ref: str) -> Sequence[Vif]:
+        """Let the guest's DHCP clients ask anew: every link that is up goes down and up again. Those it has reset.
+
+        :raises InvalidState: it does not run
+        :raises UnsupportedOperation: it has no link that is up, or libvirt cannot put it down
+        """
         with self._instances.holding(ref, "given a new network") as record:
+            if record.state != InstanceState.RUNNING:
+                raise InvalidState(name=record.name, state=record.state, action="given a new network")
+            up = {one.address.lower() for one in self._driver.interfaces(record.instance) if one.up}
+            found = [vif for vif in record.vifs if vif.type != VifType.NONE and vif.address.lower() in up]
+            if not found:
+                raise UnsupportedOperation(
+                    subject=record.name,
+                    operation="be given a new network",
+                    reason="it has no interface whose link is up and can be put down",
+                    hint=f"see cowshed nic ls {record.name}; a user network with forwards needs a restart",
+                )
             self._driver.reset_network(record.instance)
+        return found
 
     def _note(self, uuid: str, event: str, detail: str) -> None:
         self._instances.records.update(self._instances.records.find(uuid), event, detail)
@@ -174,13 +198,15 @@ def _membership(vif: Vif) -> str:
 
 
 def _of(driver: LibvirtDriver, record: Record) -> list[Nic]:
+    """``record`` with its present state."""
     seen = {one.address.lower(): one for one in driver.interfaces(record.instance)}
+    runs = record.state in _ON
     found = []
     for vif in record.vifs:
         if vif.type == VifType.NONE:
             continue
         one = seen.get(vif.address.lower())
-        link = ("up" if one.up else "down") if one and one.target else ""
+        link = ("up" if one.up else "down") if one and runs else ""
         found.append(Nic(vif, one.target if one else "", link))
     return found
 

@@ -26,7 +26,7 @@ from cowshed.hypervisor.agent_files import Executed
 from cowshed.model.disk import DiskFormat, IoTune
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
-from cowshed.model.vif import Vif
+from cowshed.model.vif import LOCAL, Vif
 from cowshed.model.volume import ROOT_ORDER, AttachedVolume
 from cowshed.testing.driver.lifecycle import FakeLifecycle, free_name
 from cowshed.testing.driver.shares import FakeShares
@@ -194,7 +194,12 @@ class FakeDevices(FakeLifecycle, FakeShares):
             return []
         return [
             PluggedInterface(
-                one.address, str(one.type), one.source, f"fake{number}", one.model, one.id not in guest.down
+                one.address,
+                str(one.type),
+                one.source,
+                "" if one.type in LOCAL else f"fake{number}",
+                one.model,
+                one.id not in guest.down,
             )
             for number, one in enumerate(guest.vifs)
         ]
