@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
@@ -18,6 +19,11 @@ from cowshed.testing import FakeDriver
 from tests.fake_command import Call, cowshed, empty
 
 __all__ = ["cowshed", "empty"]  # fixtures
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture
@@ -176,11 +182,38 @@ def test_a_group_and_its_rules(cowshed: Call) -> None:
         ("ingress", "IPv6", "icmpv6", 128, None),
         ("egress", "IPv6", "", None, None),
     ]
-    assert cowshed("group", "rule", "rm", "web", rules[2]["id"])[0] == 0
-    assert cowshed("group", "rule", "rm", "web", rules[2]["id"])[0] == 3
+    assert cowshed("group", "rule", "rm", "web", rules[2]["id"], "--yes")[:2] == (0, f"REMOVED\n{rules[2]['id']}\n")
+    assert cowshed("group", "rule", "rm", "web", rules[2]["id"], "--yes")[0] == 3
+    code, out, _ = cowshed("group", "rule", "rm", "web", rules[3]["id"], "--yes", "-o", "json")
+    assert (code, json.loads(out)["removed"]) == (0, [{"group": "web", "id": rules[3]["id"]}])
     assert "servers" in cowshed("group", "ls")[1]
-    assert cowshed("group", "rm", "web")[0] == 0
-    assert cowshed("group", "rm", "web")[0] == 3
+    assert cowshed("group", "rm", "web", "--yes")[0] == 0
+    assert cowshed("group", "rm", "web", "--yes")[0] == 3
+
+
+def test_who_removes_is_asked(cowshed: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    cowshed("group", "create", "web")
+    rule, _ = json.loads(cowshed("group", "show", "web", "-o", "json")[1])["group"]["rules"]
+    for words in (("rm", "web"), ("rule", "rm", "web", rule["id"])):
+        code, _, said = cowshed("group", *words)
+        assert (code, "--yes" in said) == (2, True), said
+    monkeypatch.setattr("sys.stdin", Terminal("n\n" * 2))
+    code, _, said = cowshed("group", "rm", "web")
+    assert (code, "Remove the security group web?" in said) == (1, True), said
+    code, _, said = cowshed("group", "rule", "rm", "web", rule["id"])
+    assert (code, f"Remove the rule {rule['id']}: out, IPv4, anything to anybody, from web?" in said) == (1, True), said
+    assert len(json.loads(cowshed("group", "show", "web", "-o", "json")[1])["group"]["rules"]) == 2
+
+
+def test_groups_that_are_gone_are_named_for_programs(cowshed: Call) -> None:
+    cowshed("group", "create", "one")
+    cowshed("group", "create", "two")
+    code, out, said = cowshed("group", "rm", "one", "none", "two", "--yes", "-o", "json")
+    assert (code, "group none" in said) == (3, True)
+    assert json.loads(out)["removed"] == [{"name": "one"}, {"name": "two"}]
+    assert cowshed("group", "ls", "-q")[1] == ""
+    cowshed("group", "create", "one")
+    assert cowshed("group", "rm", "one", "-y", "-q")[1] == "one\n"
 
 
 @pytest.mark.parametrize(
@@ -223,7 +256,7 @@ def test_members_are_told_of_each_other(cowshed: Call, driver: FakeDriver, monke
     known = {one.address: one.addresses for one in host.groups.members("db")}
     assert known == {first.address: ("10.0.0.5",), second.record.vifs[0].address: ()}
     assert host.groups.users("db") == ["other", "web"]
-    assert cowshed("group", "rm", "db")[0] == 4
+    assert cowshed("group", "rm", "db", "--yes")[0] == 4
     second.remove()
     host.nics.set_groups("web", first.address, [])
     assert told == ["db"] * 4
@@ -255,9 +288,9 @@ def test_a_group_that_a_rule_names_is_not_removed(cowshed: Call) -> None:
     host.groups.create("one")
     host.groups.create("two")
     host.groups.add_rule("one", GroupRule(Direction.INGRESS, group="two"))
-    code, _, said = cowshed("group", "rm", "two")
+    code, _, said = cowshed("group", "rm", "two", "--yes")
     assert (code, "rules of one" in said) == (4, True)
-    assert cowshed("group", "rm", "one", "two")[0] == 0
+    assert cowshed("group", "rm", "one", "two", "--yes")[0] == 0
 
 
 def test_completion(cowshed: Call) -> None:

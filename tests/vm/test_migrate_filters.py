@@ -206,5 +206,5 @@ def test_filters_are_there_before_the_guest(
     cowshed(there, "rm", "--yes", "web")
     assert not filtered(there)
     for host in hosts:
-        cowshed(host, "group", "rm", "quiet")
+        cowshed(host, "group", "rm", "quiet", "--yes")
         assert not list((host.state / "transit").glob("*"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cowshed.cli import output
-from cowshed.cli.context import Session, group_names, verb
+from cowshed.cli.context import Session, destructive, group_names, verb
 from cowshed.cli.images import Aliased
 from cowshed.errors import InvalidRequest
 
@@ -87,14 +87,19 @@ def _emit(session: Session, found: SecurityGroup) -> None:
 @group.command()
 @click.argument("names", nargs=-1, required=True, shell_complete=group_names)
 @verb
+@destructive
 def rm(session: Session, names: tuple[str, ...]) -> None:
     """Remove groups that nobody uses."""
+    names = tuple(dict.fromkeys(names))
+    session.confirm(f"Remove the security {'group' if len(names) == 1 else 'groups'} {', '.join(names)}?")
+    gone = []
     with output.collecting() as attempt:
         for name in names:
             with attempt():
                 session.host.groups.remove(name)
-                if session.format == "table":
-                    print(name)
+                gone.append({"name": name})
+        if gone:
+            session.emit("removed", gone, {"removed": lambda row: row["name"]})
 
 
 @group.group(cls=Aliased)
@@ -155,7 +160,11 @@ def _ports(text: str, *, icmp: bool) -> tuple[int | None, int | None]:
 @name_argument
 @click.argument("rule_id", metavar="RULE")
 @verb
+@destructive
 def remove(session: Session, name: str, rule_id: str) -> None:
     """Take a rule back. What has begun by it goes on."""
+    found = session.host.groups.find_rule(name, rule_id)
+    session.confirm(f"Remove the rule {sentence(dataclasses.asdict(found))}, from {name}?")
     with session.working() as host:
         host.groups.remove_rule(name, rule_id)
+    session.emit("removed", [{"group": name, "id": rule_id}], {"removed": lambda row: row["id"]})

@@ -69,6 +69,10 @@ class Groups:
         """:raises NotFound:"""
         return _require(self._load(), name)
 
+    def find_rule(self, name: str, rule_id: str) -> GroupRule:
+        """:raises NotFound: the group, or such a rule of it"""
+        return _require_rule(self.find(name), rule_id)
+
     def users(self, name: str) -> Sequence[str]:
         """Names of the instances that have an interface in it."""
         return sorted({instance for instance, _ in self._in(name)})
@@ -127,10 +131,8 @@ class Groups:
         """What has begun by it goes on. :raises NotFound:"""
         with self._changing() as known:
             group = _require(known, name)
-            left = tuple(one for one in group.rules if one.id != rule_id)
-            if len(left) == len(group.rules):
-                raise NotFound(kind="rule", name=f"{rule_id} of {name}", hint=f"cowshed group show {name} names them")
-            known[name] = dataclasses.replace(group, rules=left)
+            gone = _require_rule(group, rule_id)
+            known[name] = dataclasses.replace(group, rules=tuple(one for one in group.rules if one is not gone))
         self._driver.refresh_security_group_rules(name)
 
     # --- the file -----------------------------------------------------------------------------
@@ -171,6 +173,14 @@ def _require(known: dict[str, SecurityGroup], name: str) -> SecurityGroup:
         hint = f"known: {', '.join(sorted(known))}" if known else f"make it: cowshed group create {name}"
         raise NotFound(kind="security group", name=name, hint=hint)
     return known[name]
+
+
+def _require_rule(group: SecurityGroup, rule_id: str) -> GroupRule:
+    for one in group.rules:
+        if one.id == rule_id:
+            return one
+    hint = f"cowshed group show {group.name} names them"
+    raise NotFound(kind="rule", name=f"{rule_id} of {group.name}", hint=hint)
 
 
 def _new_id() -> str:
