@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cowshed.disks import manifest
+from cowshed.driver.steps import host_state
 from cowshed.errors import Conflict, CowshedError, DataCorrupt, HostUnsuitable, NameTaken, NotFound, ToolFailed
 from cowshed.model.disk import Base, DiskFormat
 from cowshed.model.instance import Instance
@@ -195,6 +196,10 @@ def test_what_is_refused_before_it_is_stopped(sides: tuple[Side, Side], monkeypa
         source.disk(who).take("before")  # type: ignore[attr-defined]
         refused(found, Conflict, "before")
         source.disk(who).remove("before")  # type: ignore[attr-defined]
+
+        host_state.disable(target.rooms, host_state.DECIDED, "its fan is loud")
+        refused(found, HostUnsuitable, "its fan is loud")
+        host_state.enable(target.rooms, host_state.DECIDED)
 
         place.mkdir(parents=True)
         refused(found, NameTaken, "instance directory")
