@@ -27,7 +27,9 @@ def configured(hosts: tuple[Host, Host]) -> None:
         configure(host, other)
 
 
-def configure(host: Host, other: Host, bandwidth: int = 0, reach: Sequence[str] = (), more: str = "") -> None:
+def configure(
+    host: Host, other: Host, bandwidth: int = 0, reach: Sequence[str] = (), more: str = "", uri: str = ""
+) -> None:
     """Instead of ssh to the other host: its configuration, behind the words ``reach``. ``more``: for [migration]."""
     host.state.mkdir(exist_ok=True)
     command = [*reach, "env", f"COWSHED_CONFIG={other.place}/config.toml", *COWSHED]
@@ -40,7 +42,7 @@ virt_type = "qemu"
 [guest]
 cpu_mode = "qemu64"
 [migration]
-uri = "qemu+tcp://%s/system"
+uri = "{uri or "qemu+tcp://%s/system"}"
 address = "{host.address}"
 bandwidth = {bandwidth}
 command = {json.dumps(command)}
@@ -73,6 +75,14 @@ def test_live_there_cold_back_and_resize(hosts: tuple[Host, Host], guest_dir: Pa
         here, "run", str(guest_dir / "tiny.qcow2"), "--name", "web", "--memory", "160M", "--network", "none",
         "--wait", "log:cowshed-guest: up",
     )  # fmt: skip
+
+    configure(here, here)  # whatever name is given, the command leads to this host
+    for how in ("--cold", "--live"):
+        assert "is this host" in cowshed(here, "migrate", "web", here.address, how, status=2)
+        assert "this host itself" in cowshed(here, "migrate", "web", there.address, how, status=8)
+    configure(here, there, uri=here.uri)
+    assert "both must lead to the same host" in cowshed(here, "migrate", "web", there.address, "--live", status=8)
+    assert shown(here)["web"]["state"] == "running"
 
     # ^C in the middle: it runs here as before. Killed in the middle: the next call puts right what is left.
     configure(here, there, bandwidth=2 << 20)

@@ -21,21 +21,21 @@ COLUMNS: output.Columns = {
 @click.command(cls=Verb)
 @instance_argument()
 @click.argument("dest")
-@click.option("--live", "how", flag_value="live", help="While it runs.")
-@click.option("--cold", "how", flag_value="cold", help="Stopped on the way; its disks are copied and compared.")
+@click.option("--live", is_flag=True, help="While it runs.")
+@click.option("--cold", is_flag=True, help="Stopped on the way; its disks are copied and compared.")
 @click.option("--timeout", default=None, type=float, metavar="SECONDS", help="For a cold one to shut down.")
 @verb
-def migrate(session: Session, instance: str, dest: str, how: str | None, timeout: float | None) -> None:
+def migrate(session: Session, instance: str, dest: str, live: bool, cold: bool, timeout: float | None) -> None:
     """Move INSTANCE to the host DEST, where cowshed is installed too; its record goes with it.
 
     How the other host is reached is said in [migration] of the configuration. ^C gives the move up: it runs here as before.
     """
-    if how is None:
-        raise click.UsageError("say --live or --cold")
+    if live == cold:
+        raise click.UsageError("say either --live or --cold" if live else "say --live or --cold")
     with session.working() as host:
         name = host.instances.find(instance).name
         told: dict[str, object] = {"name": name, "host": dest}
-        if how == "live":
+        if live:
             told |= host.migrations.live(instance, dest)
         else:
             seconds = host.config.power.shutdown_timeout if timeout is None else timeout

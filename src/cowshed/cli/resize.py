@@ -15,22 +15,24 @@ from cowshed.cli.power import COLUMNS
 @click.option("--cpus", type=int, help="How many virtual CPUs.")
 @click.option("--memory", metavar="SIZE", help="How much memory, such as 2G.")
 @click.option("--disk", metavar="SIZE", help="Size of the root disk; it can only grow.")
-@click.option("--confirm", "end", flag_value="confirm", help="Keep the last resize.")
-@click.option("--revert", "end", flag_value="revert", help="Take the last resize back, and what was written since.")
+@click.option("--confirm", is_flag=True, help="Keep the last resize.")
+@click.option("--revert", is_flag=True, help="Take the last resize back, and what was written since.")
 @verb
 def resize(
-    session: Session, instance: str, cpus: int | None, memory: str | None, disk: str | None, end: str | None
+    session: Session, instance: str, cpus: int | None, memory: str | None, disk: str | None, confirm: bool, revert: bool
 ) -> None:
     """Restart INSTANCE with other CPUs, memory, or a larger root disk.
 
     What it was is kept until --confirm or --revert.
     """
     asked = cpus is not None or memory is not None or disk is not None
-    if asked == bool(end):
+    if asked + confirm + revert != 1:
         raise click.UsageError("say what shall change (--cpus, --memory, --disk), or --confirm or --revert")
     with session.working() as host:
-        if end:
-            done = host.migrations.confirm(instance) if end == "confirm" else host.migrations.revert(instance)
+        if confirm:
+            done = host.migrations.confirm(instance)
+        elif revert:
+            done = host.migrations.revert(instance)
         else:
             seconds = host.config.power.shutdown_timeout
             done = host.migrations.resize(instance, cpus=cpus, memory=memory, disk=disk, timeout=seconds)

@@ -13,7 +13,7 @@ from cowshed import log
 from cowshed.contract.live_migration import LiveMigration as LiveMigrationContract
 from cowshed.contract.types import BlockDevices, NetworkInfo
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import arriving, connect, filtering, leaving, marks, settling, transit
+from cowshed.driver.steps import arriving, connect, filtering, leaving, marks, meeting, settling, transit
 from cowshed.driver.steps.leaving import PROBE
 from cowshed.driver.steps.settling import Verdict
 from cowshed.driver.steps.transit import Phase, Way
@@ -178,6 +178,20 @@ class LiveMigration(LiveMigrationContract):
         from cowshed.driver.steps import sending
 
         return sending.channel(self.rooms, dest)
+
+    def is_here(self, dest: str) -> bool:
+        """Is ``dest`` this host? (cowshed's own)"""
+        return meeting.is_here(self.rooms, dest)
+
+    def meet(self, dest: str, peer: Channel, *, live: bool) -> None:
+        """Before anything is begun (cowshed's own). :raises HostUnsuitable: it is this host, or the ways to it part"""
+        there = meeting.meet(self.rooms, dest, peer)
+        if live:
+            meeting.refuse_apart(self.rooms, dest, there)
+
+    def met(self, probe: str) -> dict[str, Any]:
+        """What another host is answered that meets this one (cowshed's own)."""
+        return meeting.met(self.rooms, probe)
 
     def left_for(self, instance: Instance) -> str:
         """The host it has been migrated to and runs on, while it is still known here; "" otherwise (cowshed's own).

@@ -23,6 +23,7 @@ from cowshed.driver.steps import (
     leaving,
     locate,
     marks,
+    meeting,
     opening,
     placing,
     receiving,
@@ -72,7 +73,7 @@ class Resize(ResizeContract):
             refuse_shrinking(entries, flavor)
             info = disk_info.told(rooms, instance)
             undo.push("forget that it is resized", transit.forget, rooms, instance.uuid, Way.OUT)
-            if self._is_here(dest):
+            if meeting.is_here(rooms, dest):
                 keeping.check(rooms, instance, entries.values())
                 self._halt(guest, instance, network_info, timeout, retry_interval, undo)
                 self._keep(instance, entries, undo)
@@ -109,14 +110,6 @@ class Resize(ResizeContract):
         if guest.has_saved():
             raise InvalidState(name=instance.name, state="suspended", action="resized", hint="resume it first")
         return guest
-
-    def _is_here(self, dest: str) -> bool:
-        from cowshed.host import facts
-
-        name = self.rooms.hypervisor.hostname()
-        address = self.rooms.config.host.address or facts.address()
-        ours = {"", "localhost", name, name.partition(".")[0], address}
-        return dest in ours
 
     def _halt(
         self,

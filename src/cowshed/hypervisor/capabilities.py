@@ -84,6 +84,12 @@ def qemu_user(hypervisor: Hypervisor) -> tuple[int, int] | None:
     return None
 
 
+def host_uuid(hypervisor: Hypervisor) -> str:
+    """What libvirt tells this host from others by; a daemon that finds none makes one up, and keeps it while it runs."""
+    told = hypervisor.call("describe the host", lambda c: str(c.getCapabilities()), repeat=True)
+    return ET.fromstring(told).findtext("host/uuid") or ""  # noqa: S314 - libvirt's own words
+
+
 def _domain_capabilities(hypervisor: Hypervisor, emulator: str, arch: str, virt_type: VirtType) -> str:
     try:
         return hypervisor.call(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cowshed import log
@@ -40,27 +41,47 @@ class Migrations:
         :raises Interrupted: it was given up, and runs here
         :raises HostUnsuitable: it runs here still, and why
         """
-        with self._instances.holding(ref, "migrated") as record, self._driver.other_host(dest) as other:
-            if self._driver.left_for(record.instance) == dest:
-                self._leave(record, dest, other, {})
-                return {}
-            data = self._checked(record, other)
-            data = other.ask("prepare", record=encode(record), data=data)["data"]
-            ended: list[str] = []
-            try:
-                self._driver.live_migration(
-                    None, record.instance, dest,
-                    lambda *_: ended.append("there"),
-                    lambda *_, migration_status="error": ended.append(migration_status),
-                    migrate_data=data,
-                )  # fmt: skip
-            finally:
-                if ended != ["there"]:
-                    other.ask("rollback", record=encode(record))
+        with self._instances.holding(ref, "migrated") as record:
+            # What was broken off is settled before the other host is asked for anything.
+            over = self._driver.left_for(record.instance) == dest
+            with self._met(record, dest, live=True) as other:
+                if over:
+                    self._leave(record, dest, other, {})
+                    return {}
+                return self._move(record, dest, other)
+
+    def _move(self, record: Record, dest: str, other: Channel) -> dict[str, Any]:
+        data = self._checked(record, other)
+        data = other.ask("prepare", record=encode(record), data=data)["data"]
+        ended: list[str] = []
+        try:
+            self._driver.live_migration(
+                None, record.instance, dest,
+                lambda *_: ended.append("there"),
+                lambda *_, migration_status="error": ended.append(migration_status),
+                migrate_data=data,
+            )  # fmt: skip
+        finally:
             if ended != ["there"]:
-                raise _stays(record, dest, ended, data)
-            self._leave(record, dest, other, data)
-            return dict(data.get("statistics", {}))
+                other.ask("rollback", record=encode(record))
+        if ended != ["there"]:
+            raise _stays(record, dest, ended, data)
+        self._leave(record, dest, other, data)
+        return dict(data.get("statistics", {}))
+
+    @contextmanager
+    def _met(self, record: Record, dest: str, *, live: bool = False) -> Iterator[Channel]:
+        """The other host, which answers and is another one.
+
+        :raises InvalidRequest: :raises HostUnsuitable: it is this host :raises ToolFailed: it is not reached
+        """
+        if self._driver.is_here(dest):
+            raise InvalidRequest(
+                reason=f"{record.name} is on this host, and {dest} is this host", hint="name another host"
+            )
+        with self._driver.other_host(dest) as other:
+            self._driver.meet(dest, other, live=live)
+            yield other
 
     def _checked(self, record: Record, other: Channel) -> dict[str, Any]:
         facts = {"hypervisor_version": _number(self._driver.rooms.hypervisor.version())}
@@ -85,27 +106,42 @@ class Migrations:
         """Stop it, copy its disks, start it there if it ran; what is left here goes when it is there.
 
         :param timeout: seconds the guest gets to shut down
-        :raises CowshedError: it is as it was
+        :raises CowshedError: it is as it was, unless the word with the other host broke off while it was started there
         """
         with self._instances.holding(ref, "moved") as record:
+            with self._met(record, dest):
+                pass  # before anything is done to the guest
             ran = record.state == InstanceState.RUNNING
             driver, instance = self._driver, record.instance
             info = driver.migrate_disk_and_power_off(
                 None, instance, dest, instance.flavor, record.vifs, timeout=timeout, retry_interval=10
             )
+            asked = False
             try:
-                with driver.other_host(dest) as other:
+                with self._met(record, dest) as other:
+                    asked = True
                     other.ask("finish", record=encode(record), info=info, power_on=ran)
             except BaseException:
-                self._back(record, dest, ran)
+                self._back(record, dest, ran, asked=asked)
                 raise
             driver.confirm_migration(None, instance, record.vifs)
             self._instances.records.remove(record, "moved", f"to {dest}")
 
-    def _back(self, record: Record, dest: str, ran: bool) -> None:
-        """:raises CowshedError: the other host does not say that it has nothing of it; it is not started here then"""
-        with self._driver.other_host(dest) as other:
-            other.ask("discard", record=encode(record))
+    def _back(self, record: Record, dest: str, ran: bool, *, asked: bool) -> None:
+        """:param asked: to start it there. It may run there then, and is started here only when that host has nothing of it
+
+        :raises HostUnsuitable: that host does not say so
+        """
+        try:
+            with self._driver.other_host(dest) as other:
+                other.ask("discard", record=encode(record))
+        except CowshedError as error:
+            if asked:
+                raise HostUnsuitable(
+                    reason=f"{record.name} was handed over to {dest}, which does not say that it has nothing of it: {error}",
+                    hint=f"see whether it is there; if not: cowshed resize {record.name} --revert",
+                ) from error
+            _log.warning("what has come of %s is still on %s: %s", record.name, dest, error)
         self._driver.finish_revert_migration(None, record.instance, record.vifs, power_on=ran)
 
     # --- resize -------------------------------------------------------------------------------

@@ -62,6 +62,10 @@ def _told(host: Host, message: Mapping[str, Any]) -> Record:
     return dataclasses.replace(found, uri=host.driver.rooms.uri, boot_log=0)
 
 
+def _meet(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
+    return host.driver.met(str(message["probe"]))
+
+
 def _receive(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
     instance = Instance(str(message["uuid"]), names.check(str(message["name"])), Flavor())
     host.instances.check_free(instance.name)
@@ -128,6 +132,7 @@ def _add(host: Host, record: Record) -> None:
 
 
 CALLS: Final[dict[str, Call]] = {
+    "meet": _meet,
     "receive": _receive,
     "finish": _finish,
     "discard": _discard,

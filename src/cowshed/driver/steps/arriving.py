@@ -26,7 +26,16 @@ from cowshed.driver.steps import (
     volumes,
 )
 from cowshed.driver.steps.transit import Way
-from cowshed.errors import CowshedError, HostUnsuitable, InvalidRequest, InvalidState, NameTaken, NoSpace, NotFound
+from cowshed.errors import (
+    CowshedError,
+    HostUnsuitable,
+    InstanceNotFound,
+    InvalidRequest,
+    InvalidState,
+    NameTaken,
+    NoSpace,
+    NotFound,
+)
 from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import Vif
 from cowshed.undo import Undo
@@ -310,12 +319,16 @@ def _recover(rooms: Rooms, uuid: str) -> None:
     from cowshed.model.flavor import Flavor
 
     guest = rooms.hypervisor.find(uuid)
-    if guest and awaiting.arrived(rooms, uuid):
-        _log.info("%s has arrived", guest.name)
-        return taken_over(rooms, guest)
-    if guest and migrate.running(guest) is not None:
-        return  # it is coming; whoever sends it says how it ended
+    vifs: Sequence[Vif] = ()
+    try:
+        if guest and awaiting.arrived(rooms, uuid):
+            _log.info("%s has arrived", guest.name)
+            return taken_over(rooms, guest)
+        if guest and migrate.running(guest) is not None:
+            return  # it is coming; whoever sends it says how it ended
+        vifs = locate.remembered_vifs(rooms, guest) if guest else ()
+    except InstanceNotFound:
+        _log.info("%s was given up this moment, and libvirt has removed it", uuid)
     _log.warning("removing what was prepared for %s, which did not come", uuid)
     name = (transit.noted(rooms, uuid, Way.IN) or {}).get("name", uuid)
-    vifs = locate.remembered_vifs(rooms, guest) if guest else ()
     rollback(rooms, Instance(uuid, name, Flavor()), vifs, None, destroy_disks=True)

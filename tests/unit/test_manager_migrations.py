@@ -1,0 +1,246 @@
+"""Moves and resizes as the manager does them: refused in time, and as it was when they fail."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from cowshed.cli import migrate, resize
+from cowshed.cli.context import Session
+from cowshed.driver.steps import meeting
+from cowshed.errors import HostUnsuitable, InvalidRequest, ToolFailed
+from cowshed.hypervisor import capabilities
+from cowshed.manager import Host, service
+from cowshed.manager.records import Record
+from cowshed.migration.transport import Channel
+from cowshed.model.instance import Instance, InstanceState, PowerState
+from tests.manager_fakes import PretendDriver, raw_image, settings
+
+THERE = "host-b"
+
+
+class Moving(PretendDriver):
+    """A host whose instances go to ``peer``, over a real channel; ``down``: how many connections are made before it is
+    not reached any more.
+    """
+
+    name = "host-a"
+    peer: Host | None = None
+    down: int | None = None
+
+    def __init__(self, *words: Any, **fields: Any) -> None:
+        super().__init__(*words, **fields)
+        hypervisor = self.rooms.hypervisor
+        hypervisor.hostname = lambda: self.name  # type: ignore[method-assign]
+        self.left = ""
+
+    def is_here(self, dest: str) -> bool:
+        return dest in ("localhost", self.name)
+
+    def meet(self, dest: str, peer: Channel, *, live: bool) -> None:
+        self.calls.append(("meet", dest))
+        meeting.meet(self.rooms, dest, peer)
+
+    def met(self, probe: str) -> dict[str, Any]:
+        return meeting.met(self.rooms, probe)
+
+    @contextmanager
+    def other_host(self, dest: str) -> Iterator[Channel]:
+        if self.down is not None:
+            self.down -= 1
+            if self.down < 0:
+                raise ToolFailed(command="ssh", status=255, output="Connection refused")
+        theirs, ours = os.pipe(), os.pipe()
+        peer = Channel(theirs[0], ours[1], silence=20)
+        thread = threading.Thread(target=service.serve, args=(self.peer, peer))
+        thread.start()
+        try:
+            yield Channel(ours[0], theirs[1], silence=20)
+        finally:
+            os.close(theirs[1])
+            thread.join(20)
+            for fd in (theirs[0], *ours):
+                os.close(fd)
+
+    def left_for(self, instance: Instance) -> str:
+        return self.left
+
+    def remembered_image(self, instance: Instance) -> None:
+        return None
+
+    def migrate_disk_and_power_off(self, context: Any, instance: Instance, *_: Any, **__: Any) -> str:
+        self._call("migrate_disk_and_power_off", instance)
+        self.power[instance.uuid] = PowerState.SHUTDOWN
+        return "[]"
+
+    def finish_migration(self, context: Any, migration: Any, instance: Instance, *_: Any, **__: Any) -> None:
+        self._call("finish_migration", instance)
+        self.power[instance.uuid] = PowerState.RUNNING
+
+    def confirm_migration(self, migration: Any, instance: Instance, network_info: Any) -> None:
+        self._call("confirm_migration", instance)
+        self.power.pop(instance.uuid)
+
+    def finish_revert_migration(self, context: Any, instance: Instance, *_: Any, **__: Any) -> None:
+        self._call("finish_revert_migration", instance)
+        self.power[instance.uuid] = PowerState.RUNNING
+
+    def destroy(self, context: Any, instance: Instance, *_: Any, **__: Any) -> None:
+        super().destroy(context, instance)
+
+    def discard_received(self, instance: Instance) -> None:
+        self._call("discard_received", instance)
+
+
+def opened(place: Path, name: str) -> Host:
+    driver = Moving(config=settings(place / name))
+    driver.name = name
+    return Host.connect(config=driver.rooms.config, driver=driver)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Host, Host]]:
+    monkeypatch.setattr(capabilities, "host_uuid", lambda hypervisor: f"uuid of {hypervisor.hostname()}")
+    with opened(tmp_path, "host-a") as here, opened(tmp_path, THERE) as there:
+        of(here).peer = there
+        here.images.pull(str(raw_image(tmp_path / "disk.raw")), name="tiny")
+        here.run("tiny", name="web")
+        of(here).calls.clear()
+        yield here, there
+
+
+def of(host: Host) -> Moving:
+    assert isinstance(host.driver, Moving)
+    return host.driver
+
+
+def untouched(host: Host) -> Record:
+    """It runs, and nothing was done to it."""
+    record = host.instances.find("web")
+    assert record.state == InstanceState.RUNNING
+    assert "migrate_disk_and_power_off" not in of(host).names()
+    return record
+
+
+def test_a_cold_move_takes_the_record_along(hosts: tuple[Host, Host]) -> None:
+    here, there = hosts
+    made = here.instances.find("web").created
+    here.migrations.cold("web", THERE, timeout=5)
+    assert not here.instances.records.all()
+    assert there.instances.find("web").state == InstanceState.RUNNING
+    assert of(here).names() == ["meet", "migrate_disk_and_power_off", "meet", "confirm_migration"]
+    assert made
+
+
+@pytest.mark.parametrize("how", ["live", "cold"])
+@pytest.mark.parametrize("dest", ["localhost", "host-a", "another-name-of-it"])
+def test_this_host_is_no_destination(hosts: tuple[Host, Host], how: str, dest: str) -> None:
+    """By a name that it knows, or by one under which it finds itself."""
+    here = hosts[0]
+    of(here).peer = here
+    with pytest.raises((InvalidRequest, HostUnsuitable), match="this host"):
+        move(here, how, dest)
+    untouched(here)
+    assert not list(here.config.state.glob(".shared-*"))
+
+
+def move(host: Host, how: str, dest: str) -> None:
+    if how == "live":
+        host.migrations.live("web", dest)
+    else:
+        host.migrations.cold("web", dest, timeout=5)
+
+
+def test_the_same_libvirt_under_other_records_is_no_destination(hosts: tuple[Host, Host]) -> None:
+    here, there = hosts
+    of(there).name = of(here).name
+    with pytest.raises(HostUnsuitable, match="this host itself"):
+        here.migrations.cold("web", THERE, timeout=5)
+    untouched(here)
+
+
+def test_a_host_that_is_not_reached_is_found_out_before_the_guest_is_stopped(hosts: tuple[Host, Host]) -> None:
+    here = hosts[0]
+    of(here).down = 0
+    with pytest.raises(ToolFailed, match="refused"):
+        here.migrations.cold("web", THERE, timeout=5)
+    untouched(here)
+
+
+def test_a_host_that_is_lost_before_it_was_asked_to_start_it(hosts: tuple[Host, Host]) -> None:
+    """Nothing can run there: it runs here again, though nobody there can be told."""
+    here = hosts[0]
+    of(here).down = 1
+    with pytest.raises(ToolFailed, match="refused"):
+        here.migrations.cold("web", THERE, timeout=5)
+    assert of(here).names()[-1] == "finish_revert_migration"
+    assert here.instances.find("web").state == InstanceState.RUNNING
+
+
+def test_a_host_that_cannot_start_it_gives_it_back(hosts: tuple[Host, Host]) -> None:
+    here, there = hosts
+    of(there).fail["finish_migration"] = HostUnsuitable(reason="no memory")
+    with pytest.raises(HostUnsuitable, match="no memory"):
+        here.migrations.cold("web", THERE, timeout=5)
+    assert of(there).names()[-1] == "discard_received"
+    assert of(here).names()[-1] == "finish_revert_migration"
+    assert here.instances.find("web").state == InstanceState.RUNNING
+    assert not there.instances.records.all()
+
+
+def test_a_host_that_is_lost_while_it_starts_it(hosts: tuple[Host, Host]) -> None:
+    """It may run there: it is not started here, and the user is told what to do."""
+    here, there = hosts
+    of(there).fail["finish_migration"] = HostUnsuitable(reason="no memory")
+    of(here).down = 2
+    with pytest.raises(HostUnsuitable, match="does not say") as caught:
+        here.migrations.cold("web", THERE, timeout=5)
+    assert "--revert" in (caught.value.hint or "")
+    assert "finish_revert_migration" not in of(here).names()
+
+
+def test_two_ways_that_part_are_refused(hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    """[migration] uri and command."""
+    asked: list[str] = []
+
+    @contextmanager
+    def hypervisor(uri: str, **_: Any) -> Iterator[Any]:
+        asked.append(uri)
+        if "nowhere" in uri:
+            raise HostUnsuitable(reason="not reached")
+        yield SimpleNamespace(hostname=lambda: "host-c")
+
+    monkeypatch.setattr("cowshed.hypervisor.Hypervisor", hypervisor)
+    rooms = of(hosts[0]).rooms
+    with pytest.raises(HostUnsuitable, match=r"command reaches host-b .* uri reaches host-c"):
+        meeting.refuse_apart(rooms, THERE, {"host": "uuid of host-b", "name": THERE})
+    meeting.refuse_apart(rooms, THERE, {"host": "uuid of host-c", "name": "host-c"})
+    meeting.refuse_apart(rooms, "nowhere", {"host": "uuid of host-b", "name": THERE})
+    assert asked[0] == f"qemu+ssh://{THERE}/system?no_tty=1"
+
+
+def test_a_probe_is_no_path(hosts: tuple[Host, Host]) -> None:
+    with pytest.raises(InvalidRequest):
+        of(hosts[0]).met("../host-a/cowshed.db")
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        (migrate.migrate, ["web", THERE, "--live", "--cold"]),
+        (migrate.migrate, ["web", THERE]),
+        (resize.resize, ["web", "--confirm", "--revert"]),
+        (resize.resize, ["web", "--cpus", "2", "--confirm"]),
+        (resize.resize, ["web"]),
+    ],
+)
+def test_one_way_is_said(verb: Any, words: list[str]) -> None:
+    assert CliRunner().invoke(verb, words, obj=Session()).exit_code == 2
