@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from cowshed import log
+from cowshed.errors import CowshedError
 
 _log = log.logger(__name__)
 
@@ -39,6 +40,9 @@ class Undo:
             what, inverse = self._steps.pop()
             try:
                 inverse()
+            except CowshedError as error:
+                _log.warning("could not %s: %s", what, error)
+                _log.debug("where that comes from", exc_info=True)
             except Exception:  # noqa: BLE001 - clean-up goes on, whatever one step does
                 _log.exception("could not %s", what)
 

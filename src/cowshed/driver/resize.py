@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cowshed import log
+from cowshed.clock import Deadline
 from cowshed.contract.resize import Resize as ResizeContract
 from cowshed.contract.types import BlockDevices, NetworkInfo
 from cowshed.driver.rooms import Rooms
@@ -121,16 +122,28 @@ class Resize(ResizeContract):
         undo: Undo,
     ) -> None:
         """It runs again when what follows fails, if it did before."""
-        rooms, vifs = self.rooms, tuple(network_info or ())
+        rooms, vifs, deadline = self.rooms, tuple(network_info or ()), Deadline(timeout, f"{guest.name} off")
         if guest.state() in (PowerState.RUNNING, PowerState.PAUSED):
-            undo.push("start it as it was", self._start_again, instance, vifs)
-        if not (timeout and teardown.shut_down(rooms, guest, timeout, interval)):
-            teardown.power_off(rooms, guest)
+            undo.push("start it as it was", self._start_again, guest, instance, vifs, deadline, interval)
+        self._power_off(guest, deadline, interval)
         opening.let_go(rooms, instance.uuid)
         connect.unplug(rooms, vifs)
 
-    def _start_again(self, instance: Instance, vifs: Any) -> None:
+    def _power_off(self, guest: Guest, deadline: Deadline, interval: float) -> None:
+        """By its power button until ``deadline``, then hard."""
+        if not teardown.shut_down(self.rooms, guest, deadline.remaining() or 0.0, interval):
+            teardown.power_off(self.rooms, guest)
+
+    def _start_again(self, guest: Guest, instance: Instance, vifs: Any, deadline: Deadline, interval: float) -> None:
+        """It may be on its way down still, and would go off whatever was done: it gets the rest of its time for that."""
         transit.forget(self.rooms, instance.uuid, Way.OUT)
+        if guest.state() == PowerState.PAUSED:
+            return  # it was not asked, and could not hear it
+        if not guest.ended():
+            _log.warning("it was asked to power off; waiting until it has")
+        self._power_off(guest, deadline, interval)
+        opening.let_go(self.rooms, instance.uuid)
+        connect.unplug(self.rooms, vifs)
         launch.relaunch(self.rooms, instance, vifs)
 
     def _keep(self, instance: Instance, entries: Entries, undo: Undo) -> None:

@@ -1,0 +1,132 @@
+"""A resize that does not come to its end: the guest runs again as it did."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cowshed import clock
+from cowshed.driver.steps import launch, transit
+from cowshed.driver.steps.transit import Way
+from cowshed.errors import CowshedError, DeadlineExceeded, InvalidState
+from cowshed.model.flavor import Flavor
+from cowshed.model.instance import Instance, PowerState
+from cowshed.testing.clock import FakeClock
+from tests.cold_moves import Idle, Side
+
+
+class Leaving(Idle):
+    """Runs, hears the power button, and goes off when it was waited for; ``deaf``: it never does.
+
+    ``interrupt`` happens in the first wait, as ^C does.
+    """
+
+    def __init__(self, *, deaf: bool = False) -> None:
+        super().__init__(PowerState.RUNNING)
+        self.deaf, self.told = deaf, list[str]()
+        self.interrupt: Callable[[], None] = lambda: None
+
+    def ended(self) -> bool:
+        return self.power == PowerState.SHUTDOWN
+
+    def shutdown(self) -> None:
+        self.told.append("button")
+
+    def destroy(self) -> None:
+        self.told.append("hard")
+        self.power = PowerState.SHUTDOWN
+
+    def wait(self, state: Collection[PowerState], timeout: float | None, what: str) -> PowerState:
+        interrupt, self.interrupt = self.interrupt, lambda: None
+        interrupt()
+        if self.power not in state:
+            if self.deaf or not timeout:
+                clock.current().sleep(timeout or 0)
+                raise DeadlineExceeded(what=what, seconds=timeout)
+            self.power = PowerState.SHUTDOWN
+        return self.power
+
+
+@pytest.fixture
+def side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Side:
+    found = Side(tmp_path / "host-a")
+    found.defined = True
+    found.guest = Leaving()
+
+    def relaunch(rooms: Any, instance: Instance, *_: Any) -> None:
+        guest = of(found)
+        if guest.power != PowerState.SHUTDOWN:
+            raise InvalidState(name=instance.name, state="already running", action="started")
+        guest.told.append("start")
+        guest.power = PowerState.RUNNING
+
+    monkeypatch.setattr(launch, "relaunch", relaunch)
+    return found
+
+
+def of(side: Side) -> Leaving:
+    assert isinstance(side.guest, Leaving)
+    return side.guest
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def resize(side: Side, who: Instance) -> None:
+    side.driver.migrate_disk_and_power_off(
+        None, who, "localhost", Flavor(vcpus=2, root=who.flavor.root), [], timeout=60, retry_interval=10
+    )
+
+
+def test_interrupted_while_it_goes_down_it_is_started_again(side: Side, caplog: pytest.LogCaptureFixture) -> None:
+    """The button cannot be taken back: only when it is off can it be started."""
+    who = side.web()
+    of(side).interrupt = interrupted
+    with caplog.at_level(logging.ERROR), pytest.raises(KeyboardInterrupt):
+        resize(side, who)
+    assert of(side).told == ["button", "button", "start"]
+    assert not caplog.records
+    assert transit.noted(side.rooms, who.uuid, Way.OUT) is None
+
+
+def test_interrupted_when_it_does_not_go_down_it_is_ended_and_started_again(side: Side) -> None:
+    """No later than it would have been ended without the interruption."""
+    who = side.web()
+    side.guest = Leaving(deaf=True)
+    of(side).interrupt = interrupted
+    with clock.using(FakeClock()) as now:
+        begun = now.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            resize(side, who)
+        assert now.monotonic() - begun <= 60
+    assert of(side).told[0] == "button" and of(side).told[-2:] == ["hard", "start"]
+
+
+def test_a_paused_guest_is_left_paused(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was not asked for anything."""
+    who = side.web()
+    of(side).power = PowerState.PAUSED
+    monkeypatch.setattr(of(side), "destroy", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        resize(side, who)
+    assert of(side).power == PowerState.PAUSED and of(side).told == []
+
+
+def test_what_cannot_be_taken_back_is_said_without_a_traceback(
+    side: Side, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise CowshedError(reason="the port is taken")
+
+    monkeypatch.setattr(launch, "relaunch", fails)
+    of(side).interrupt = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        resize(side, side.web())
+    said = [one for one in caplog.records if "start it as it was" in one.getMessage()]
+    assert said and "the port is taken" in said[0].getMessage()
+    assert not any(one.exc_info for one in caplog.records if one.levelno >= logging.WARNING)
