@@ -137,6 +137,7 @@ def connected(move: Move, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(sending, "channel", channel)
     monkeypatch.setattr(launch, "define", lambda *_: None)
+    monkeypatch.setattr(launch, "check", lambda *_: None)
     yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from cowshed import clock
 from cowshed.driver.steps import launch, transit
 from cowshed.driver.steps.transit import Way
-from cowshed.errors import CowshedError, DeadlineExceeded, InvalidState
+from cowshed.errors import CowshedError, DeadlineExceeded, HostUnsuitable, InvalidState
+from cowshed.host import facts
 from cowshed.model.flavor import Flavor
+from cowshed.model.host import HostCapabilities
 from cowshed.model.instance import Instance, PowerState
 from cowshed.testing.clock import FakeClock
 from tests.cold_moves import Idle, Side
@@ -65,6 +68,7 @@ def side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Side:
         guest.power = PowerState.RUNNING
 
     monkeypatch.setattr(launch, "relaunch", relaunch)
+    found.rooms.__dict__["capabilities"] = HostCapabilities(max_vcpus=288)
     return found
 
 
@@ -77,9 +81,9 @@ def interrupted() -> None:
     raise KeyboardInterrupt
 
 
-def resize(side: Side, who: Instance) -> None:
+def resize(side: Side, who: Instance, flavor: Flavor | None = None) -> None:
     side.driver.migrate_disk_and_power_off(
-        None, who, "localhost", Flavor(vcpus=2, root=who.flavor.root), [], timeout=60, retry_interval=10
+        None, who, "localhost", flavor or Flavor(vcpus=2, root=who.flavor.root), [], timeout=60, retry_interval=10
     )
 
 
@@ -130,3 +134,17 @@ def test_what_cannot_be_taken_back_is_said_without_a_traceback(
     said = [one for one in caplog.records if "start it as it was" in one.getMessage()]
     assert said and "the port is taken" in said[0].getMessage()
     assert not any(one.exc_info for one in caplog.records if one.levelno >= logging.WARNING)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"), [({"vcpus": 1000}, "1000 CPUs"), ({"memory": 1 << 50}, "of memory are more than the")]
+)
+def test_what_this_host_cannot_run_is_refused_before_it_is_stopped(
+    side: Side, changes: dict[str, int], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "most_memory", lambda: 64 << 30)
+    who = side.web()
+    with pytest.raises(HostUnsuitable, match=said):
+        resize(side, who, dataclasses.replace(who.flavor, **changes))
+    assert of(side).told == []
+    assert of(side).power == PowerState.RUNNING

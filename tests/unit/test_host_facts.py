@@ -122,3 +122,12 @@ def test_cpu_info_is_in_order() -> None:
     )
     assert info["topology"] == {"sockets": 1, "cores": 4, "threads": 2}
     assert info["features"] == ["avx", "svm"]
+
+
+def test_most_memory(tmp_path: Path) -> None:
+    """What Linux lets one process ask for."""
+    told = proc(tmp_path, meminfo="MemTotal: 1000 kB\nSwapTotal: 500 kB\nMemFree: 100 kB\n")
+    (told / "sys/vm").mkdir(parents=True)
+    for mode, most in (("0", 1500 * 1024), ("2", 1500 * 1024), ("1", None)):
+        (told / "sys/vm/overcommit_memory").write_text(f"{mode}\n")
+        assert facts.most_memory(proc=told) == most

@@ -7,6 +7,7 @@ copies or snapshots of them (``steps/keeping``).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from cowshed import log
@@ -65,7 +66,7 @@ class Resize(ResizeContract):
     ) -> str:
         """:raises InvalidState: it is suspended or rescued, or resized already
 
-        :raises HostUnsuitable: the destination cannot take it; the instance was not stopped
+        :raises HostUnsuitable: the destination cannot take it, or this host cannot run it so; it was not stopped
         """
         rooms, vifs = self.rooms, tuple(network_info or ())
         with log.about(instance.name), transit.busy(rooms, instance.uuid, Way.OUT), Undo() as undo:
@@ -76,6 +77,7 @@ class Resize(ResizeContract):
             undo.push("forget that it is resized", transit.forget, rooms, instance.uuid, Way.OUT)
             if meeting.is_here(rooms, dest):
                 keeping.check(rooms, instance, entries.values())
+                launch.check(rooms, replace(instance, flavor=flavor), locate.remembered_image(rooms, instance), vifs)
                 self._halt(guest, instance, network_info, timeout, retry_interval, undo)
                 self._keep(instance, entries, undo)
                 transit.note(rooms, instance.uuid, Way.OUT, phase=Phase.KEPT, here=True, lines=_lines(entries))

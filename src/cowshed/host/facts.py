@@ -96,12 +96,28 @@ def cpus() -> int:
     return os.cpu_count() or 1
 
 
-def memory(*, proc: Path = PROC) -> Memory:
+def _meminfo(proc: Path) -> dict[str, int]:
     values = {}
     for line in (proc / "meminfo").read_text().splitlines():
         name, _, rest = line.partition(":")
         values[name] = int(rest.split()[0]) * 1024
+    return values
+
+
+def memory(*, proc: Path = PROC) -> Memory:
+    values = _meminfo(proc)
     return Memory(values["MemTotal"], values.get("MemAvailable", values["MemFree"]))
+
+
+def most_memory(*, proc: Path = PROC) -> int | None:
+    """Bytes that one process may ask for; None: the kernel promises as much as anybody wants.
+
+    By default Linux refuses what is more than all memory and swap (vm.overcommit_memory).
+    """
+    if (proc / "sys/vm/overcommit_memory").read_text().strip() == "1":
+        return None
+    values = _meminfo(proc)
+    return values["MemTotal"] + values.get("SwapTotal", 0)
 
 
 def disk(path: Path) -> Space:

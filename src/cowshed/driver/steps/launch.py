@@ -19,13 +19,14 @@ from cowshed.driver.steps import (
     shown,
     volumes,
 )
-from cowshed.errors import CowshedError, PortInUse
+from cowshed.errors import CowshedError, HostUnsuitable, PortInUse
 from cowshed.model.disk import AttachedDisk
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
 from cowshed.model.share import OpenedShare, Share
 from cowshed.model.vif import PluggedVif, Vif
 from cowshed.undo import Undo
+from cowshed.units import format_size
 
 if TYPE_CHECKING:
     from cowshed.domain.assemble import ConsolePlan
@@ -45,6 +46,7 @@ def check(
     """
     from cowshed.domain import assemble
 
+    _check_memory(instance)
     shares.check(rooms, instance, directories)
     assemble.check(
         instance,
@@ -55,6 +57,18 @@ def check(
         consoles=_consoles(rooms, instance),
         shares=directories,
     )
+
+
+def _check_memory(instance: Instance) -> None:
+    """QEMU would not be given it. :raises HostUnsuitable:"""
+    from cowshed.host import facts
+
+    wanted, most = instance.flavor.memory, facts.most_memory()
+    if most is not None and wanted > most:
+        raise HostUnsuitable(
+            reason=f"{format_size(wanted)} of memory are more than the {format_size(most)} this host has, swap included",
+            hint="ask for less",
+        )
 
 
 def _consoles(rooms: Rooms, instance: Instance, serial_ports: tuple[int, ...] = ()) -> ConsolePlan:
