@@ -93,7 +93,7 @@ class Migrations:
 
     def _leave(self, record: Record, dest: str, other: Channel, data: Mapping[str, Any]) -> None:
         """It runs there: that host's record first, so that at no moment it has none."""
-        other.ask("arrived", record=encode(record))
+        other.ask("arrived", record=encode(record), created=record.created)
         driver, instance = self._driver, record.instance
         driver.post_live_migration(None, instance, None, data or None)
         driver.post_live_migration_at_source(None, instance, record.vifs)
@@ -120,7 +120,7 @@ class Migrations:
             try:
                 with self._met(record, dest) as other:
                     asked = True
-                    other.ask("finish", record=encode(record), info=info, power_on=ran)
+                    other.ask("finish", record=encode(record), created=record.created, info=info, power_on=ran)
             except BaseException:
                 self._back(record, dest, ran, asked=asked)
                 raise

@@ -148,19 +148,20 @@ class Records:
         return bool(self._read("select 1 from instances where name = ?", name))
 
     def add(self, record: Record) -> Record:
-        """With the time it was made. :raises NameTaken: an instance has this name"""
+        """With the time it was made, where it has none yet (it may come from another host). :raises NameTaken: an instance has this name"""
         now = clock.current().time()
+        record = dataclasses.replace(record, created=record.created or now, updated=now)
         try:
             with self._write(needed=False) as database:
                 database.execute(
                     "insert into instances (uuid, name, state, created, updated, record) values (?, ?, ?, ?, ?, ?)",
-                    (record.uuid, record.name, record.state, now, now, encode(record)),
+                    (record.uuid, record.name, record.state, record.created, now, encode(record)),
                 )
         except sqlite3.IntegrityError:
             raise NameTaken(
                 kind="instance", name=record.name, hint=f"choose another --name, or remove it: cowshed rm {record.name}"
             ) from None
-        return dataclasses.replace(record, created=now, updated=now)
+        return record
 
     def update(self, record: Record, event: str = "", detail: str = "") -> None:
         """:param event: what happened, noted in the same transaction"""

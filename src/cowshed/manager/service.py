@@ -59,7 +59,8 @@ def _told(host: Host, message: Mapping[str, Any]) -> Record:
     found = decode(str(message["record"]), InstanceState.RUNNING)
     host.driver.rooms.directory(found.uuid)  # a UUID, and nothing else
     names.check(found.name)
-    return dataclasses.replace(found, uri=host.driver.rooms.uri, boot_log=0)
+    created = float(message.get("created", 0))
+    return dataclasses.replace(found, uri=host.driver.rooms.uri, boot_log=0, created=created)
 
 
 def _meet(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
