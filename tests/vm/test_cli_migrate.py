@@ -117,7 +117,18 @@ def test_live_there_cold_back_and_resize(hosts: tuple[Host, Host], guest_dir: Pa
     cowshed(here, "wait", "web", "--for", "log:boot 2", "--timeout", "60s")
 
     assert "never cut" in cowshed(here, "resize", "web", "--disk", "32M", status=8)
-    cowshed(here, "stop", "web")
+    assert "1000 CPUs" in cowshed(here, "resize", "web", "--cpus", "1000", status=8)
+    # ^C while it goes down, and again: it runs as before.
+    process = start(here, "resize", "web", "--memory", "176M")
+    time.sleep(1.2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=90)
+    assert process.returncode == 130 and "Traceback" not in err, err
+    assert (shown(here)["web"]["state"], shown(here)["web"]["memory"]) == ("running", 160 << 20)
+    assert not list((here.state / "transit").glob("*"))
+    cowshed(here, "stop", "web", "--force")
     cowshed(here, "resize", "web", "--cpus", "2", "--disk", "80M")
     assert "already" in cowshed(here, "resize", "web", "--cpus", "3", status=4)
     assert shown(here)["web"]["cpus"] == 2
