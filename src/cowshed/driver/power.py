@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 from cowshed import log
 from cowshed.contract.power import Power as PowerContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import connect, filtering, launch, limits, locate, marks, opening, shares, teardown, volumes
+from cowshed.driver.steps import (
+    connect,
+    filtering,
+    launch,
+    limits,
+    locate,
+    marks,
+    opening,
+    shares,
+    standing,
+    teardown,
+    volumes,
+)
 from cowshed.errors import CowshedError, InstanceNotFound, InvalidState
 from cowshed.model.instance import Instance, PowerState, RebootType
 from cowshed.model.vif import Vif
@@ -78,6 +90,7 @@ class Power(PowerContract):
         with log.about(instance.name):
             guest = self.rooms.hypervisor.guest(instance.uuid)
             marks.refuse_marked(self.rooms, instance, "restarted")
+            standing.ready(self.rooms, instance)
             shares.check_recorded(self.rooms, instance)
             if reboot_type == RebootType.SOFT and guest.state() == PowerState.RUNNING:
                 if teardown.shut_down(self.rooms, guest, self.rooms.config.power.soft_reboot_timeout, 0):
@@ -142,6 +155,7 @@ class Power(PowerContract):
         from cowshed.undo import Undo
 
         marks.refuse_marked(self.rooms, instance, "resumed")
+        standing.ready(self.rooms, instance)
         connect.check(self.rooms, vifs)
         filtering.check(self.rooms, instance, vifs)
         guest = self.rooms.hypervisor.guest(instance.uuid)

@@ -23,6 +23,7 @@ from cowshed.driver.steps import (
     replacing,
     rescuing,
     shares,
+    standing,
     teardown,
 )
 from cowshed.errors import InstanceNotFound, InvalidState
@@ -55,6 +56,7 @@ class Rescue(RescueContract):
         with log.about(instance.name), Undo() as undo:
             guest = self._restartable(instance, "rescued")
             rescuing.refuse_rescued(rooms, instance, "rescued")
+            standing.ready(rooms, instance)
             shares.check_recorded(rooms, instance)
             rescuing.delete_disks(rooms, instance.uuid)  # of a rescue that was killed
             plan = rescuing.plan(rooms, instance, image_meta)
@@ -75,6 +77,7 @@ class Rescue(RescueContract):
             if not placing.rescued(rooms, instance.uuid):
                 return
             marks.refuse_marked(rooms, instance)
+            standing.ready(rooms, instance)
             shares.check_recorded(rooms, instance)
             teardown.power_off(rooms, guest)
             opening.let_go(rooms, instance.uuid)

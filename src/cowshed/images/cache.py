@@ -121,11 +121,13 @@ class Cache:
         service: ImageService,
         *,
         format: DiskFormat = DiskFormat.RAW,
+        digest: str = "",
         progress: Progress = SILENT,
     ) -> Base:
         """The base of ``image``, fetched if it is not there; however many ask, one fetches.
 
         :param format: raw, or the image's own format to keep it as it is
+        :param digest: what the base must have, because disks stand on it already; another one is not kept
         :raises Busy: another's fetch of the same image takes longer than the section allows
         :raises ImageRejected: :raises NoSpace:
         :raises DigestMismatch: what was fetched, now or when the base was made, is not what the image's record says
@@ -141,6 +143,7 @@ class Cache:
 
             target = into_file(fd, self.root)
             found, copied = fill(image, service, target, self.root, keep_format=keep, progress=progress)
+            _check_digest(name, digest, copied.digest)
             return {
                 "format": str(format),
                 "virtual_size": found.virtual_size,
@@ -151,6 +154,7 @@ class Cache:
             }
 
         base = self._get(name, fetch, f"the base of image {image.name or image.id}")
+        _check_digest(name, digest, base.digest)
         known = self._lookup(name)
         origin.check(f"the cached base {name}", image, known.source if known else "")
         return base
@@ -323,6 +327,14 @@ class Cache:
         self._seen.pop(name, None)
         filesystem.remove_file(self.root / name)
         filesystem.remove_file(self.root / f"{name}{RECORD}")
+
+
+def _check_digest(name: str, wanted: str, actual: str) -> None:
+    if wanted and actual != wanted:
+        algorithm, _, expected = wanted.partition(":")
+        raise DigestMismatch(
+            subject=f"base {name}", algorithm=algorithm, expected=expected, actual=actual.partition(":")[2]
+        )
 
 
 def _check_length(path: Path, size: int, recorded: int) -> None:

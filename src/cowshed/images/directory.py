@@ -114,7 +114,9 @@ class DirectoryService(ImageService):
         """:raises ImageNotFound:"""
         path = self.root / image.id / DATA
         if not _ID.fullmatch(image.id) or not path.exists():
-            raise ImageNotFound(name=image.name or image.id)
+            recorded = bool(_ID.fullmatch(image.id)) and path.with_name(RECORD).exists()
+            hint = f"its record is there, but not its bytes, {path}; remove it and pull it again" if recorded else None
+            raise ImageNotFound(name=image.name or image.id, hint=hint)
         return path
 
     def locations(self, image: Image) -> Sequence[Location]:

@@ -17,6 +17,7 @@ from cowshed.driver.steps import (
     serial,
     shares,
     shown,
+    standing,
     volumes,
 )
 from cowshed.errors import CowshedError, HostUnsuitable, PortInUse
@@ -186,6 +187,7 @@ def relaunch(
     :param bad_volumes: hears of volumes that are not to be had, instead of an error
     """
     marks.refuse_marked(rooms, instance)
+    standing.ready(rooms, instance)
     image = locate.remembered_image(rooms, instance)
     moving.settle(rooms, instance)
     connect.check(rooms, vifs)
