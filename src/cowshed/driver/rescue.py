@@ -120,7 +120,7 @@ class Rescue(RescueContract):
                 return building.build(
                     rooms, instance, image_meta, vifs, block_device_info, files=files, password=password
                 )
-        with log.about(instance.name), Undo() as undo:
+        with log.about(instance.name), replacing.busy(rooms, instance.uuid), Undo() as undo:
             guest = self._restartable(instance, "rebuilt")
             rescuing.refuse_rescued(rooms, instance, "rebuilt")
             replacing.refuse_volume(rooms, instance, block_device_info)
@@ -148,7 +148,7 @@ class Rescue(RescueContract):
         places, before = placing.places_in(rooms, instance.uuid, placing.FILE), locate.remembered_image(rooms, instance)
         undo.push("stand the disks where they stood", placing.remember_places, rooms, instance.uuid, places)
         undo.push("remember the old image", locate.remember_image, rooms, instance, before)
-        undo.push("take the old disks", replacing.exchange, rooms, instance, new)
+        undo.push("take the old disks", replacing.take_back, rooms, instance, new)
         replacing.exchange(rooms, instance, new)
         undo.push("take the old UEFI variables", nvram.give_back, rooms, instance.uuid)
         nvram.set_aside(rooms, instance.uuid)  # they name what the old disks boot

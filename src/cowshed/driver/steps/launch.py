@@ -14,6 +14,7 @@ from cowshed.driver.steps import (
     moving,
     opening,
     placing,
+    replacing,
     serial,
     shares,
     shown,
@@ -189,6 +190,7 @@ def relaunch(
     marks.refuse_marked(rooms, instance)
     standing.ready(rooms, instance)
     image = locate.remembered_image(rooms, instance)
+    replacing.settle(rooms, instance.uuid)
     moving.settle(rooms, instance)
     connect.check(rooms, vifs)
     filtering.check(rooms, instance, vifs)

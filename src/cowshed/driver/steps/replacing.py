@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
 from cowshed.driver.steps import disk_names, layout, mapping, provision, volumes
 from cowshed.driver.steps.disk_names import CONFIG_DRIVE, EPHEMERAL, LOCAL, SWAP
-from cowshed.errors import CowshedError, UnsupportedOperation
+from cowshed.errors import Busy, CowshedError, UnsupportedOperation
+from cowshed.model.disk import ManifestDisk
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.undo import Undo
@@ -25,11 +28,15 @@ _ENDING: Final = re.compile(r".+\.new-[0-9a-f]{8}")
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """``ending`` makes a second name for each disk of ``plan`` that is replaced; the others stay."""
+    """``ending`` makes a second name for each disk of ``plan`` that is replaced; the others stay.
+
+    ``before``: what the manifest had of the instance.
+    """
 
     plan: layout.Plan
     ending: str
     replaced: tuple[str, ...]
+    before: Mapping[str, ManifestDisk]
 
 
 def refuse_volume(rooms: Rooms, instance: Instance, block_devices: Any) -> None:
@@ -57,7 +64,7 @@ def plan(rooms: Rooms, instance: Instance, wanted: layout.Plan, *, keep_ephemera
     entries = manifest.load(rooms.directory(instance.uuid).path).disks
     kept = {one.spec.name for one in wanted.disks if keep_ephemeral and _is_ephemeral(one.spec.name)} & entries.keys()
     replaced = tuple(one.spec.name for one in wanted.disks if one.spec.name not in kept)
-    return Replacement(wanted, f".new-{secrets.token_hex(4)}", replaced)
+    return Replacement(wanted, f".new-{secrets.token_hex(4)}", replaced, dict(entries))
 
 
 def _is_ephemeral(name: str) -> bool:
@@ -90,9 +97,43 @@ def exchange(rooms: Rooms, instance: Instance, new: Replacement) -> None:
     manifest.exchange(rooms.directory(instance.uuid).path, {name: name + new.ending for name in new.replaced})
 
 
+def take_back(rooms: Rooms, instance: Instance, new: Replacement) -> None:
+    """The old disks have the names, whether the exchange came to pass or was interrupted before."""
+    from cowshed.disks import manifest
+
+    entries = manifest.load(rooms.directory(instance.uuid).path).disks
+    if any(entries.get(name) != new.before.get(name) for name in new.replaced):
+        exchange(rooms, instance, new)
+
+
+def busy(rooms: Rooms, uuid: str) -> AbstractContextManager[None]:
+    """Held while disks of the instance are replaced; its death lets go. :raises Busy: somebody is at it"""
+    from cowshed.tools import filesystem, locks
+
+    path = rooms.state / "locks" / f"replacing-{uuid}"
+    filesystem.make_directory(path.parent)
+    return locks.lock(path, timeout=0, what=f"the rebuild of instance {uuid}")
+
+
 def is_second(name: str) -> bool:
     """Is it the second name of a disk that is being replaced, or was?"""
     return _ENDING.fullmatch(name) is not None
+
+
+def settle(rooms: Rooms, uuid: str) -> None:
+    """Remove what a replacement left that was killed, or could not clear up; of one that is going on nothing is touched.
+
+    Nobody uses it: a guest runs on what has the first names. What fails is logged and tried again the next time.
+    """
+    from cowshed.disks import manifest
+
+    if not any(is_second(name) for name in manifest.load(rooms.directory(uuid).path).disks):
+        return
+    try:
+        with busy(rooms, uuid):
+            leftovers(rooms, uuid)
+    except Busy:
+        return
 
 
 def leftovers(rooms: Rooms, uuid: str) -> None:

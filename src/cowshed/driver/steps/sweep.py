@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cowshed import log
-from cowshed.driver.steps import serial
+from cowshed.driver.steps import replacing, serial
 from cowshed.errors import CowshedError
 
 if TYPE_CHECKING:
@@ -43,6 +43,24 @@ def _instances(rooms: Rooms) -> None:
             rooms.directory(path.name.removesuffix(DELETED)).delete()
         except CowshedError as error:
             _log.warning("could not remove %s: %s", path, error)
+    for path in _with_disks(rooms):
+        try:
+            replacing.settle(rooms, path.name)
+        except CowshedError as error:
+            _log.warning("what a rebuild has left of %s is still there: %s", path.name, error)
+
+
+def _with_disks(rooms: Rooms) -> list[Path]:
+    """The directories of instances that have a manifest; not of those on their way out."""
+    from cowshed.disks import manifest
+
+    if not rooms.instances.is_dir():
+        return []
+    return [
+        path
+        for path in rooms.instances.iterdir()
+        if not path.name.endswith(DELETED) and path.is_dir() and (path / manifest.FILE).exists()
+    ]
 
 
 def bases_in_use(rooms: Rooms) -> set[Path]:
@@ -61,12 +79,7 @@ def base_users(rooms: Rooms) -> Counter[Path]:
     from cowshed.disks import manifest
 
     used: Counter[Path] = Counter()
-    if not rooms.instances.is_dir():
-        return used
-    for directory in rooms.instances.iterdir():
-        if directory.name.endswith(DELETED):
-            continue  # on its way out, with its disks
-        if directory.is_dir() and (directory / manifest.FILE).exists():
-            found = manifest.load(directory)
-            used.update(Path(disk.base_path) for disk in found.disks.values() if disk.base_path)
+    for directory in _with_disks(rooms):
+        found = manifest.load(directory)
+        used.update(Path(disk.base_path) for disk in found.disks.values() if disk.base_path)
     return used
