@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from cowshed.clock import Deadline, current
-from cowshed.errors import CowshedError, DataCorrupt, DeadlineExceeded, HypervisorError, NotFound
+from cowshed.errors import CowshedError, DataCorrupt, DeadlineExceeded, HypervisorError, InvalidRequest, NotFound
 from cowshed.hypervisor.agent import Agent
 
 PIECE: Final = 48 << 10  # bytes a message: 64 KiB as base64; an agent under TCG needs 30 s for one of 1 MiB
@@ -81,16 +81,26 @@ def _opened(agent: Agent, path: str, mode: str) -> Iterator[int]:
     except HypervisorError as error:
         if mode == "r" and "No such file" in error.reason:
             raise NotFound(kind="file in the guest", name=path) from error
-        raise
+        raise _of_directory(path, error) from error
     if not isinstance(handle, int):
         raise DataCorrupt(path=path, reason=f"the agent's handle is {handle!r}")
     try:
         yield handle
-    except BaseException:
+    except BaseException as error:
         with suppress(CowshedError):
             agent.command("guest-file-close", {"handle": handle})
+        if isinstance(error, HypervisorError):  # Linux opens a directory, and does not read it
+            raise _of_directory(path, error) from error
         raise
     agent.command("guest-file-close", {"handle": handle}, timeout=TRANSFER)
+
+
+def _of_directory(path: str, error: HypervisorError) -> CowshedError:
+    if "Is a directory" not in error.reason:
+        return error
+    return InvalidRequest(
+        reason=f"{path} in the guest is a directory", hint="one file is copied: pack it there with tar"
+    )
 
 
 def execute(agent: Agent, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Executed:

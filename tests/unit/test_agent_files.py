@@ -1,0 +1,46 @@
+"""Files through the agent: what its words mean. The agent is played."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from cowshed.errors import HypervisorError, InvalidRequest
+from cowshed.hypervisor import agent_files
+
+
+class Agent:
+    """Linux opens a directory and refuses to read it, and refuses to open it for writing. ``closed`` counts."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.closed = 0
+
+    def command(self, name: str, arguments: dict[str, Any], **options: Any) -> Any:
+        if name == "guest-file-close":
+            self.closed += 1
+        elif name == "guest-file-open" and arguments["mode"] == "r":
+            return 7
+        else:
+            raise HypervisorError(action=name, reason=self.reason, number=1)
+        return {}
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_a_directory_is_no_file(write: bool) -> None:
+    agent: Any = Agent("failed to read file: Is a directory")
+    with pytest.raises(InvalidRequest, match="/etc in the guest is a directory") as caught:
+        if write:
+            agent_files.write(agent, "/etc", io.BytesIO(b"x"))
+        else:
+            agent_files.read(agent, "/etc", io.BytesIO(), limit=10)
+    assert "tar" in str(caught.value.hint)
+    assert agent.closed == (not write)
+
+
+def test_other_words_stay_as_they_are() -> None:
+    agent: Any = Agent("failed to read file: Input/output error")
+    with pytest.raises(HypervisorError, match="Input/output error"):
+        agent_files.read(agent, "/x", io.BytesIO(), limit=10)
