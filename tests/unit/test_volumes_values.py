@@ -235,6 +235,7 @@ def test_what_qemu_says_is_told_apart(words: str, kind: type[Exception]) -> None
     told = qemu_source._meaning(source, f'qemu-img: Could not open \'json:{{"secret": "x"}}\': {words}')
     assert type(told) is kind
     assert "json:" not in str(told) + str(told.hint)
+    assert told.hint or kind is PermissionDenied
 
 
 def test_this_host_has_one_name_and_keeps_it(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from cowshed import log
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import limits as steps
-from cowshed.driver.steps import named, placing
-from cowshed.errors import DiskNotFound
+from cowshed.driver.steps import named, placing, volumes
+from cowshed.errors import DiskNotFound, UnsupportedOperation
 from cowshed.model.disk import IoTune
 from cowshed.model.instance import Instance
 
@@ -37,11 +37,13 @@ class Limits:
         :param clear: forget all it had before
         :return: what holds now
         :raises DiskNotFound: the instance has no such disk
+        :raises UnsupportedOperation: it is a volume
         :raises InvalidRequest: limits that contradict each other; nothing has changed
         """
         from cowshed.domain import qos
 
         with log.about(instance.name):
+            self._refuse_volume(instance, disk)
             places = placing.remembered(self.rooms, instance)
             name = named.one(self.rooms, instance, disk).name
             if name not in places:
@@ -50,6 +52,18 @@ class Limits:
             tune = qos.changed(None if clear else present.get(name), changes)
             self._apply(instance, places, _with_group(present, name, tune))
             return tune
+
+    def _refuse_volume(self, instance: Instance, disk: str) -> None:
+        """:raises UnsupportedOperation: ``disk`` is the target or the id of one"""
+        word = disk.removeprefix("/dev/")
+        for one in volumes.recorded(self.rooms, instance):
+            if word and word in (one.target, one.id):
+                raise UnsupportedOperation(
+                    subject=f"volume {one.id} ({one.target}) of {instance.name}",
+                    operation="be limited while it is attached",
+                    reason="its limits come with its connection",
+                    hint=f"detach it and attach it again: cowshed volume attach {instance.name} SOURCE --limit NAME=NUMBER",
+                )
 
     def _apply(
         self, instance: Instance, places: Mapping[str, placing.Place], changed: Mapping[str, IoTune | None]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cowshed import log
 from cowshed.contract.volumes import Volumes as VolumesContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import counters, devices, locate, mapping, swap, volume_snapshot, volumes
+from cowshed.driver.steps import counters, devices, locate, mapping, marks, swap, volume_snapshot, volumes
 from cowshed.errors import DiskNotFound, InvalidState
 from cowshed.model.disk import Bus
 from cowshed.model.instance import Instance
@@ -41,6 +41,7 @@ class Volumes(VolumesContract):
     ) -> None:
         """``tag`` in ``connection_info`` names the device in the guest's metadata (:meth:`device_metadata`).
 
+        :raises InvalidState: it is suspended, or deleted softly
         :raises NameTaken: the volume or the name is in use :raises Conflict: another instance uses it
         :raises InvalidRequest: no room on the bus, or what the volume asks for cannot be
         """
@@ -57,6 +58,7 @@ class Volumes(VolumesContract):
             connector = find(rooms.connectors, connection_info)
             connector.check(connection_info)
             guest = rooms.hypervisor.guest(instance.uuid)
+            marks.refuse_deleted(rooms, instance, "given a volume")
             self._refuse_saved(instance, guest)
             with volumes.held(rooms, infos.volume_id(connection_info)):
                 volumes.settle(rooms, volumes.directory(rooms, instance), infos.volume_id(connection_info))
@@ -244,8 +246,12 @@ class Volumes(VolumesContract):
         return volumes.recorded(self.rooms, instance)
 
     def volume_sizes(self, instance: Instance) -> dict[str, int]:
-        """Bytes of each volume as the running guest sees it, by volume id."""
-        return devices.sizes(self.rooms.hypervisor.find(instance.uuid), self.volumes(instance))
+        """Bytes of each volume, by id: as the running guest sees it, else as its file or device on this host has it.
+
+        Storage behind a network is not asked: a server that does not answer would hold up the listing of all others.
+        """
+        found = devices.sizes(self.rooms.hypervisor.find(instance.uuid), self.volumes(instance))
+        return volumes.sizes_here(self.rooms, self.volumes(instance)) | found
 
     def device_metadata(self, instance: Instance) -> list[dict[str, Any]]:
         """The tagged devices of a running guest, as its metadata describes them: address, serial number, tags.

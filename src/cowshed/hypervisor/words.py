@@ -94,7 +94,7 @@ _TABLE: Final[tuple[tuple[str, Make], ...]] = (
             subject=subject,
             operation="take another device while it runs",
             reason="its slots for devices that come later are all in use",
-            hint="stop it first, or put the disk on bus scsi",
+            hint="stop it first, or detach another; on bus scsi there is room only where a SCSI controller is there already",
         ),
     ),
     (

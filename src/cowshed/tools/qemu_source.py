@@ -42,6 +42,7 @@ _GONE: Final = (
     "error reading header",
 )
 _DENIED: Final = ("Authentication fail", "Authorization fail", "Permission denied", "Operation not permitted")
+_UNREACHED: Final = ("Connection refused", "No route to host", "Network is unreachable", "Connection timed out")
 _SPEC: Final = re.compile(
     r"(qemu-img: )?(Could not open )?'?json:\{.*\}'?:? ?"
 )  # our own description of the volume, repeated
@@ -191,4 +192,5 @@ def _meaning(source: DiskSource, output: str) -> CowshedError:
         return NotFound(kind="volume", name=where, hint=output)
     if "lock" in output and "Failed to get" in output:
         return Busy(what=where, holder="a guest or a tool")
-    return OperatorError(reason=f"{where} cannot be opened: {output}")
+    hint = "see that its server runs and lets this host in" if any(words in output for words in _UNREACHED) else None
+    return OperatorError(reason=f"{where} cannot be opened: {output}", hint=hint)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import stat
 import uuid as uuids
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from cowshed.contract.connecting import ConnectionInfo
@@ -58,6 +60,26 @@ def place(info: ConnectionInfo) -> str:
     words = ("export", "name", "device_path", "path", "host", "port", "socket", "target_portal", "target_iqn")
     wanted = (*words, "target_lun", "target_wwn", "target_nqn", "nqn")
     return "|".join([kind, *(f"{word}={found[word]}" for word in wanted if found.get(word) not in (None, ""))])
+
+
+def is_same(one: ConnectionInfo, other: ConnectionInfo) -> bool:
+    """By identity, by place, or by another name for the same file or device of this host (a link, a node)."""
+    if volume_id(one) == volume_id(other) or place(one) == place(other):
+        return True
+    mine = _on_this_host(one)
+    return mine is not None and mine == _on_this_host(other)
+
+
+def _on_this_host(info: ConnectionInfo) -> tuple[int, ...] | None:
+    """What the kernel calls the file or device; None: it is none, or not there."""
+    path = data(info).get("path") or data(info).get("device_path")
+    try:
+        facts = Path(path).stat() if isinstance(path, str) and path else None
+    except (OSError, ValueError):
+        return None
+    if facts is None:
+        return None
+    return (facts.st_rdev,) if stat.S_ISBLK(facts.st_mode) else (facts.st_dev, facts.st_ino)
 
 
 def secret_uuid(info: ConnectionInfo) -> str:

@@ -12,7 +12,7 @@ from cowshed.model.disk import DiskSource, DiskType
 from cowshed.model.instance import Instance
 from cowshed.model.volume import AttachedVolume
 from cowshed.units import format_size
-from cowshed.volumes import find
+from cowshed.volumes import find, shape
 
 if TYPE_CHECKING:
     from cowshed.driver.rooms import Rooms
@@ -24,6 +24,13 @@ _PAYLOAD: Final = 104  # where LUKS1's header says at which sector the content b
 def extend(rooms: Rooms, instance: Instance, volume: AttachedVolume, size: int) -> None:
     """:param size: bytes of the whole volume :raises DiskNotFound: :raises InvalidRequest: it would shrink"""
     guest = rooms.hypervisor.guest(instance.uuid)
+    if shape.read_only(volume.connection_info):
+        raise UnsupportedOperation(
+            subject=f"volume {volume.id} of {instance.name}",
+            operation="be grown",
+            reason="it is attached read-only",
+            hint="detach it, and attach it again when it has grown",
+        )
     present = volumes.finder(volume)(guest.xml())
     source = volumes.source_at(present) if present else None
     if present is None or source is None:

@@ -61,6 +61,13 @@ def _write(rooms: Rooms, uuid: str, words: frozenset[Mark]) -> None:
         filesystem.remove_file(path)
 
 
+def refuse_deleted(rooms: Rooms, instance: Instance, action: str) -> None:
+    """:raises InvalidState: it is deleted softly: nothing is given to it, and nothing done with it, until it is restored"""
+    if Mark.SOFT_DELETED in marks(rooms, instance.uuid):
+        state, hint = _REASON[Mark.SOFT_DELETED]
+        raise InvalidState(name=instance.name, state=state, action=action, hint=hint)
+
+
 def refuse_marked(rooms: Rooms, instance: Instance, action: str = "started") -> None:
     """:raises InvalidState: it must not start"""
     from cowshed.driver.steps import settling

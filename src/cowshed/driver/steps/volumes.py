@@ -21,7 +21,7 @@ from cowshed.model.instance import Instance
 from cowshed.model.volume import AttachedVolume, VolumeState
 from cowshed.undo import Undo
 from cowshed.units import MiB
-from cowshed.volumes import find, record, shape
+from cowshed.volumes import find, record, shape, spec
 from cowshed.volumes import info as infos
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _log = log.logger(__name__)
 
+HERE = ("file", "local")  # types whose storage this host answers for itself
 LEAST = MiB  # of a volume to boot from: whoever gives less has mistaken it
 PATIENCE = 300.0  # seconds for somebody else who connects or disconnects the same volume
 
@@ -67,7 +68,7 @@ def plan(rooms: Rooms, image: Image, names: Names, asked: Sequence[Asked]) -> tu
 def refuse_double(asked: Sequence[Asked]) -> None:
     """:raises NameTaken: one volume is asked for twice"""
     for number, one in enumerate(asked):
-        if any(_is_same(one.info, other.info) for other in asked[:number]):
+        if any(infos.is_same(one.info, other.info) for other in asked[:number]):
             raise NameTaken(kind="volume", name=infos.volume_id(one.info), hint="it is asked for twice")
 
 
@@ -76,8 +77,10 @@ def refuse_used(rooms: Rooms, instance: Instance, info: Mapping[str, Any]) -> No
 
     :raises NameTaken: this instance has it already :raises Conflict: another one of this host has
     """
-    if any(_is_same(one.connection_info, info) for one in recorded(rooms, instance)):
-        raise NameTaken(kind="volume", name=f"{infos.volume_id(info)} of {instance.name}")
+    for one in recorded(rooms, instance):
+        if infos.is_same(one.connection_info, info):
+            hint = f"it is {one.target or 'attached'} already, from {spec.shown(one.connection_info)}"
+            raise NameTaken(kind="volume", name=f"{one.id} of {instance.name}", hint=hint)
     refuse_shared(rooms, instance, info)
 
 
@@ -88,16 +91,11 @@ def refuse_shared(rooms: Rooms, instance: Instance, info: Mapping[str, Any]) -> 
             continue
         for one in record.load(path.parent):
             both = shape.shareable(info) and shape.shareable(one.connection_info)
-            if _is_same(one.connection_info, info) and not both:
+            if infos.is_same(one.connection_info, info) and not both:
                 raise Conflict(
-                    reason=f"volume {infos.volume_id(info)} is attached to instance {path.parent.name}",
+                    reason=f"volume {one.id} ({spec.shown(info)}) is attached to instance {path.parent.name}",
                     hint="detach it there, or share it between guests that know how (multiattach)",
                 )
-
-
-def _is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """By identity, or by another name for the same place."""
-    return infos.volume_id(one) == infos.volume_id(other) or infos.place(one) == infos.place(other)
 
 
 def foresee(rooms: Rooms, instance: Instance, planned: Sequence[AttachedVolume], image: Image) -> None:
@@ -113,6 +111,25 @@ def foresee(rooms: Rooms, instance: Instance, planned: Sequence[AttachedVolume],
         needed = max(image.min_disk, LEAST)
         if volume.is_root and size is not None and size < needed:
             raise DiskTooSmall(disk=f"volume {volume.id}", size=size, needed=needed, hint="grow it on its storage")
+
+
+def sizes_here(rooms: Rooms, asked: Sequence[AttachedVolume]) -> dict[str, int]:
+    """Bytes of the volumes that are files and devices of this host, by id; what cannot be told now is left out.
+
+    Of an encrypted one the guest sees less than it has, and how much less is in its header only.
+    """
+    found = {}
+    for volume in asked:
+        if infos.type_of(volume.connection_info) not in HERE or volume.encryption:
+            continue
+        try:
+            size = find(rooms.connectors, volume.connection_info).look(volume.connection_info)
+        except CowshedError as error:
+            _log.info("the size of volume %s is not known: %s", volume.id, error)
+            continue
+        if size is not None:
+            found[volume.id] = size
+    return found
 
 
 def root(rooms: Rooms, instance: Instance) -> AttachedVolume | None:

@@ -1,0 +1,133 @@
+"""Volumes and what the driver refuses of them before anything is touched; their sizes without a guest. No libvirt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cowshed.config import Config, HostSection
+from cowshed.driver import LibvirtDriver
+from cowshed.driver.steps import marks, volumes
+from cowshed.errors import Conflict, InvalidState, NameTaken, UnsupportedOperation
+from cowshed.model.disk import Bus
+from cowshed.model.flavor import Flavor
+from cowshed.model.instance import Instance
+from cowshed.model.volume import AttachedVolume, VolumeState
+from cowshed.units import MiB
+from cowshed.volumes import info as infos
+from cowshed.volumes import record
+
+
+class OffGuest:
+    """Defined and stopped; nothing else may be asked of it."""
+
+    def ended(self) -> bool:
+        return True
+
+    def has_saved(self) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"the guest was asked to {name}")
+
+
+class OneGuest:
+    def find(self, uuid: str) -> OffGuest:
+        return OffGuest()
+
+    guest = find
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> LibvirtDriver:
+    made = LibvirtDriver(config=Config(host=HostSection(state=str(tmp_path / "state"))))
+    made.rooms.__dict__["hypervisor"] = OneGuest()
+    return made
+
+
+def cow(driver: LibvirtDriver, number: int = 1) -> Instance:
+    made = Instance(f"00000000-0000-4000-8000-00000000000{number}", f"cow{number}", Flavor())
+    driver.rooms.directory(made.uuid).create()
+    return made
+
+
+def file(path: Path, serial: str = "", **data: Any) -> dict[str, Any]:
+    info = {"driver_volume_type": "file", "data": {"path": str(path), "format": "raw", **data}}
+    return {**info, "serial": serial} if serial else info
+
+
+def attached(driver: LibvirtDriver, who: Instance, info: dict[str, Any], target: str = "vdb") -> AttachedVolume:
+    identity = infos.volume_id(info)
+    one = AttachedVolume(identity, info, target, Bus.VIRTIO, serial=identity, state=VolumeState.ATTACHED)
+    record.save(driver.rooms.directory(who.uuid).path, one)
+    return one
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.raw"
+    path.write_bytes(bytes(3 * MiB))
+    return path
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_file_by_another_name_is_the_same_volume(driver: LibvirtDriver, data: Path, link: Any) -> None:
+    first, second = cow(driver), cow(driver, 2)
+    other = data.with_name("other.raw")
+    link(data, other)
+    attached(driver, first, file(data, "myserial"))
+    with pytest.raises(NameTaken, match="volume myserial of cow1") as caught:
+        driver.attach_volume(None, file(other), first, "")
+    assert "vdb" in str(caught.value.hint)
+    assert str(data) in str(caught.value.hint)
+    with pytest.raises(Conflict, match="myserial"):
+        volumes.refuse_used(driver.rooms, second, file(other))
+
+
+def test_other_files_and_files_that_are_gone_are_other_volumes(driver: LibvirtDriver, data: Path) -> None:
+    who = cow(driver)
+    attached(driver, who, file(data, "myserial"))
+    other = data.with_name("other.raw")
+    volumes.refuse_used(driver.rooms, who, file(other))
+    other.write_bytes(b"")
+    volumes.refuse_used(driver.rooms, who, file(other))
+    data.unlink()
+    volumes.refuse_used(driver.rooms, who, file(other))
+
+
+def test_what_is_deleted_softly_is_given_nothing(driver: LibvirtDriver, data: Path) -> None:
+    who = cow(driver)
+    marks.mark(driver.rooms, who.uuid, marks.Mark.SOFT_DELETED)
+    with pytest.raises(InvalidState, match="is deleted"):
+        driver.attach_volume(None, file(data), who, "")
+    assert driver.volumes(who) == ()
+
+
+def test_a_read_only_volume_is_not_grown(driver: LibvirtDriver, data: Path) -> None:
+    who = cow(driver)
+    attached(driver, who, file(data, "v", access_mode="ro"))
+    with pytest.raises(UnsupportedOperation, match="attached read-only") as caught:
+        driver.extend_volume(None, file(data, "v", access_mode="ro"), who, 8 * MiB)
+    assert caught.value.hint
+    assert data.stat().st_size == 3 * MiB
+
+
+def test_sizes_are_told_of_a_stopped_instance_too(driver: LibvirtDriver, data: Path) -> None:
+    who = cow(driver)
+    attached(driver, who, file(data, "here"))
+    attached(driver, who, file(data.with_name("gone"), "gone"), "vdc")
+    net = {"driver_volume_type": "nbd", "serial": "net", "data": {"host": "127.0.0.1", "port": 1, "export": ""}}
+    attached(driver, who, net, "vdd")
+    assert driver.volume_sizes(who) == {"here": 3 * MiB}
+
+
+@pytest.mark.parametrize("word", ["vdb", "/dev/vdb", "v"])
+def test_the_limits_of_a_volume_are_given_when_it_is_attached(driver: LibvirtDriver, data: Path, word: str) -> None:
+    who = cow(driver)
+    attached(driver, who, file(data, "v"))
+    with pytest.raises(UnsupportedOperation, match="volume v") as caught:
+        driver.limit_disk(who, word, {"total_iops_sec": 100})
+    assert "--limit" in str(caught.value.hint)
