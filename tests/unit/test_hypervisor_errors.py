@@ -87,6 +87,12 @@ def test_every_entry_of_the_table_makes_an_error() -> None:
         ),
         (Number.ACCESS_DENIED, "denied", ours.PermissionDenied, "no permission to start web"),
         (Number.RESOURCE_BUSY, "held", ours.Busy, "web is locked by another operation"),
+        (
+            Number.INTERNAL_ERROR,
+            "internal error: No more available PCI slots",
+            ours.UnsupportedOperation,
+            "web cannot take another device while it runs",
+        ),
         (Number.INTERNAL_ERROR, "odd.", ours.HypervisorError, "libvirt refused to start web: odd"),
         (9999, "new in libvirt 99", ours.HypervisorError, "libvirt refused to start web: new in libvirt 99"),
     ],

@@ -50,6 +50,12 @@ class Session:
         with chosen(self.progress) as progress, host.driver.reporting(progress):
             yield host
 
+    def tell_brought(self) -> None:
+        """To people: images that a path or URL has left in the store, which they may not expect there."""
+        if self.format == "table" and not self.quiet:
+            for image in self.host.images.brought:
+                output.note(f"kept as image {image.name}; cowshed image rm {image.name} removes it")
+
     def confirm(self, question: str) -> None:
         """Ask on a terminal; elsewhere ``--yes`` must have been given.
 

@@ -19,6 +19,7 @@ def rescue(session: Session, instance: str, image: str) -> None:
     """Boot INSTANCE from another image, with its own disks attached and untouched; unrescue ends it."""
     with session.working() as host, host.images.at_hand(image) as found:
         session.emit("instances", [describe(host.instances.rescue(instance, found))], COLUMNS)
+    session.tell_brought()
 
 
 @click.command(cls=Verb)
@@ -48,3 +49,4 @@ def rebuild(session: Session, instance: str, image: str, preserve_ephemeral: boo
     with session.working() as host, host.images.at_hand(image) as found:
         done = host.instances.rebuild(instance, found, preserve_ephemeral=preserve_ephemeral)
         session.emit("instances", [describe(done)], COLUMNS)
+    session.tell_brought()

@@ -152,6 +152,7 @@ def run(session: Session, image: str, **options: Any) -> None:
             extra_specs=_limits(options),
             datasource=options["datasource"] or "",
         )
+        session.tell_brought()
         try:
             if options["condition"]:
                 machine.wait(options["condition"], timeout=parse_duration(options["timeout"]))

@@ -46,6 +46,7 @@ class Images:
     def __init__(self, driver: LibvirtDriver, instances: Instances) -> None:
         self._driver = driver
         self._instances = instances
+        self.brought: list[Image] = []  # by at_hand, and kept: nobody asked for them by name
 
     def pull(
         self,
@@ -168,7 +169,7 @@ class Images:
         """The image called ``ref``, or made of the file or URL ``ref``.
 
         A file is brought in once while it does not change, a URL once. What was brought in for a
-        block that fails goes again, unless somebody else has begun to use it.
+        block that fails goes again, unless somebody else has begun to use it. Otherwise it stays, and is one of ``brought``.
 
         :raises ImageNotFound: and what :meth:`pull` raises
         """
@@ -179,6 +180,8 @@ class Images:
             if new:
                 self._take_back(image)
             raise
+        if new:
+            self.brought.append(image)
 
     def _found(self, ref: str) -> tuple[Image, bool]:
         """The image, and whether this call has brought it in."""
