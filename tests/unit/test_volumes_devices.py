@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cowshed import clock
+from cowshed.config import VolumesSection
+from cowshed.driver.steps import devices
 from cowshed.errors import DeadlineExceeded, HypervisorError, InvalidState
 from cowshed.hypervisor import devices as devices_module
 from cowshed.hypervisor.devices import Devices
@@ -201,3 +204,11 @@ def test_what_is_not_there_is_not_asked_for() -> None:
     guest.places = {"config"}
     assert detach(guest)
     assert guest.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("wait", "each", "attempts"), [(None, 20, 8), (5, 5, 1), (20, 20, 1), (30, 15, 2), (160, 20, 8), (0, 0, 1)]
+)
+def test_the_guest_has_just_the_time_that_is_given(wait: float | None, each: float, attempts: int) -> None:
+    rooms: Any = SimpleNamespace(config=SimpleNamespace(volumes=VolumesSection()))
+    assert devices.patience(rooms, wait) == (each, attempts)
