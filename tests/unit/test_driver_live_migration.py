@@ -11,13 +11,14 @@ import pytest
 from cowshed import log
 from cowshed.config import Config, HostSection
 from cowshed.driver import LibvirtDriver
-from cowshed.driver.steps import leaving, settling, transit
-from cowshed.errors import HypervisorError
+from cowshed.driver.steps import arriving, awaiting, leaving, settling, transit
+from cowshed.errors import HypervisorError, InstanceNotFound
 from cowshed.hypervisor import migrate
 from cowshed.hypervisor.migrate import Statistics
 from cowshed.model.flavor import Flavor
 from cowshed.model.instance import Instance, PowerState
 from cowshed.units import MiB
+from tests.unit.test_driver_provision import house
 
 INSTANCE = Instance(uuid="11111111-2222-3333-4444-555555555555", name="web", flavor=Flavor(vcpus=1, memory=64 * MiB))
 
@@ -66,3 +67,18 @@ def test_an_error_is_for_the_caller_to_say(
     driver._migrate(INSTANCE, guest, "there", found)
     assert found["error"] == "libvirt refused to migrate web: no route to host"
     assert capsys.readouterr().err == ""
+
+
+def test_what_libvirt_removes_at_this_moment_did_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source has given the migration up: the guest is found here, and gone when it is asked for more."""
+    rooms, uuid, removed = house(tmp_path / "state"), "11111111-2222-3333-4444-555555555555", []
+    rooms.__dict__["hypervisor"] = SimpleNamespace(find=lambda uuid: SimpleNamespace(name="web"))
+
+    def gone(*_: Any) -> None:
+        raise InstanceNotFound(name=uuid)
+
+    monkeypatch.setattr(awaiting, "arrived", gone)
+    monkeypatch.setattr(arriving, "rollback", lambda rooms, instance, *_, **__: removed.append(instance.uuid))
+    transit.note(rooms, uuid, transit.Way.IN, shared=False, name="web")
+    arriving.recover_one(rooms, uuid)
+    assert removed == [uuid]
