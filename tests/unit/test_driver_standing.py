@@ -158,7 +158,7 @@ class OneGuest:
     guest = find
 
 
-@pytest.mark.parametrize("how", ["HARD", "SOFT", "rescue"])
+@pytest.mark.parametrize("how", ["HARD", "SOFT", "rescue", "resize"])
 def test_the_guest_runs_on_when_the_base_is_gone(rooms: Rooms, image: Image, cow: Instance, how: str) -> None:
     base(rooms, cow).unlink()
     rooms.images.delete(image.id)
@@ -167,5 +167,7 @@ def test_the_guest_runs_on_when_the_base_is_gone(rooms: Rooms, image: Image, cow
     with pytest.raises(DiskNotFound):
         if how == "rescue":
             driver.rescue(None, cow, [], image, "secret")
+        elif how == "resize":
+            driver.migrate_disk_and_power_off(None, cow, "localhost", cow.flavor, [])
         else:
             driver.reboot(None, cow, [], how)

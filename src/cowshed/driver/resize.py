@@ -32,6 +32,7 @@ from cowshed.driver.steps import (
     sending,
     serial,
     shares,
+    standing,
     teardown,
     transit,
     volumes,
@@ -66,11 +67,13 @@ class Resize(ResizeContract):
     ) -> str:
         """:raises InvalidState: it is suspended or rescued, or resized already
 
+        :raises DiskNotFound: what a disk stands on is gone for good; it was not stopped
         :raises HostUnsuitable: the destination cannot take it, or this host cannot run it so; it was not stopped
         """
         rooms, vifs = self.rooms, tuple(network_info or ())
         with log.about(instance.name), transit.busy(rooms, instance.uuid, Way.OUT), Undo() as undo:
             guest = self._refuse_unresizable(instance)
+            standing.ready(rooms, instance)
             entries = leaving.own(rooms, instance)
             refuse_shrinking(entries, flavor)
             info = disk_info.told(rooms, instance)
