@@ -41,12 +41,14 @@ def listed(cowshed: Call) -> list[dict[str, Any]]:
 def test_an_interface_comes_is_listed_and_goes(cowshed: Call, driver: FakeDriver) -> None:
     code, out, _ = cowshed(
         *("nic", "attach", "web", "--network", "bridge:br0", "--mac", "52-54-00-AA-BB-CC", "--model", "e1000e"),
-        *("--ip", "10.0.0.5/24"),
+        *("--ip", "10.0.0.5/24", "--tag", "front"),
     )
     assert (code, out) == (0, "52:54:00:aa:bb:cc\n")
     (one,) = listed(cowshed)
     assert (one["type"], one["source"], one["model"], one["addresses"]) == ("bridge", "br0", "e1000e", ["10.0.0.5"])
-    assert (one["device"][:4], one["link"]) == ("fake", "up")
+    assert (one["device"][:4], one["link"], one["tag"]) == ("fake", "up", "front")
+    (found,) = driver.device_metadata(Host.connect().machine("web").record.instance)
+    assert (found["mac"], found["tags"]) == ("52:54:00:aa:bb:cc", ["front"])
     (vif,) = driver.guest("web").vifs[-1:]
     assert vif.subnets[0].cidr == "10.0.0.0/24"
     assert [vif.type for vif in Host.connect().machine("web").record.vifs] == [VifType.BRIDGE], "and nowhere no more"

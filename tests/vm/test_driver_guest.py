@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,6 +24,7 @@ from cowshed.errors import (
 )
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
+from cowshed.model.vif import Vif
 from tests.vm.machines import Machines, forwarded, free_port, machines
 
 
@@ -105,6 +107,21 @@ def test_changed_metadata_reaches_domain_and_guest(house: Machines, running: Ins
     assert output(house, running, "cat", "/run/cowshed/metadata.json") == '{"new": "2", "role": "db"}'
     with pytest.raises(InvalidRequest):
         house.driver.change_instance_metadata(None, running, {"role": ["*", "x"]})
+
+
+def test_a_guest_finds_a_device_by_its_tag(house: Machines, running: Instance) -> None:
+    """Where the metadata says, there is the card with that address."""
+    vif = Vif("front", "52:54:00:00:02:02", tag="front")
+    house.driver.attach_interface(running, house.driver.remembered_image(running), vif)
+    told = json.loads(output(house, running, "cat", "/run/cowshed/devices.json"))["devices"]
+    assert told == house.driver.device_metadata(running)
+    (one,) = told
+    assert (one["type"], one["bus"], one["mac"], one["tags"]) == ("nic", "pci", vif.address, ["front"])
+    card = f"cat /sys/bus/pci/devices/{one['address']}/virtio*/net/*/address"
+    assert output(house, running, "sh", "-c", card).strip() == vif.address
+    house.driver.detach_interface(running, vif)
+    assert json.loads(output(house, running, "cat", "/run/cowshed/devices.json")) == {"devices": []}
+    assert house.driver.device_metadata(running) == []
 
 
 def test_a_guest_without_an_agent_says_so_soon(house: Machines, tiny: Image, running: Instance) -> None:

@@ -28,6 +28,7 @@ def describe(nic: Nic, instance: str) -> dict[str, Any]:
         "source": vif.source,
         "model": vif.model,
         "groups": list(vif.groups),
+        "tag": vif.tag,
         "forwards": [f"{one.host_address}:{one.host_port}:{one.guest_port}/{one.protocol}" for one in vif.forwards],
         "addresses": [subnet.address for subnet in vif.subnets if subnet.address],
         "device": nic.device,
@@ -96,6 +97,7 @@ def ls(session: Session, instance: str | None) -> None:
     "--group", "groups", multiple=True, metavar="NAME", shell_complete=group_names, help="Security group; repeatable."
 )
 @click.option("--ip", default="", metavar="ADDRESS/SIZE", help="The IP address it uses, such as 10.0.0.5/24.")
+@click.option("--tag", default="", help="Names it in the guest's metadata.")
 @verb
 def attach(session: Session, instance: str, network: str, **options: Any) -> None:
     """Give INSTANCE one more interface. A running guest sees it at once."""
@@ -108,6 +110,7 @@ def attach(session: Session, instance: str, network: str, **options: Any) -> Non
             publish=options["publish"],
             groups=options["groups"],
             ip=options["ip"],
+            tag=options["tag"],
         )
     _emit(session, instance, vif.address)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cowshed.domain import disk
+from cowshed.domain.address import Address
 from cowshed.domain.domain import Domain
+from cowshed.domain.element import parse
 from cowshed.model.disk import AttachedDisk
 from cowshed.model.instance import Instance
 from cowshed.model.vif import Vif
@@ -57,6 +59,17 @@ def interfaces(xml: str) -> tuple[PluggedInterface, ...]:
         )
         for one in Domain.parse(xml).interfaces
     )
+
+
+def pci_addresses(xml: str) -> dict[str, str]:
+    """Of the interfaces libvirt made: MAC address (lower case) -> PCI address as Linux writes it, or ""."""
+    found = {}
+    for node in parse(xml).findall("devices/interface"):
+        mac, address = node.find("mac"), node.find("address")
+        if mac is not None:
+            pci = Address.from_node(address).pci if address is not None else ""
+            found[mac.get("address", "").lower()] = pci
+    return found
 
 
 def agent_connected(xml: str) -> bool:

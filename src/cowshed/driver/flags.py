@@ -9,6 +9,7 @@ from cowshed.model.disk import DiskFormat
 
 _ALWAYS: Final = (
     "supports_device_tagging",
+    "supports_tagged_attach_interface",
     "supports_tagged_attach_volume",
     "supports_multiattach",
     "supports_bfv_rescue",
@@ -21,7 +22,7 @@ class Flags:
     def more_flags(self) -> dict[str, bool]:
         """Beside those that follow from the contract; what is left out is not supported.
 
-        Interfaces have no tags, and guests are not pinned to processors.
+        Guests are not pinned to processors.
         """
         from cowshed.tools import virtiofsd
 

@@ -11,7 +11,7 @@ from cowshed import log
 from cowshed.contract.interfaces import Interfaces as InterfacesContract
 from cowshed.contract.types import NetworkInfo
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import connect, devices, filtering, locate, nics
+from cowshed.driver.steps import connect, devices, filtering, locate, nics, tagged
 from cowshed.errors import CowshedError, InvalidRequest, InvalidState, UnsupportedOperation
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
@@ -64,6 +64,8 @@ class Interfaces(InterfacesContract):
                 wanted = filtering.planned(rooms, guest, instance, [vif])
                 rooms.filters.ensure(wanted)
                 filtering.connect_links(guest, [vif] if wanted else [])
+        if vif.tag:
+            tagged.tell(rooms, instance, guest)
 
     def _check_new(self, instance: Instance, guest: Guest, vif: Vif, present: Sequence[Vif]) -> None:
         """:raises InvalidRequest: it has this address already, or the interface leads nowhere"""
@@ -105,6 +107,8 @@ class Interfaces(InterfacesContract):
             nics.remember(guest, [one for one in present if one is not known])
             filtering.remove(rooms, instance, [known])
             connect.unplug(rooms, [known])
+            if known.tag:
+                tagged.tell(rooms, instance, guest)
 
     def _take(self, guest: Guest, vif: Vif, *, timeout: float, attempts: int) -> bool:
         """Was it there? :raises DeadlineExceeded: the guest does not let go of it"""

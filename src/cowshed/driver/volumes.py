@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cowshed import log
 from cowshed.contract.volumes import Volumes as VolumesContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import counters, devices, locate, mapping, marks, swap, volume_snapshot, volumes
+from cowshed.driver.steps import counters, devices, locate, mapping, marks, swap, tagged, volume_snapshot, volumes
 from cowshed.errors import DiskNotFound, InvalidState
 from cowshed.model.disk import Bus
 from cowshed.model.instance import Instance
@@ -71,6 +71,8 @@ class Volumes(VolumesContract):
                     rooms.progress.phase("attach")
                     devices.attach(guest, disk, volumes.finder(volume))
                     record.save(volumes.directory(rooms, instance), replace(volume, state=VolumeState.ATTACHED))
+            if volume.tag:
+                tagged.tell(rooms, instance, guest)
 
     def _take_back(self, instance: Instance, guest: Guest, volume: AttachedVolume) -> None:
         """Whether the guest got it is not known when libvirt went away; storage in use is not taken from it."""
@@ -104,6 +106,8 @@ class Volumes(VolumesContract):
                 _log.warning("there is no domain; disconnecting volume %s", volume.id)
             rooms.progress.phase("disconnect")
             volumes.disconnect_held(rooms, instance.uuid, volume)
+        if guest and volume.tag:
+            tagged.tell(rooms, instance, guest)
 
     @contextmanager
     def _detaching(self, instance: Instance, volume: AttachedVolume) -> Iterator[None]:
@@ -254,8 +258,9 @@ class Volumes(VolumesContract):
         return volumes.sizes_here(self.rooms, self.volumes(instance)) | found
 
     def device_metadata(self, instance: Instance) -> list[dict[str, Any]]:
-        """The tagged devices of a running guest, as its metadata describes them: address, serial number, tags.
+        """The tagged volumes and interfaces of a guest, in the words of OpenStack's metadata: type, bus, address, serial
+        number or MAC address, tags. A running guest with an agent has them in ``/run/cowshed/devices.json`` too.
 
         :raises InstanceNotFound:
         """
-        return devices.described(self.rooms.hypervisor.guest(instance.uuid), self.volumes(instance))
+        return tagged.described(self.rooms, instance, self.rooms.hypervisor.guest(instance.uuid))

@@ -56,6 +56,7 @@ class Nics:
         publish: Sequence[str] = (),
         groups: Sequence[str] = (),
         ip: str = "",
+        tag: str = "",
     ) -> Vif:
         """One more interface, also while it runs; the guest sees it at once.
 
@@ -66,6 +67,7 @@ class Nics:
         :param groups: its security groups; empty: its packets are not filtered
         :param ip: its IP address and the size of its network, such as ``10.0.0.5/24``; a filtered interface may use no
             other. Empty: it has one from DHCP, and any will do
+        :param tag: a word by which the guest finds it among its devices
         """
         from cowshed.domain.naming import VIF_MODELS
         from cowshed.network import parse
@@ -76,7 +78,7 @@ class Nics:
             vif = parse.another(
                 network, record.vifs, instance=record.uuid, address=address, model=model, forwards=publish
             )
-            vif = dataclasses.replace(vif, groups=tuple(groups), subnets=subnets(ip))
+            vif = dataclasses.replace(vif, groups=tuple(groups), subnets=subnets(ip), tag=tag)
             self._driver.rooms.rules.groups(record.instance, vif)  # are there such groups?
             kept = tuple(one for one in record.vifs if one.type != VifType.NONE)
             # The intent first: what a killed process has attached is found in the record, and can be detached.

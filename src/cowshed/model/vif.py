@@ -55,7 +55,8 @@ class Subnet:
 class Vif:
     """One interface asked for. ``source`` names the libvirt network, the bridge, the tap or the shared device.
 
-    ``groups`` are its security groups; with none its packets are not filtered.
+    ``groups`` are its security groups; with none its packets are not filtered. ``tag`` is a word by which the guest
+    finds it among its devices.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Vif:
     mtu: int | None = None
     details: Mapping[str, str] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
+    tag: str = ""
 
 
 @dataclass(frozen=True, slots=True)

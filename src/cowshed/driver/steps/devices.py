@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cowshed.errors import CowshedError, HypervisorError
 from cowshed.model.disk import AttachedDisk, Bus
@@ -76,29 +76,4 @@ def sizes(guest: Guest | None, volumes: Sequence[AttachedVolume]) -> dict[str, i
                 found[volume.id] = guest.block_jobs.capacity(disk.target or volume.target)
         except CowshedError:
             continue
-    return found
-
-
-def described(guest: Guest, volumes: Sequence[AttachedVolume]) -> list[dict[str, Any]]:
-    """The tagged volumes, in the words of OpenStack's device metadata."""
-    from cowshed.driver.steps.volumes import finder
-
-    xml = guest.xml()
-    found = []
-    for volume in volumes:
-        disk = finder(volume)(xml)
-        if disk is None or not volume.tag:
-            continue
-        address = disk.address
-        pci = address.pci if address else ""
-        drive = f"{address.controller}:0:{address.target}:{address.unit}" if address and not pci else ""
-        found.append(
-            {
-                "type": "disk",
-                "bus": "pci" if pci else str(volume.bus),
-                "address": pci or drive,
-                "serial": volume.serial,
-                "tags": [volume.tag],
-            }
-        )
     return found

@@ -129,9 +129,15 @@ class FakeDevices(FakeLifecycle, FakeShares):
         return dict(self._find(instance).sizes)
 
     def device_metadata(self, instance: Instance) -> list[dict[str, Any]]:
-        return [
+        guest = self._find(instance)
+        nics = [
+            {"type": "nic", "bus": "none", "address": "", "mac": one.address, "tags": [one.tag]}
+            for one in guest.vifs
+            if one.tag
+        ]
+        return nics + [
             {"type": "disk", "bus": "none", "address": name, "serial": infos.volume_id(info), "tags": [info["tag"]]}
-            for name, info in self._find(instance).volumes.items()
+            for name, info in guest.volumes.items()
             if info.get("tag")
         ]
 

@@ -151,7 +151,11 @@ class FakeHost(FakeDisks):
 
     def more_flags(self) -> dict[str, bool]:
         """Tags of volumes are kept."""
-        return {"supports_device_tagging": True, "supports_tagged_attach_volume": True}
+        return {
+            "supports_device_tagging": True,
+            "supports_tagged_attach_volume": True,
+            "supports_tagged_attach_interface": True,
+        }
 
     def node_uuid(self) -> str:
         return str(uuid.uuid5(uuid.NAMESPACE_DNS, "fake"))
