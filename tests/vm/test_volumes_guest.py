@@ -48,7 +48,11 @@ new() {  # NAME SERIAL
     text=$(dd if=/dev/$1 bs=512 count=1 2>/dev/null | tr -d '\000')
     queue=/sys/block/$1/queue
     echo "guest: $2 reads [$text] blocks $(cat $queue/logical_block_size)/$(cat $queue/physical_block_size)"
-    if printf 'guest was here on %s' "$2" | dd of=/dev/$1 bs=512 seek=2048 conv=fsync 2>/dev/null
+    printf 'guest was here on %s' "$2" | dd of=/dev/$1 bs=512 seek=2048 conv=fsync 2>/dev/null
+    code=$?
+    # Taken away meanwhile: dd has made a file of that name, and the next disk would have no node.
+    [ -b /dev/$1 ] || { rm -f /dev/$1; code=1; }
+    if [ $code = 0 ]
     then echo "guest: $2 written"; else echo "guest: $2 not written"; fi
 }
 (
