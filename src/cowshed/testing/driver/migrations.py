@@ -16,6 +16,12 @@ class FakeMigrations(Table):
     def other_host(self, dest: str) -> AbstractContextManager[Channel]:
         refuse(self, "other_host")
 
+    def meet(self, dest: str, peer: Channel, *, live: bool) -> None:
+        refuse(self, "meet")
+
+    def met(self, probe: str) -> dict[str, Any]:
+        refuse(self, "met")
+
     def left_for(self, instance: Instance) -> str:
         return ""
 
