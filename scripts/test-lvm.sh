@@ -7,7 +7,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 logs=build/test-lvm
-limit=${LVM_TIMEOUT:-1700}
+limit=${LVM_TIMEOUT:-2400}
 mkdir -p "$logs"
 
 guest() {  # NAME PREPARE-OPTIONS -- PYTEST-WORDS
