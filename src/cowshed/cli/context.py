@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -166,6 +167,18 @@ def instance_names(ctx: click.Context, param: click.Parameter, incomplete: str) 
     with suppress(CowshedError, OSError):
         return [name for name in Records(config.load().state / "cowshed.db").names() if name.startswith(incomplete)]
     return []
+
+
+def instance_directory(ctx: click.Context) -> Path:
+    """For completion: where the instance that stands before keeps its records, from the database alone.
+
+    :raises CowshedError: there is no such instance, or none is named yet
+    """
+    from cowshed import config
+    from cowshed.manager.records import Records
+
+    state = config.load().state
+    return state / "instances" / Records(state / "cowshed.db").find(ctx.params.get("instance") or "").uuid
 
 
 def image_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:

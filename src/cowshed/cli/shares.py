@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cowshed.cli import output
-from cowshed.cli.context import Session, directories, instance_argument, instance_names, verb
+from cowshed.cli.context import Session, directories, instance_argument, instance_directory, instance_names, verb
 from cowshed.cli.images import Aliased
 from cowshed.errors import CowshedError
 
@@ -40,14 +40,10 @@ COLUMNS: output.Columns = {
 
 def share_tags(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For completion: tags of the instance's shares, from the record alone."""
-    from cowshed import config
-    from cowshed.manager.records import Records
     from cowshed.shares import record
 
     with suppress(CowshedError, OSError):
-        state = config.load().state
-        found = Records(state / "cowshed.db").find(ctx.params.get("instance") or "")
-        shares = record.load(state / "instances" / found.uuid)
+        shares = record.load(instance_directory(ctx))
         return [one.tag for one in shares if one.tag.startswith(incomplete)]
     return []
 

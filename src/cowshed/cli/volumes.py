@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cowshed.cli import output
-from cowshed.cli.context import Session, instance_argument, instance_names, verb
+from cowshed.cli.context import Session, instance_argument, instance_directory, instance_names, verb
 from cowshed.cli.images import Aliased
 from cowshed.cli.words import pairs, password, sources
 from cowshed.errors import CowshedError
@@ -61,14 +61,10 @@ COLUMNS: output.Columns = {
 
 def volume_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For completion: ids and device names of the instance's volumes, from the record alone."""
-    from cowshed import config
-    from cowshed.manager.records import Records
     from cowshed.volumes import record
 
     with suppress(CowshedError, OSError):
-        state = config.load().state
-        found = Records(state / "cowshed.db").find(ctx.params.get("instance") or "")
-        volumes = record.load(state / "instances" / found.uuid)
+        volumes = record.load(instance_directory(ctx))
         return [name for one in volumes for name in (one.target, one.id) if name.startswith(incomplete)]
     return []
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cowshed import log
-from cowshed.errors import Conflict, CowshedError, NotFound
+from cowshed.errors import Conflict, NotFound
+from cowshed.manager import listing
 from cowshed.manager.records import Record
 from cowshed.model.share import Share
 
 if TYPE_CHECKING:
     from cowshed.driver import LibvirtDriver
     from cowshed.manager.instances import Instances
-
-_log = log.logger(__name__)
 
 
 def parse(words: Sequence[str]) -> list[Share]:
@@ -36,16 +34,9 @@ class Shares:
 
     def list(self, ref: str = "") -> list[tuple[Record, Share]]:
         """Of one instance, or of all: then one whose shares cannot be told is logged and left out."""
-        records = [self._instances.records.find(ref)] if ref else self._instances.records.all()
-        found = []
-        for record in records:
-            try:
-                found += [(record, one) for one in self._driver.shares(record.instance)]
-            except CowshedError as error:
-                if ref:
-                    raise
-                _log.warning("the shares of %s cannot be told: %s", record.name, error)
-        return found
+        return listing.of_each(
+            self._instances.records, ref, "shares", lambda record: self._driver.shares(record.instance)
+        )
 
     def attach(self, ref: str, spec: str) -> Share:
         """Give an instance a directory; one that runs sees it at once, where it was started with a share.

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cowshed import log
-from cowshed.errors import Conflict, CowshedError, NotFound
+from cowshed.errors import Conflict, NotFound
+from cowshed.manager import listing
 from cowshed.manager.records import Record
 from cowshed.model.volume import AttachedVolume
 from cowshed.units import format_size, parse_size
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from cowshed.driver import LibvirtDriver
     from cowshed.manager.instances import Instances
 
-_log = log.logger(__name__)
 _SHORTEST_PREFIX = 8
 
 
@@ -119,16 +118,7 @@ class Volumes:
 
     def list(self, ref: str = "") -> list[tuple[Record, Seen]]:
         """Of one instance, or of all: then one whose volumes cannot be told is logged and left out."""
-        records = [self._instances.records.find(ref)] if ref else self._instances.records.all()
-        found = []
-        for record in records:
-            try:
-                found += [(record, one) for one in self._seen(record)]
-            except CowshedError as error:
-                if ref:
-                    raise
-                _log.warning("the volumes of %s cannot be told: %s", record.name, error)
-        return found
+        return listing.of_each(self._instances.records, ref, "volumes", self._seen)
 
     def _seen(self, record: Record) -> Sequence[Seen]:
         volumes = self._driver.volumes(record.instance)
