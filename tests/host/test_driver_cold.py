@@ -13,6 +13,7 @@ import pytest
 from cowshed.disks import manifest
 from cowshed.driver.steps import host_state
 from cowshed.errors import Conflict, CowshedError, DataCorrupt, HostUnsuitable, NameTaken, NotFound, ToolFailed
+from cowshed.host import facts
 from cowshed.model.disk import Base, DiskFormat
 from cowshed.model.instance import Instance
 from tests.cold_moves import Move, Side, connected
@@ -215,6 +216,10 @@ def test_what_is_refused_before_it_is_stopped(sides: tuple[Side, Side], monkeypa
         target.rooms.capabilities.arch = "aarch64"  # type: ignore[misc]
         refused(found, HostUnsuitable, "aarch64")
         target.rooms.capabilities.arch = "x86_64"  # type: ignore[misc]
+
+        with monkeypatch.context() as small:
+            small.setattr(facts, "most_memory", lambda: found.larger.memory - 1)
+            refused(found, HostUnsuitable, "of memory are more than the")
 
         usual = target.rooms.config
         target.rooms.config = replace(usual, host=replace(usual.host, reserved_disk=1 << 60))

@@ -185,6 +185,9 @@ def test_what_the_destination_refuses(
         checks(source, target, guest, block=False)
     with pytest.raises(HostUnsuitable, match="older"):
         target.driver.check_can_live_migrate_destination(None, guest, {"hypervisor_version": 999_000_000}, {}, None)
+    vast = replace(guest, flavor=replace(guest.flavor, memory=1 << 50))
+    with pytest.raises(HostUnsuitable, match="of memory are more than the"):
+        target.driver.check_can_live_migrate_destination(None, vast, {}, {}, None)
     with pytest.raises(HostUnsuitable, match="older"):  # the source sees it, too, where nobody has told the other
         said = {"version": 1, "filename": f".shared-{'0' * 32}", "available": {}, "qemu": [2, 0, 0]}
         source.driver.check_can_live_migrate_source(None, guest, said)

@@ -13,7 +13,7 @@ from cowshed import log
 from cowshed.contract.live_migration import LiveMigration as LiveMigrationContract
 from cowshed.contract.types import BlockDevices, NetworkInfo
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import arriving, connect, filtering, leaving, marks, meeting, settling, transit
+from cowshed.driver.steps import arriving, connect, filtering, launch, leaving, marks, meeting, settling, transit
 from cowshed.driver.steps.leaving import PROBE
 from cowshed.driver.steps.settling import Verdict
 from cowshed.driver.steps.transit import Phase, Way
@@ -59,6 +59,7 @@ class LiveMigration(LiveMigrationContract):
             arriving.recover_one(rooms, instance.uuid)
             arriving.refuse_taken(rooms, instance)
             _check_version(src_compute_info, rooms.hypervisor.version())
+            launch.check_memory(instance)
             free = arriving.available(rooms)
             if block_migration and not disk_over_commit:
                 arriving.check_flavor(rooms, instance, free)

@@ -88,7 +88,7 @@ class Resize(ResizeContract):
             shares.refuse_leaving(rooms, instance)
             sending.check(rooms, instance, entries)
             with sending.channel(rooms, dest) as channel:
-                plan = sending.offer(rooms, instance, entries, channel)
+                plan = sending.offer(rooms, instance, flavor, entries, channel)
                 used = {name: one for name, one in entries.items() if plan["modes"][name] == sending.THERE}
                 keeping.check(rooms, instance, used.values())
                 self._halt(guest, instance, network_info, timeout, retry_interval, undo)

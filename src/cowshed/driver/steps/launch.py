@@ -48,7 +48,7 @@ def check(
     """
     from cowshed.domain import assemble
 
-    _check_memory(instance)
+    check_memory(instance)
     shares.check(rooms, instance, directories)
     assemble.check(
         instance,
@@ -61,15 +61,15 @@ def check(
     )
 
 
-def _check_memory(instance: Instance) -> None:
-    """QEMU would not be given it. :raises HostUnsuitable:"""
+def check_memory(instance: Instance) -> None:
+    """What its flavor promises would not be given to QEMU. :raises HostUnsuitable:"""
     from cowshed.host import facts
 
     wanted, most = instance.flavor.memory, facts.most_memory()
     if most is not None and wanted > most:
         raise HostUnsuitable(
             reason=f"{format_size(wanted)} of memory are more than the {format_size(most)} this host has, swap included",
-            hint="ask for less",
+            hint="ask for less, or choose another host",
         )
 
 

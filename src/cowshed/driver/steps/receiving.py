@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
 from cowshed.contract.storage import Importing
-from cowshed.driver.steps import arriving, host_state, leaving, moving, nvram, provision, transit, volumes
+from cowshed.driver.steps import arriving, host_state, launch, leaving, moving, nvram, provision, transit, volumes
 from cowshed.driver.steps.sending import OVERLAY, RAW, SEALED, THERE, may_be_sealed
 from cowshed.driver.steps.transit import Way
 from cowshed.errors import (
@@ -47,6 +47,7 @@ def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Ch
     entries = {line["name"]: manifest.disk(dict(line)) for line in offer["disks"]}
     host_state.refuse_disabled(rooms)
     _check_arch(rooms, str(offer["arch"]))
+    launch.check_memory(replace(instance, flavor=replace(instance.flavor, memory=int(offer["memory"]))))
     arriving.recover_one(rooms, instance.uuid)
     arriving.refuse_taken(rooms, instance)
     place, shared = rooms.directory(instance.uuid), _is_shared(rooms, instance, str(offer["probe"]))

@@ -13,6 +13,7 @@ from cowshed.driver.steps import leaving, moving, nvram, volumes
 from cowshed.errors import Conflict, UnsupportedOperation
 from cowshed.migration.transport import Channel
 from cowshed.model.disk import DiskFormat, EncryptionFormat
+from cowshed.model.flavor import Flavor
 from cowshed.model.instance import Instance
 
 if TYPE_CHECKING:
@@ -85,8 +86,10 @@ def may_be_sealed(entry: ManifestDisk) -> bool:
     )
 
 
-def offer(rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk], to: Channel) -> dict[str, Any]:
-    """Say what would come; the other side checks, and answers how each disk shall be sent. Nothing is made there yet."""
+def offer(
+    rooms: Rooms, instance: Instance, flavor: Flavor, entries: Mapping[str, ManifestDisk], to: Channel
+) -> dict[str, Any]:
+    """Say what would come, and what it will be run as; the other side checks, and answers how each disk shall be sent. Nothing is made there yet."""
     from cowshed.tools import filesystem
 
     probe = rooms.directory(instance.uuid).path / f".shared-{secrets.token_hex(16)}"
@@ -97,6 +100,7 @@ def offer(rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk],
             uuid=instance.uuid,
             name=instance.name,
             arch=rooms.capabilities.arch,
+            memory=flavor.memory,
             probe=probe.name,
             disks=[leaving.line(one) for one in entries.values()],
             records=leaving.records(rooms, instance),
