@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from cowshed.errors import (
     InvalidRequest,
     InvalidState,
     NotFound,
+    PortInUse,
     UnsupportedOperation,
 )
 from cowshed.model.image import Image
@@ -136,7 +138,8 @@ def test_a_guest_without_an_agent_says_so_soon(house: Machines, tiny: Image, run
 
 
 def test_a_softly_deleted_instance_rests_until_it_is_restored(house: Machines, tiny: Image) -> None:
-    instance = house.spawn(tiny, vifs=forwarded(free_port()))
+    port = free_port()
+    instance = house.spawn(tiny, vifs=forwarded(port))
     house.wait(instance, "cowshed-guest: up")
     house.driver.soft_delete(instance)
     assert house.state_of(instance) == PowerState.SHUTDOWN
@@ -149,6 +152,10 @@ def test_a_softly_deleted_instance_rests_until_it_is_restored(house: Machines, t
     ):
         with pytest.raises(InvalidState, match="is deleted"):
             start()
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(PortInUse):
+        house.driver.restore(instance)
+    with pytest.raises(InvalidState, match="is deleted"):  # what could not be started is deleted as before
+        house.driver.power_on(None, instance, [])
     house.driver.restore(instance)
     house.wait(instance, "boot 2\r?\n")
     house.driver.restore(instance)

@@ -29,6 +29,7 @@ from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import Vif
 from cowshed.model.volume import BlockDeviceInfo
+from cowshed.undo import Undo
 
 _log = log.logger(__name__)
 
@@ -125,19 +126,28 @@ class Lifecycle(LifecycleContract):
             if guest is None:
                 _log.warning("there is no domain to be deleted softly")
                 return
-            marks.mark(self.rooms, instance.uuid, marks.Mark.SOFT_DELETED)
-            section = self.rooms.config.power
-            if not teardown.shut_down(self.rooms, guest, section.shutdown_timeout, 10):
-                teardown.power_off(self.rooms, guest)
-            guest.set_autostart(False)
+            marks.refuse_leaving(self.rooms, instance, "deleted")
+            with Undo() as undo:
+                if marks.Mark.SOFT_DELETED not in marks.marks(self.rooms, instance.uuid):
+                    undo.push("allow it to start", marks.unmark, self.rooms, instance.uuid, marks.Mark.SOFT_DELETED)
+                marks.mark(self.rooms, instance.uuid, marks.Mark.SOFT_DELETED)
+                section = self.rooms.config.power
+                if not teardown.shut_down(self.rooms, guest, section.shutdown_timeout, 10):
+                    teardown.power_off(self.rooms, guest)
+                guest.set_autostart(False)
+            shares.let_go(self.rooms, instance.uuid)
+            opening.let_go(self.rooms, instance.uuid)
             connect.unplug(self.rooms, locate.remembered_vifs(self.rooms, guest))
 
     def restore(self, instance: Instance) -> None:
         with log.about(instance.name):
             guest = self.rooms.hypervisor.guest(instance.uuid)
-            marks.unmark(self.rooms, instance.uuid, marks.Mark.SOFT_DELETED)
-            if guest.state() != PowerState.RUNNING:
-                launch.relaunch(self.rooms, instance, locate.remembered_vifs(self.rooms, guest))
+            with Undo() as undo:
+                if marks.Mark.SOFT_DELETED in marks.marks(self.rooms, instance.uuid):
+                    undo.push("keep it deleted", marks.mark, self.rooms, instance.uuid, marks.Mark.SOFT_DELETED)
+                marks.unmark(self.rooms, instance.uuid, marks.Mark.SOFT_DELETED)
+                if guest.state() != PowerState.RUNNING:
+                    launch.relaunch(self.rooms, instance, locate.remembered_vifs(self.rooms, guest))
 
     def set_bootable(self, instance: Instance, is_bootable: bool) -> None:
         """Kept over restarts of everything; libvirt itself does not start it either."""

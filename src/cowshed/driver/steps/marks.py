@@ -68,12 +68,17 @@ def refuse_deleted(rooms: Rooms, instance: Instance, action: str) -> None:
         raise InvalidState(name=instance.name, state=state, action=action, hint=hint)
 
 
-def refuse_marked(rooms: Rooms, instance: Instance, action: str = "started") -> None:
-    """:raises InvalidState: it must not start"""
+def refuse_leaving(rooms: Rooms, instance: Instance, action: str) -> None:
+    """:raises InvalidState: it is on its way to another host, or there"""
     from cowshed.driver.steps import settling
 
     settling.recover_one(rooms, instance.uuid)  # a migration whose driver was killed
     transit.refuse(rooms, instance, action)
+
+
+def refuse_marked(rooms: Rooms, instance: Instance, action: str = "started") -> None:
+    """:raises InvalidState: it must not start"""
+    refuse_leaving(rooms, instance, action)
     for word in sorted(marks(rooms, instance.uuid)):
         state, hint = _REASON[word]
         raise InvalidState(name=instance.name, state=state, action=action, hint=hint)
