@@ -88,6 +88,14 @@ class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport
         self._call("destroy", instance)
         self.power.pop(instance.uuid, None)
 
+    def soft_delete(self, instance: Instance) -> None:
+        self._call("soft_delete", instance)
+        self.power[instance.uuid] = PowerState.SHUTDOWN
+
+    def restore(self, instance: Instance) -> None:
+        self._call("restore", instance)
+        self.power[instance.uuid] = PowerState.RUNNING
+
     def power_on(self, context: Any, instance: Instance, network_info: Any = None) -> None:
         self._call("power_on", instance)
         self.power[instance.uuid] = PowerState.RUNNING

@@ -217,6 +217,15 @@ class GuestSection:
 
 
 @dataclass(frozen=True, slots=True)
+class InstancesSection:
+    reclaim_interval: float = _option(
+        0.0,
+        "how long a softly deleted instance is kept before it is removed for good; 0: until it is removed by hand",
+        unit="s",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class PowerSection:
     shutdown_timeout: float = _option(60.0, "how long a guest may take to power off when asked", unit="s")
     soft_reboot_timeout: float = _option(120.0, "how long a guest may take to reboot when asked", unit="s")
@@ -271,6 +280,7 @@ class Config:
     network: NetworkSection = field(default_factory=NetworkSection)
     console: ConsoleSection = field(default_factory=ConsoleSection)
     guest: GuestSection = field(default_factory=GuestSection)
+    instances: InstancesSection = field(default_factory=InstancesSection)
     power: PowerSection = field(default_factory=PowerSection)
     migration: MigrationSection = field(default_factory=MigrationSection)
     limits: LimitsSection = field(default_factory=LimitsSection)

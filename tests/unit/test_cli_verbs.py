@@ -613,6 +613,39 @@ def test_rm(cowshed: Command, web: str):
     refused(cowshed("rm", "-y", "web"), 3, "instance web does not exist")
 
 
+def test_soft_rm_and_restore(cowshed: Command, web: str, tmp_path: Path):
+    result = cowshed("rm", "--soft", "web")  # asks nobody: nothing is lost
+    assert (result.code, result.out.splitlines()[0].split()) == (0, ["NAME", "IMAGE", "DELETED", "RECLAIMED"])
+    assert result.out.endswith("  by hand\n")
+    assert cowshed("ls", "-q").out == ""
+    (kept,) = cowshed("ls", "--deleted", "-o", "json").json["instances"]
+    assert (kept["name"], kept["state"], kept["reclaim_at"]) == ("web", "soft-deleted", None)
+    assert kept == cowshed("rm", "--soft", "web", "-o", "json").json["instances"][0]
+    refused(cowshed("stop", "web"), 4, "web is softly deleted; it cannot be stopped", "cowshed restore web")
+    refused(
+        cowshed("run", "tiny", "--name", "web"), 4, "instance web exists already", "cowshed rm web removes it for good"
+    )
+    refused(cowshed("reclaim", "--yes"), 2, "reclaim_interval is 0")
+    (tmp_path / "config.toml").write_text("[instances]\nreclaim_interval = '2h'\n")
+    (due,) = cowshed("ls", "--deleted", "-o", "json").json["instances"]
+    assert due["reclaim_at"] == due["deleted_at"] + 7200
+    assert "reclaim at" in cowshed("show", "web").out
+    assert cowshed("reclaim", "--dry-run").out == "REMOVED\n"
+    assert cowshed("restore", "web").out.splitlines()[1].split() == ["web", "running"]
+    assert cowshed("ls", "--deleted", "-o", "json").json["instances"] == []
+    refused(cowshed("restore", "web"), 4, "web is running, not softly deleted")
+
+
+def test_reclaim(cowshed: Command, web: str, tmp_path: Path):
+    cowshed("rm", "--soft", "web")
+    (tmp_path / "config.toml").write_text("[instances]\nreclaim_interval = 0.001\n")
+    refused(cowshed("reclaim"), 2, "--yes")
+    assert cowshed("reclaim", "--dry-run", "-q").out == "web\n"
+    assert cowshed("reclaim", "--yes").out == "REMOVED\nweb\n"
+    assert cowshed("ls", "--deleted", "-q").out == ""
+    assert cowshed("reclaim", "--yes").out == "REMOVED\n"
+
+
 def test_rm_goes_on_after_a_failure(cowshed: Command, web: str, monkeypatch: pytest.MonkeyPatch):
     cowshed("run", "tiny", "--name", "db")
     destroy = PretendDriver.destroy

@@ -161,11 +161,26 @@ def destructive(function: Function) -> Function:
 
 def instance_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For completion: read from the records alone. What cannot be read completes to nothing."""
+    return _names(incomplete, deleted=False)
+
+
+def deleted_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """For completion: those that are softly deleted."""
+    return _names(incomplete, deleted=True)
+
+
+def every_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """For completion: softly deleted or not."""
+    return _names(incomplete, deleted=None)
+
+
+def _names(incomplete: str, *, deleted: bool | None) -> list[str]:
     from cowshed import config
     from cowshed.manager.records import Records
 
     with suppress(CowshedError, OSError):
-        return [name for name in Records(config.load().state / "cowshed.db").names() if name.startswith(incomplete)]
+        names = Records(config.load().state / "cowshed.db").names(deleted=deleted)
+        return [name for name in names if name.startswith(incomplete)]
     return []
 
 

@@ -1,4 +1,4 @@
-"""cowshed ls, show, rm, wait"""
+"""cowshed ls, show, wait"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cowshed.cli import disk_limit, output
-from cowshed.cli.context import Session, Verb, destructive, instance_argument, instances_argument, verb
+from cowshed.cli.context import Session, Verb, every_name, instance_argument, verb
 from cowshed.errors import CowshedError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def describe(record: Record) -> dict[str, Any]:
         ],
         "networks": [f"{vif.type}:{vif.source}" if vif.source else str(vif.type) for vif in record.vifs],
         "created": record.created,
+        "deleted_at": record.deleted or None,
         "error": record.error,
     }
 
@@ -53,14 +54,20 @@ COLUMNS: output.Columns = {
 
 
 @click.command(cls=Verb)
+@click.option("--deleted", is_flag=True, help="Those that were softly deleted, and when they will be removed for good.")
 @verb
-def ls(session: Session) -> None:
-    """List instances."""
+def ls(session: Session, deleted: bool) -> None:
+    """List instances; softly deleted ones only with --deleted."""
+    if deleted:
+        from cowshed.cli import removal
+
+        host = session.host
+        return session.emit("instances", [removal.told(host, one) for one in host.deleted.list()], removal.DELETED)
     session.emit("instances", [describe(record) for record in session.host.instances.all()], COLUMNS)
 
 
 @click.command(cls=Verb)
-@instance_argument()
+@click.argument("instance", shell_complete=every_name)
 @verb
 def show(session: Session, instance: str) -> None:
     """Show one instance."""
@@ -76,6 +83,8 @@ def show(session: Session, instance: str) -> None:
         item["addresses"] = host.driver.guest_addresses(record.instance)
         item["virt_type"] = str(host.driver.rooms.capabilities.virt_type)
         item["note"] = host.driver.rooms.capabilities.note
+    if record.deleted:
+        item["reclaim_at"] = host.deleted.reclaim_time(record)
     if session.format == "table":
         item = _for_people(item)
     session.emit("instance", item)
@@ -119,7 +128,8 @@ def _for_people(item: dict[str, Any]) -> dict[str, Any]:
 
     changed = dict(item)
     changed["memory"] = format_size(item["memory"])
-    changed["created"] = output.moment(item["created"])
+    for key in ("created", "deleted_at", "reclaim_at"):
+        changed[key] = output.moment(item[key]) if item.get(key) else None
     changed["disks"] = [_in_words(disk) for disk in item["disks"]]
     changed["volumes"] = [
         f"{one['device']}: {one['source']} ({one['id']}{', root' if one['root'] else ''})" for one in item["volumes"]
@@ -134,29 +144,6 @@ def _in_words(disk: dict[str, Any]) -> str:
     words += ["encrypted"] if disk["encryption"] else []
     words += [f"{name} {item}" for name, item in disk_limit.in_words(disk["limits"]).items()]
     return f"{disk['name']}: {', '.join(words)}"
-
-
-@click.command(cls=Verb)
-@instances_argument()
-@verb
-@destructive
-def rm(session: Session, instances: tuple[str, ...]) -> None:
-    """Remove INSTANCES: they are stopped, and their disks are deleted."""
-    records = [session.host.instances.records.find(ref) for ref in dict.fromkeys(instances)]
-    session.confirm(
-        f"Remove {', '.join(record.name for record in records)} and all {'its' if len(records) == 1 else 'their'} disks?"
-    )
-    gone = []
-    with session.working() as host, output.collecting() as attempt:
-        for record in records:
-            with attempt():
-                host.instances.remove(record.uuid)
-                gone.append({"name": record.name, "uuid": record.uuid})
-        if gone:
-            session.emit("removed", gone, _REMOVED)
-
-
-_REMOVED: output.Columns = {"removed": lambda row: row["name"]}
 
 
 @click.command(cls=Verb)

@@ -66,7 +66,7 @@ def _records(path: str) -> list[dict[str, Any]] | None:
         with sqlite3.connect(path, timeout=5) as database:
             if database.execute("pragma user_version").fetchone()[0] != 1:
                 return None
-            query = "select name, uuid, state, created, record from instances order by created, name"
+            query = "select name, uuid, state, created, record from instances where state != 'soft-deleted' order by created, name"
             return [_row(a, b, c, d, json.loads(e)) for a, b, c, d, e in database.execute(query)]
     except (sqlite3.Error, ValueError, KeyError):
         return None

@@ -14,6 +14,7 @@ from cowshed import config as configuration
 from cowshed import log
 from cowshed.errors import CowshedError, InstanceNotFound, InvalidRequest, InvalidState, PermissionDenied
 from cowshed.manager import names
+from cowshed.manager.deleted import Deleted
 from cowshed.manager.disks import Disks
 from cowshed.manager.images import Images
 from cowshed.manager.instances import Instances
@@ -53,6 +54,7 @@ class Host:
         self.instances = Instances(driver, config.state)
         self.images = Images(driver, self.instances)
         self.disks = Disks(driver, self.instances)
+        self.deleted = Deleted(driver, self.instances)
         self.volumes = Volumes(driver, self.instances)
         self.shares = Shares(driver, self.instances)
         self.groups = self.instances.groups
@@ -154,6 +156,7 @@ class Host:
         root, devices = _block_devices(root_volume, volumes)
         identity = str(uuids.uuid4())
         name = name or names.invent(self.instances.records.exists)
+        self.deleted.reclaim_due()
         self.instances.check_free(name)
         vifs = self._vifs(networks, publish, identity, groups, ips)
         self._check_backends([backend or self.config.disks.backend, *(disk_backends or {}).values()])
@@ -258,6 +261,7 @@ class Host:
             configuration.check_backend(name, self.driver.backends)
 
     def machines(self) -> list[Machine]:
+        """Softly deleted ones are in ``deleted``."""
         return [Machine(self, record) for record in self.instances.all()]
 
     def machine(self, ref: str) -> Machine:

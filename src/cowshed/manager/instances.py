@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cowshed import clock, log
-from cowshed.errors import Busy, Conflict, CowshedError, InstanceNotFound, InvalidState, NameTaken
+from cowshed.errors import Busy, Conflict, CowshedError, InstanceNotFound, InvalidState
 from cowshed.manager import names
 from cowshed.manager.groups import Groups
 from cowshed.manager.records import Record, Records
@@ -58,12 +58,17 @@ class Instances:
     # --- look ---------------------------------------------------------------------------------
 
     def all(self) -> list[Record]:
-        """Every instance with its present state."""
-        records = self.records.all()
+        """Every instance with its present state; softly deleted ones are in :class:`Deleted`."""
+        records = [record for record in self.records.all() if record.state != InstanceState.SOFT_DELETED]
         if not records:
             return []
         powers = self.driver.power_states()
         return [self._seen(record, powers) for record in records]
+
+    def soft_deleted(self) -> list[Record]:
+        """The longest deleted first."""
+        kept = [record for record in self.records.all() if record.state == InstanceState.SOFT_DELETED]
+        return sorted(kept, key=lambda record: record.deleted)
 
     def find(self, ref: str) -> Record:
         """:raises InstanceNotFound:"""
@@ -72,7 +77,7 @@ class Instances:
 
     def _seen(self, record: Record, powers: Mapping[str, PowerState]) -> Record:
         """What the hypervisor says wins over what was recorded."""
-        if record.state in _TRANSIENT:
+        if record.state in _TRANSIENT or record.state == InstanceState.SOFT_DELETED:
             return record
         power = powers.get(record.uuid)
         if power is None:
@@ -91,7 +96,7 @@ class Instances:
         """Was it made on another libvirt? Two names of one daemon differ too: ask only where it is not found."""
         return bool(record.uri) and record.uri != self.driver.rooms.uri
 
-    def _check_ours(self, record: Record) -> None:
+    def check_ours(self, record: Record) -> None:
         """Never touch the disks of an instance that may run under another libvirt.
 
         :raises Conflict:
@@ -159,7 +164,7 @@ class Instances:
             properties=dict(properties or {}),
         )
         self.recover()
-        with self._locked(name):
+        with self.locked(name):
             record = self.records.add(record)
             try:
                 more = {"block_device_info": block_devices} if block_devices else {}
@@ -193,15 +198,16 @@ class Instances:
         :raises Conflict: it belongs to another libvirt
         """
         record = self.records.find(ref)
-        with self._locked(record.name):
-            self._delete(record)
+        with self.locked(record.name):
+            self.delete(record)
         return record
 
-    def _delete(self, record: Record) -> None:
-        self._check_ours(record)
+    def delete(self, record: Record, event: str = "removed") -> None:
+        """Whoever calls it has the lock of its name. :raises Conflict: it belongs to another libvirt"""
+        self.check_ours(record)
         self.records.update(dataclasses.replace(record, state=InstanceState.DELETING))
         self.driver.destroy(None, record.instance, record.vifs)
-        self.records.remove(record, "removed")
+        self.records.remove(record, event)
         self.refresh_groups(record.vifs)
 
     def refresh_groups(self, vifs: Sequence[Vif]) -> None:
@@ -223,11 +229,11 @@ class Instances:
             if record.state not in _TRANSIENT:
                 continue
             try:
-                with self._locked(record.name, timeout=0):
+                with self.locked(record.name, timeout=0):
                     current = self.records.find(record.uuid)
                     if current.state in _TRANSIENT:
                         _log.warning("clearing away %s, which was left %s", record.name, record.state)
-                        self._delete(current)
+                        self.delete(current)
                         cleared = True
             except (Busy, InstanceNotFound):
                 continue  # somebody is at it
@@ -253,7 +259,7 @@ class Instances:
         """
         with self._changing(ref, "stopped", InstanceState.STOPPED) as record:
             if not force:
-                self._keep_memory(record, "stopped", "cowshed stop --force")
+                self.keep_memory(record, "stopped", "cowshed stop --force")
             self.driver.power_off(record.instance, timeout=0 if force else timeout, retry_interval=10)
         return self.find(record.uuid)
 
@@ -261,7 +267,7 @@ class Instances:
         """:raises InvalidState: it is suspended; its saved memory is dropped only with ``hard``"""
         with self._changing(ref, "restarted", InstanceState.RUNNING) as record:
             if not hard:
-                self._keep_memory(record, "restarted", "cowshed restart --hard")
+                self.keep_memory(record, "restarted", "cowshed restart --hard")
             kind = RebootType.HARD if hard else RebootType.SOFT
             self.driver.reboot(None, record.instance, record.vifs, kind)
         return self.find(record.uuid)
@@ -331,14 +337,12 @@ class Instances:
     ) -> IoTune | None:
         """As the driver's ``limit_disk``; :raises InvalidState: it is coming or going"""
         found = self.records.find(ref)
-        with self._locked(found.name):
+        with self.locked(found.name):
             record = self.find(found.uuid)
-            self._check_ours(record)
-            if record.state in _TRANSIENT:
-                raise InvalidState(name=record.name, state=record.state, action="limited")
+            self.check_standing(record, "limited")
             return self.driver.limit_disk(record.instance, disk, changes, clear=clear)
 
-    def _keep_memory(self, record: Record, action: str, how: str) -> None:
+    def keep_memory(self, record: Record, action: str, how: str) -> None:
         if record.state == InstanceState.SUSPENDED:
             raise InvalidState(
                 name=record.name,
@@ -351,11 +355,9 @@ class Instances:
     def _changing(self, ref: str, event: str, state: InstanceState) -> Iterator[Record]:
         found = self.records.find(ref)
         name, ref = found.name, found.uuid
-        with self._locked(name):
+        with self.locked(name):
             record = self.find(ref)
-            self._check_ours(record)
-            if record.state in _TRANSIENT:
-                raise InvalidState(name=name, state=record.state, action=event)
+            self.check_standing(record, event)
             boot_log = self.log_end(record) if self._boots(record, event) else record.boot_log
             yield record
             happened = event if record.state != state or event in _REBOOTS else ""
@@ -367,15 +369,20 @@ class Instances:
         """Nobody else changes the instance during the block, which leaves its state as it is.
 
         :param action: what cannot be done to one that is just being made or removed
-        :raises InvalidState: :raises Conflict: it belongs to another libvirt
+        :raises InvalidState: also of one that is softly deleted :raises Conflict: it belongs to another libvirt
         """
         found = self.records.find(ref)
-        with self._locked(found.name):
+        with self.locked(found.name):
             record = self.find(found.uuid)
-            self._check_ours(record)
-            if record.state in _TRANSIENT:
-                raise InvalidState(name=record.name, state=record.state, action=action)
+            self.check_standing(record, action)
             yield record
+
+    def check_standing(self, record: Record, action: str) -> None:
+        """:raises Conflict: it belongs to another libvirt :raises InvalidState: it is coming or going, or softly deleted"""
+        self.check_ours(record)
+        check_kept(record, action)
+        if record.state in _TRANSIENT:
+            raise InvalidState(name=record.name, state=record.state, action=action)
 
     def _boots(self, record: Record, event: str) -> bool:
         return event in _REBOOTS or (event == "started" and record.state in _OFF)
@@ -388,7 +395,7 @@ class Instances:
             return 0
 
     @contextmanager
-    def _locked(self, name: str, *, timeout: float | None = None) -> Iterator[None]:
+    def locked(self, name: str, *, timeout: float | None = None) -> Iterator[None]:
         from cowshed.tools import locks
 
         patience = _LOCK_TIMEOUT if timeout is None else timeout
@@ -412,7 +419,18 @@ class Instances:
         names.check(name)
         self.recover()
         if self.records.exists(name):
-            raise NameTaken(kind="instance", name=name, hint=f"choose another --name, or remove it: cowshed rm {name}")
+            raise self.records.taken(name)
+
+
+def check_kept(record: Record, action: str) -> None:
+    """:raises InvalidState: it is softly deleted, and nothing is done with it until it is restored"""
+    if record.state == InstanceState.SOFT_DELETED:
+        raise InvalidState(
+            name=record.name,
+            state="softly deleted",
+            action=action,
+            hint=f"cowshed restore {record.name} brings it back",
+        )
 
 
 def _with(image: Image, properties: Mapping[str, str]) -> Image:

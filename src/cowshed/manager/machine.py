@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 from cowshed import clock
 from cowshed.clock import Deadline
 from cowshed.errors import InstanceNotFound, InternalError, InvalidRequest, InvalidState
+from cowshed.manager.instances import check_kept
 from cowshed.manager.records import Record
 from cowshed.model.console import SpiceConsole, VncConsole
 from cowshed.model.instance import InstanceState
@@ -25,7 +26,13 @@ if TYPE_CHECKING:
 
 _PAUSE = 0.2  # seconds between looks where no event tells
 _SLIRP = ("10.0.2.", "fec0:")  # the user network's own addresses; the host does not reach them
-_OVER = (InstanceState.STOPPED, InstanceState.CRASHED, InstanceState.SUSPENDED, InstanceState.ERROR)
+_OVER = (
+    InstanceState.STOPPED,
+    InstanceState.CRASHED,
+    InstanceState.SUSPENDED,
+    InstanceState.ERROR,
+    InstanceState.SOFT_DELETED,
+)
 
 
 def check_condition(condition: str) -> None:
@@ -89,8 +96,16 @@ class Machine:
     def resume(self) -> None:
         self.record = self._instances.resume(self.uuid)
 
-    def remove(self) -> None:
-        self._instances.remove(self.uuid)
+    def remove(self, *, soft: bool = False) -> None:
+        """:param soft: it is powered off and kept, and :meth:`restore` brings it back"""
+        if soft:
+            self.record = self._host.deleted.soft_delete(self.uuid)
+        else:
+            self._instances.remove(self.uuid)
+
+    def restore(self) -> None:
+        """Bring it back after a soft deletion, running."""
+        self.record = self._host.deleted.restore(self.uuid)
 
     # --- volumes ------------------------------------------------------------------------------
 
@@ -163,6 +178,7 @@ class Machine:
         deadline = Deadline(timeout, f"{self.name}: {condition}")
         while not (found := look()):
             if condition in ("ssh", "address") and self.state in _OVER:
+                check_kept(self.record, f"waited for ({condition})")
                 raise InvalidState(name=self.name, state=self.record.state, action=f"waited for ({condition})")
             deadline.check()
             clock.current().sleep(_PAUSE)
@@ -183,14 +199,17 @@ class Machine:
 
     def set_password(self, password: str) -> None:
         """Of the administrator. :raises InvalidState: :raises UnsupportedOperation: no agent"""
+        check_kept(self.record, "given a password")
         self._host.driver.set_admin_password(self.record.instance, password)
 
     def write_file(self, path: str, source: BinaryIO) -> int:
         """The guest's file ``path`` has the content of ``source``; returns its bytes."""
+        check_kept(self.record, "given a file")
         return self._host.driver.write_file(self.record.instance, path, source)
 
     def read_file(self, path: str, target: Path | BinaryIO) -> int:
         """Copy the guest's file ``path`` to ``target``; a file appears whole or not at all. Returns its bytes."""
+        check_kept(self.record, "asked for a file")
         if not isinstance(target, Path):
             return self._host.driver.read_file(self.record.instance, path, target)
         from cowshed.tools import filesystem
@@ -200,6 +219,7 @@ class Machine:
 
     def execute(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Executed:
         """Run a program in the guest to its end. :raises DeadlineExceeded: it still runs, and goes on"""
+        check_kept(self.record, "made to run a program")
         return self._host.driver.execute(self.record.instance, command, input=input, timeout=timeout)
 
     # --- reach --------------------------------------------------------------------------------
@@ -218,12 +238,15 @@ class Machine:
 
     def console(self, stdin: IO[bytes], stdout: IO[bytes]) -> None:
         """Join a terminal to the serial console; ^] leaves it."""
+        check_kept(self.record, "joined")
         self._host.driver.attach_console(self.record.instance, stdin, stdout)
 
     def vnc(self) -> VncConsole:
+        check_kept(self.record, "looked at")
         return self._host.driver.get_vnc_console(None, self.record.instance)
 
     def spice(self) -> SpiceConsole:
+        check_kept(self.record, "looked at")
         return self._host.driver.get_spice_console(None, self.record.instance)
 
     def addresses(self) -> list[str]:
@@ -232,6 +255,7 @@ class Machine:
 
     def ssh_endpoint(self) -> tuple[str, int]:
         """(host, port) where its ssh server is reached. :raises InvalidState: no way is known"""
+        check_kept(self.record, "reached by ssh")
         self._check_way()
         if forward := self._ssh_forward():
             return forward.host_address, forward.host_port

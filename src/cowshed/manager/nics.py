@@ -43,7 +43,7 @@ class Nics:
 
     def list(self, ref: str = "") -> list[tuple[Record, Nic]]:
         """Of one instance, or of all."""
-        records = [self._instances.find(ref)] if ref else self._instances.all()
+        records = [self._instances.find(ref)] if ref else [*self._instances.all(), *self._instances.soft_deleted()]
         return [(record, nic) for record in records for nic in _of(self._driver, record)]
 
     def attach(

@@ -66,6 +66,7 @@ class Record:
 
     ``uri`` is the libvirt it was made on; "" where that is not known. ``boot_log`` is the size in
     bytes that the console's log had when it was last started: what this boot said begins there.
+    ``deleted`` is when it was deleted softly, 0: it was not.
     ``properties`` are what this instance was to have instead of, or beside, what its image says.
     """
 
@@ -78,6 +79,7 @@ class Record:
     image_name: str = ""
     uri: str = ""
     boot_log: int = 0
+    deleted: float = 0.0
     properties: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -119,9 +121,10 @@ class Records:
     def all(self) -> list[Record]:
         return [self._decoded(row) for row in self._read("select * from instances order by created, name")]
 
-    def names(self) -> list[str]:
-        """For completion: nothing else is read."""
-        return [row["name"] for row in self._read("select name from instances order by name")]
+    def names(self, *, deleted: bool | None = None) -> list[str]:
+        """For completion: nothing else is read. :param deleted: softly (True), or not (False); None: all"""
+        rows = self._read("select name, state from instances order by name")
+        return [row["name"] for row in rows if deleted in (None, row["state"] == InstanceState.SOFT_DELETED)]
 
     def find(self, ref: str) -> Record:
         """By name, UUID, or the beginning of a UUID (8 characters or more).
@@ -158,10 +161,15 @@ class Records:
                     (record.uuid, record.name, record.state, record.created, now, encode(record)),
                 )
         except sqlite3.IntegrityError:
-            raise NameTaken(
-                kind="instance", name=record.name, hint=f"choose another --name, or remove it: cowshed rm {record.name}"
-            ) from None
+            raise self.taken(record.name) from None
         return record
+
+    def taken(self, name: str) -> NameTaken:
+        """What to say to who wants this name."""
+        hint = f"choose another --name, or remove it: cowshed rm {name}"
+        if name in self.names(deleted=True):
+            hint = f"it is softly deleted; cowshed restore {name} brings it back, cowshed rm {name} removes it for good"
+        return NameTaken(kind="instance", name=name, hint=hint)
 
     def update(self, record: Record, event: str = "", detail: str = "") -> None:
         """:param event: what happened, noted in the same transaction"""
@@ -325,6 +333,7 @@ def decode(text: str, state: InstanceState) -> Record:
         image_name=data.get("image_name", ""),
         uri=data.get("uri", ""),
         boot_log=data.get("boot_log", 0),
+        deleted=data.get("deleted", 0.0),
         properties=dict(data.get("properties", {})),
     )
 
@@ -337,6 +346,7 @@ def encode(record: Record) -> str:
             "image_name": record.image_name,
             "uri": record.uri,
             "boot_log": record.boot_log,
+            "deleted": record.deleted,
             "properties": dict(record.properties),
         },
         default=_plain,

@@ -31,6 +31,7 @@ class InstanceState(StrEnum):
     CRASHED = "crashed"
     ERROR = "error"
     DELETING = "deleting"
+    SOFT_DELETED = "soft-deleted"
 
 
 class RebootType(StrEnum):
