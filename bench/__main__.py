@@ -1,15 +1,17 @@
-"""``make bench`` (ARGS="--quick" for fewer rounds, ARGS="--only WORD" for some lines)."""
+"""``make bench`` (ARGS="--quick" for fewer rounds, ARGS="--only WORD" for some lines, ``--update`` to keep those)."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import command, inputs, lvm, periodic, rbd, report, storage
+from bench import command, inputs, kept, lvm, periodic, rbd, report, storage
 from bench.measure import Result
 
 Job = Callable[[Path, int], Result]
@@ -46,28 +48,42 @@ JOBS: list[tuple[str, Any, int, int]] = [
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--only", action="append", default=[], help="lines whose name has this word; nothing is kept")
+    parser.add_argument("--update", action="store_true", help="with --only: renew those lines of what was kept")
     parser.add_argument("--place", type=Path, default=Path("build/bench"), help="folder for images (about 12 GiB)")
-    parser.add_argument("--write", type=Path, default=Path("docs"), help="folder for bench.md and bench.svg")
+    parser.add_argument(
+        "--write", type=Path, default=Path("docs"), help="folder for bench.json, bench.md and bench.svg"
+    )
     options = parser.parse_args()
     place = options.place.absolute()
     place.mkdir(parents=True, exist_ok=True)
-    results = []
+    measured: dict[str, kept.Measured] = {}
     for name, job, rounds, quick in JOBS:
         if options.only and not any(word in name for word in options.only):
             continue
         print(f"{name} ...", file=sys.stderr, flush=True)
-        try:
-            results.append(job(place, quick if options.quick else rounds))
-        except Exception:  # noqa: BLE001 - one line that fails does not spoil the others
-            traceback.print_exc()
-            results.append(Result(name, "", 0.0, missing="failed; see the output of the run"))
-        print(report.line(results[-1]), file=sys.stderr, flush=True)
-    print(report.table(results))
-    if not options.only:
-        (options.write / "bench.md").write_text(report.page(results))
-        (options.write / "bench.svg").write_text(report.chart(results))
+        measured[name] = _measured(name, job, place, quick if options.quick else rounds)
+        print(report.line(measured[name].result), file=sys.stderr, flush=True)
+    print(report.table([one.result for one in measured.values()]))
+    if options.only and not options.update:
+        return 0
+    if options.only:
+        measured = kept.read(options.write / "bench.json") | measured
+    measured = {name: measured[name] for name, *_ in JOBS if name in measured}  # in their order
+    kept.write(options.write / "bench.json", measured)
+    (options.write / "bench.md").write_text(report.page(list(measured.values())))
+    (options.write / "bench.svg").write_text(report.chart([one.result for one in measured.values()]))
     return 0
+
+
+def _measured(name: str, job: Job, place: Path, rounds: int) -> kept.Measured:
+    before = os.getloadavg()[0]
+    try:
+        result = job(place, rounds)
+    except Exception:  # noqa: BLE001 - one line that fails does not spoil the others
+        traceback.print_exc()
+        result = Result(name, "", 0.0, missing="failed; see the output of the run")
+    return kept.Measured(result, time.strftime("%Y-%m-%d"), report.machine(), (before, os.getloadavg()[0]))
 
 
 if __name__ == "__main__":

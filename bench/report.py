@@ -6,9 +6,9 @@ import os
 import platform
 import statistics
 import subprocess
-import time
 from html import escape
 
+from bench.kept import Measured
 from bench.measure import Result
 
 
@@ -38,20 +38,35 @@ def table(results: list[Result]) -> str:
     return "\n".join(rows)
 
 
-def page(results: list[Result]) -> str:
+def page(measured: list[Measured]) -> str:
     return f"""# How fast
 
-Made by `make bench` on {time.strftime("%Y-%m-%d")}: {_machine()}. Ours and the peer's run in turn, in one run; times are
+Made by `make bench`, {_when(measured)}. Ours and the peer's run in turn, in one run; times are
 medians, a ratio is ours divided by the peer's, and a ratio above its target is printed **bold**. "Durable" and "synced" mean that data and
-name are on disk before the clock stops, on both sides. Guests are translated (TCG).
+name are on disk before the clock stops, on both sides. Guests are translated (TCG). {_load(measured)}
 
 ![ratios](bench.svg)
 
-{table(results)}
+{table([one.result for one in measured])}
 """
 
 
-def _machine() -> str:
+def _when(measured: list[Measured]) -> str:
+    days, machines = sorted({one.day for one in measured}), {one.machine: None for one in measured}
+    return f"{' to '.join(dict.fromkeys((days[0], days[-1])))}: {'; '.join(machines)}"
+
+
+def _load(measured: list[Measured]) -> str:
+    """Times of a machine that others use too say little; how two of them compare says more."""
+    loads = sorted(load for one in measured for load in one.load)
+    cores = os.cpu_count() or 1
+    words = f"The load was {' to '.join(dict.fromkeys((f'{loads[0]:.0f}', f'{loads[-1]:.0f}')))} on {cores} cores"
+    if statistics.median(loads) <= 2 * cores:
+        return words + "."
+    return words + ", so others used the machine at the same time: look at the ratios rather than the times."
+
+
+def machine() -> str:
     qemu = subprocess.run(["qemu-img", "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
     return f"{os.cpu_count()} cores, Linux {platform.release()}, QEMU {qemu}, Python {platform.python_version()}"
 
