@@ -5,31 +5,30 @@ from __future__ import annotations
 import dataclasses
 import uuid as uuids
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cowshed import config as configuration
 from cowshed import log
-from cowshed.errors import CowshedError, InstanceNotFound, InvalidRequest, InvalidState, PermissionDenied
-from cowshed.manager import names
+from cowshed.errors import CowshedError, InstanceNotFound, InvalidState
+from cowshed.manager import names, request
 from cowshed.manager.deleted import Deleted
 from cowshed.manager.disks import Disks
 from cowshed.manager.images import Images
 from cowshed.manager.instances import Instances
 from cowshed.manager.machine import Machine
 from cowshed.manager.migrations import Migrations
-from cowshed.manager.nics import Nics, subnets
-from cowshed.manager.records import Entry
+from cowshed.manager.nics import Nics
+from cowshed.manager.records import Entry, Record
+from cowshed.manager.request import NewInstance
 from cowshed.manager.shares import Shares, parse
 from cowshed.manager.volumes import NewVolume, Volumes
-from cowshed.model.flavor import Flavor
 from cowshed.model.host import Finding
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, InstanceState
-from cowshed.model.vif import Vif, VifType
-from cowshed.units import MiB, parse_size
+from cowshed.model.vif import Vif
 
 if TYPE_CHECKING:
     from cowshed.contract.storage import Backend
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from cowshed.model.event import LifecycleEvent
 
 _log = log.logger(__name__)
-
-LEAST_MEMORY = 16 * MiB
 
 
 class Host:
@@ -151,53 +148,56 @@ class Host:
         :param ephemeral: removed at the end of the ``with`` block
         :raises ImageNotFound: :raises NameTaken: :raises InvalidRequest: and what the driver's spawn raises
         """
-        _check_root(image, root_volume, disk)
-        flavor = self._flavor(cpus, memory, disk, ephemeral_disk, swap, extra_specs)
-        root, devices = _block_devices(root_volume, volumes)
+        request.check_boot(image, root_volume, disk, kernel=kernel, initrd=initrd, cmdline=cmdline)
+        flavor = request.flavor(cpus, memory, root=disk, ephemeral=ephemeral_disk, swap=swap, extra_specs=extra_specs)
+        root, devices = request.block_devices(root_volume, volumes)
         identity = str(uuids.uuid4())
         name = name or names.invent(self.instances.records.exists)
         self.deleted.reclaim_due()
         self.instances.check_free(name)
         vifs = self._vifs(networks, publish, identity, groups, ips)
-        self._check_backends([backend or self.config.disks.backend, *(disk_backends or {}).values()])
-        if shares:  # seen before an image is brought in
-            self.driver.give_shares(None, Instance(uuid=identity, name=name, flavor=flavor), parse(shares))
-        keys = "\n".join(_key(key) for key in _several(ssh_key))
-        user, vendor = _text(user_data, "user data"), _text(vendor_data, "vendor data")
-        if (initrd or cmdline) and not kernel:
-            raise InvalidRequest(reason="an initrd or a command line needs a kernel", hint="give --kernel too")
+        instance = Instance(
+            uuid=identity,
+            name=name,
+            flavor=flavor,
+            display_name=name,
+            hostname=hostname or name,
+            key_data=request.public_keys(ssh_key),
+            user_data=request.text(user_data, "user data"),
+            vendor_data=request.text(vendor_data, "vendor data"),
+            backend=backend,
+            disk_backends=dict(disk_backends or {}),
+            encrypt=encrypt,
+            system_metadata=_without_empty(datasource=datasource, root_volume=root),
+        )
+        self._check_backends([backend or self.config.disks.backend, *instance.disk_backends.values()])
+        if shares:
+            self.driver.give_shares(None, instance, parse(shares))
+        chosen = {**(properties or {}), **_without_empty(os_command_line=cmdline)}
+        new = NewInstance(instance, vifs, chosen, password, devices, root)
+        return Machine(self, self._create(new, image, kernel, initrd), ephemeral=ephemeral)
+
+    def _create(self, new: NewInstance, image: str, kernel: str | None, initrd: str | None) -> Record:
         try:
-            with ExitStack() as stack:
-                chosen = dict(properties or {})
-                for key, ref in (("kernel_id", kernel), ("ramdisk_id", initrd)):
-                    if ref:
-                        chosen[key] = stack.enter_context(self.images.at_hand(ref)).id
-                if cmdline:
-                    chosen["os_command_line"] = cmdline
-                found = Image(id="") if root else stack.enter_context(self.images.at_hand(image))
-                record = self.instances.create(
-                    found,
-                    flavor,
-                    properties=chosen,
-                    uuid=identity,
-                    name=name,
-                    vifs=vifs,
-                    key_data=keys,
-                    user_data=user,
-                    vendor_data=vendor,
-                    hostname=hostname,
-                    backend=backend,
-                    disk_backends=disk_backends,
-                    encrypt=encrypt,
-                    password=password,
-                    datasource=datasource,
-                    block_devices=devices,
-                    root_volume=root,
-                )
+            with self._at_hand(image, kernel, initrd) as (found, parts):
+                return self.instances.create(new.with_properties(parts), found)
         except KeyboardInterrupt:
-            self._drop(identity)  # it may have come a moment after all was done
+            self._drop(new.instance.uuid)  # it may have come a moment after all was done
             raise
-        return Machine(self, record, ephemeral=ephemeral)
+
+    @contextmanager
+    def _at_hand(self, image: str, kernel: str | None, initrd: str | None) -> Iterator[tuple[Image, dict[str, str]]]:
+        """The image (one without an id where there is none), and the properties that name the kernel and its ramdisk.
+
+        What is not in the store is brought in, and goes again when the block fails.
+        """
+        with ExitStack() as stack:
+            parts = {
+                key: stack.enter_context(self.images.at_hand(ref)).id
+                for key, ref in (("kernel_id", kernel), ("ramdisk_id", initrd))
+                if ref
+            }
+            yield stack.enter_context(self.images.at_hand(image)) if image else Image(id=""), parts
 
     def _drop(self, identity: str) -> None:
         """What cannot be removed now stays recorded, and is removed by the next run."""
@@ -208,28 +208,6 @@ class Host:
         except CowshedError as error:
             _log.warning("%s", error)
 
-    def _flavor(
-        self,
-        cpus: int,
-        memory: str | int,
-        disk: str | int | None,
-        ephemeral: str | int,
-        swap: str | int,
-        extra_specs: Mapping[str, str] | None,
-    ) -> Flavor:
-        if cpus < 1:
-            raise InvalidRequest(reason=f"{cpus} CPUs run nothing", hint="ask for at least 1")
-        if parse_size(memory) < LEAST_MEMORY:
-            raise InvalidRequest(reason=f"{memory} of memory runs nothing", hint="write a unit, for example 512M")
-        return Flavor(
-            vcpus=cpus,
-            memory=parse_size(memory) // MiB * MiB,
-            root=parse_size(disk) if disk else 0,
-            ephemeral=parse_size(ephemeral),
-            swap=parse_size(swap),
-            extra_specs=dict(extra_specs or {}),
-        )
-
     def _vifs(
         self,
         networks: Sequence[str],
@@ -238,25 +216,12 @@ class Host:
         groups: Sequence[str],
         ips: Sequence[str],
     ) -> tuple[Vif, ...]:
-        from itertools import zip_longest
-
-        from cowshed.network import parse
-
-        found = parse.vifs(networks, publish, instance=identity, default=self.config.network.default)
-        if len(ips) > len([vif for vif in found if vif.type != VifType.NONE]):
-            raise InvalidRequest(
-                reason="there are more IP addresses than networks", hint="one address for each --network"
-            )
         for name in groups:
             self.groups.find(name)
-        return tuple(
-            dataclasses.replace(vif, groups=tuple(groups), subnets=subnets(ip))
-            for vif, ip in zip_longest(found, ips, fillvalue="")
-            if not isinstance(vif, str)
-        )
+        return request.vifs(identity, networks, publish, groups, ips, default=self.config.network.default)
 
     def _check_backends(self, names: Sequence[str]) -> None:
-        """Before an image is brought in. :raises ConfigError: :raises InvalidRequest: there is no such backend here"""
+        """:raises ConfigError: :raises InvalidRequest: there is no such backend here"""
         for name in names:
             configuration.check_backend(name, self.driver.backends)
 
@@ -338,70 +303,5 @@ class Host:
                 yield Entry(event.timestamp, uuid, named[uuid], event.get_name().lower(), event.detail)
 
 
-def _check_root(image: str, root_volume: str | NewVolume | None, disk: str | int | None) -> None:
-    """:raises InvalidRequest: not exactly one thing to boot from"""
-    if not image and root_volume is None:
-        raise InvalidRequest(reason="there is nothing to boot from", hint="name an image, or give --root-volume")
-    if root_volume is None:
-        return
-    if image:
-        raise InvalidRequest(
-            reason=f"it would boot from the root volume, and the image {image} would not be used",
-            hint="leave one of them out; --property says what an image would",
-        )
-    if disk:
-        raise InvalidRequest(
-            reason="it boots from a volume, so that there is no root disk to be given a size",
-            hint="leave --disk out; a volume is grown on its storage",
-        )
-
-
-def _block_devices(
-    root_volume: str | NewVolume | None, volumes: Sequence[str | NewVolume]
-) -> tuple[str, dict[str, Any] | None]:
-    """The id of the root volume ("": none), and the contract's block device info, None without volumes."""
-    wanted = [one if isinstance(one, NewVolume) else NewVolume(one) for one in volumes]
-    entries = [one.block_device() for one in wanted]
-    root = ""
-    if root_volume is not None:
-        first = root_volume if isinstance(root_volume, NewVolume) else NewVolume(root_volume)
-        entries.insert(0, first.block_device(root=True))
-        root = str(entries[0]["connection_info"]["serial"])
-    return root, {"block_device_mapping": entries} if entries else None
-
-
-def _several(keys: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
-    if keys is None:
-        return []
-    return [keys] if isinstance(keys, (str, Path)) else list(keys)
-
-
-def _key(key: str | Path) -> str:
-    """The text of a public key. :raises InvalidRequest: it is none, or a private one"""
-    text = str(key)
-    if not text.startswith(("ssh-", "ecdsa-", "sk-")):
-        text = _read(Path(text).expanduser(), "ssh key")
-    if "PRIVATE KEY" in text:
-        raise InvalidRequest(reason=f"{key} is a private key", hint="give the public one, which ends in .pub")
-    if not text.strip().startswith(("ssh-", "ecdsa-", "sk-")):
-        raise InvalidRequest(reason=f"{key} is not an ssh public key")
-    return text.strip()
-
-
-def _text(source: str | Path | None, what: str) -> str | None:
-    if source is None:
-        return None
-    if isinstance(source, str) and ("\n" in source or source.startswith("#")):
-        return source
-    return _read(Path(source).expanduser(), what)
-
-
-def _read(path: Path, what: str) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        raise InvalidRequest(reason=f"the file of the {what}, {path}, does not exist") from None
-    except PermissionError:
-        raise PermissionDenied(action="read", path=path) from None
-    except (UnicodeDecodeError, OSError) as error:
-        raise InvalidRequest(reason=f"the file of the {what}, {path}, cannot be read as text: {error}") from error
+def _without_empty(**words: str) -> dict[str, str]:
+    return {name: word for name, word in words.items() if word}

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import uuid as uuids
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cowshed import clock, log
 from cowshed.errors import Busy, Conflict, CowshedError, InstanceNotFound, InvalidState
 from cowshed.manager import names
 from cowshed.manager.groups import Groups
 from cowshed.manager.records import Record, Records
+from cowshed.manager.request import NewInstance
 from cowshed.model.disk import IoTune
-from cowshed.model.flavor import Flavor
 from cowshed.model.image import Image
-from cowshed.model.instance import Instance, InstanceState, PowerState, RebootType
+from cowshed.model.instance import InstanceState, PowerState, RebootType
 from cowshed.model.vif import Vif
 
 if TYPE_CHECKING:
@@ -109,75 +108,44 @@ class Instances:
 
     # --- come and go --------------------------------------------------------------------------
 
-    def create(
-        self,
-        image: Image,
-        flavor: Flavor,
-        *,
-        properties: Mapping[str, str] | None = None,
-        uuid: str,
-        name: str,
-        vifs: Sequence[Vif],
-        key_data: str = "",
-        user_data: str | None = None,
-        vendor_data: str | None = None,
-        hostname: str = "",
-        backend: str = "",
-        disk_backends: Mapping[str, str] | None = None,
-        encrypt: bool = False,
-        password: str | None = None,
-        datasource: str = "",
-        metadata: Mapping[str, str] | None = None,
-        block_devices: Mapping[str, Any] | None = None,
-        root_volume: str = "",
-    ) -> Record:
+    def create(self, new: NewInstance, image: Image) -> Record:
         """A running instance, or the host as it was before.
 
-        :param properties: for this instance, over those of ``image``; a rebuild keeps them
-        :param block_devices: the contract's block device info: its volumes
-        :param root_volume: the id of the one it boots from; ``image`` has properties only then
+        :param image: it has no id where the instance boots from a volume
         :raises NameTaken: :raises InvalidRequest: and what ``spawn`` raises
         """
-        instance = Instance(
-            uuid=uuid or str(uuids.uuid4()),
-            name=names.check(name),
-            flavor=flavor,
-            image_ref=image.id,
-            display_name=name,
-            hostname=hostname or name,
-            key_data=key_data,
-            user_data=user_data,
-            vendor_data=vendor_data,
-            backend=backend,
-            disk_backends=dict(disk_backends or {}),
-            encrypt=encrypt,
-            metadata=dict(metadata or {}),
-            system_metadata=_without_empty(datasource=datasource, root_volume=root_volume),
-        )
-        image, uri = _with(image, properties or {}), self.driver.rooms.uri
         record = Record(
-            instance,
-            tuple(vifs),
+            dataclasses.replace(new.instance, image_ref=image.id),
+            new.vifs,
             InstanceState.BUILDING,
             image_name=image.name,
-            uri=uri,
-            properties=dict(properties or {}),
+            uri=self.driver.rooms.uri,
+            properties=dict(new.properties),
         )
         self.recover()
-        with self.locked(name):
+        with self.locked(record.name):
             record = self.records.add(record)
             try:
-                more = {"block_device_info": block_devices} if block_devices else {}
-                self.driver.spawn(None, instance, image, [], password, network_info=vifs, **more)
-                launched = dataclasses.replace(instance, launched_at=clock.current().time())
-                record = dataclasses.replace(record, instance=launched, state=InstanceState.RUNNING)
-                origin = f"volume {root_volume}" if root_volume else f"image {image.name or image.id}"
+                self._spawn(record, new, image)
+                record = _launched(record)
+                origin = f"volume {new.root_volume}" if new.root_volume else f"image {image.name or image.id}"
                 self.records.update(record, "created", f"from {origin}")
-                self.refresh_groups(vifs)
+                self.refresh_groups(record.vifs)
             except BaseException as error:
                 self._abandon(record, whole=isinstance(error, Exception) and record.state == InstanceState.BUILDING)
                 raise
         return record
+
+    def _spawn(self, record: Record, new: NewInstance, image: Image) -> None:
+        self.driver.spawn(
+            None,
+            record.instance,
+            _with(image, record.properties),
+            [],
+            new.password,
+            network_info=record.vifs,
+            block_device_info={"block_device_mapping": new.volumes} if new.volumes else None,
+        )
 
     def _abandon(self, record: Record, *, whole: bool) -> None:
         """Forget an instance that did not come to be; what fails here is left to :meth:`recover`.
@@ -437,5 +405,6 @@ def _with(image: Image, properties: Mapping[str, str]) -> Image:
     return dataclasses.replace(image, properties={**image.properties, **properties}) if properties else image
 
 
-def _without_empty(**words: str) -> dict[str, str]:
-    return {name: word for name, word in words.items() if word}
+def _launched(record: Record) -> Record:
+    instance = dataclasses.replace(record.instance, launched_at=clock.current().time())
+    return dataclasses.replace(record, instance=instance, state=InstanceState.RUNNING)
