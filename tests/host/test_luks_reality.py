@@ -13,7 +13,7 @@ import pytest
 
 from cowshed import log
 from cowshed.config import DisksSection
-from cowshed.disks import open_backends
+from cowshed.disks import config_drive, open_backends
 from cowshed.disks.encryption import key_of
 from cowshed.disks.file import FileDisk
 from cowshed.disks.keys import FileKeys
@@ -174,3 +174,17 @@ def test_the_plain_parent_is_not_opened_with_a_key(keys: FileKeys, base: Base, t
     assert qemu_img.info(base.path, DiskFormat.RAW)["virtual-size"] == 16 * MiB
     disk.extract(tmp_path / "out", DiskFormat.RAW, plaintext=True)
     assert (tmp_path / "out").read_bytes() == DATA + bytes(31 * MiB)
+
+
+@pytest.mark.parametrize("encrypt", [False, True])
+def test_a_config_drive_is_read_as_it_was_made(encrypt: bool, keys: FileKeys, tmp_path: Path) -> None:
+    disk = open_backends(tmp_path / "instances", DisksSection(), keys=keys)["raw"].disk(
+        str(uuid.uuid4()), "disk.config"
+    )
+    assert isinstance(disk, FileDisk)
+    files = {"openstack/latest/meta_data.json": b"{}", "ec2/latest/user-data": b"#!/bin/sh\n" * 500, "one": b""}
+    config_drive.create(disk, files, "config-2", encrypt=encrypt)
+    assert config_drive.read(disk) == (files, "config-2")
+    disk.path.write_bytes(bytes(100_000))
+    with pytest.raises((DataCorrupt, ToolFailed)):
+        config_drive.read(disk)

@@ -179,6 +179,19 @@ def test_the_metadata_of_a_config_drive() -> None:
     assert meta["admin_pass"] == "secret"
 
 
+def test_devices_are_told_where_each_data_source_has_a_place_for_them() -> None:
+    devices = [{"type": "nic", "bus": "pci", "address": "0000:01:00.0", "mac": DHCP.address, "tags": ["front"]}]
+    before = drive(instance(user_data="#!/bin/sh\n"))
+    after = metadata.with_devices(before, devices)
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {name for name in before if name.endswith("meta_data.json")}
+    meta = json.loads(after["openstack/latest/meta_data.json"])
+    assert meta == {**json.loads(before["openstack/latest/meta_data.json"]), "devices": devices}
+    assert json.loads(before["openstack/latest/meta_data.json"])["devices"] == []
+    assert json.loads(metadata.with_devices(build(), devices)["meta-data"])["devices"] == devices
+    assert metadata.with_devices(after, []) == before
+
+
 def test_no_key_replaces_another() -> None:
     meta = json.loads(drive(instance(key_data=KEYS, key_name="laptop"))["openstack/latest/meta_data.json"])
     assert meta["public_keys"] == {"laptop": "ssh-ed25519 AAAA one", "laptop-2": "ssh-rsa BBBB two"}

@@ -10,11 +10,14 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cowshed.domain import read
+from cowshed.driver.steps import nics
 from cowshed.errors import (
     DeadlineExceeded,
     HypervisorError,
@@ -43,7 +46,18 @@ def tiny(house: Machines) -> Image:
 
 @pytest.fixture(scope="module")
 def running(house: Machines, tiny: Image) -> Instance:
-    instance = house.spawn(tiny, vifs=forwarded(free_port()), metadata={"role": "web", "old": "1"})
+    """With an interface that is QEMU's alone, one that libvirt made, and a volume; each has a tag."""
+    path = house.state / "scratch.raw"
+    path.write_bytes(bytes(1 << 20))
+    volume = {"driver_volume_type": "file", "serial": "v-1", "data": {"path": str(path), "format": "raw"}}
+    instance = house.spawn(
+        tiny,
+        vifs=[replace(forwarded(free_port())[0], tag="way"), Vif("back", "52:54:00:00:02:03", tag="back")],
+        disks={"block_device_mapping": [{"connection_info": volume, "tag": "scratch"}]},
+        metadata={"role": "web", "old": "1"},
+        system_metadata={"datasource": "configdrive"},
+        config_drive=True,
+    )
     house.wait(instance, "cowshed-guest: agent")
     house.wait(instance, "cowshed-guest: up")
     return instance
@@ -111,19 +125,52 @@ def test_changed_metadata_reaches_domain_and_guest(house: Machines, running: Ins
         house.driver.change_instance_metadata(None, running, {"role": ["*", "x"]})
 
 
+def told_by_the_drive(house: Machines, instance: Instance) -> list[dict[str, Any]]:
+    """What the config drive says of devices; each is where it says."""
+    script = "mkdir -p /drive && mount -t iso9660 -o ro /dev/vdb /drive && cat /drive/openstack/latest/meta_data.json"
+    devices = json.loads(output(house, instance, "sh", "-c", script))["devices"]
+    for one in devices:
+        place = f"/sys/bus/pci/devices/{one['address']}/virtio*"
+        found, known = (
+            (f"{place}/net/*/address", one["mac"]) if "mac" in one else (f"{place}/block/*/serial", one["serial"])
+        )
+        assert output(house, instance, "sh", "-c", f"cat {found}").strip() == known
+    assert devices == house.driver.device_metadata(instance)
+    return list(devices)
+
+
+def test_the_config_drive_says_where_tagged_devices_are(house: Machines, running: Instance) -> None:
+    """From the first start on, and at each later one what is true by then."""
+    devices = told_by_the_drive(house, running)
+    assert [(one["type"], one["bus"], one["tags"]) for one in devices] == [
+        ("nic", "pci", ["way"]),
+        ("nic", "pci", ["back"]),
+        ("disk", "pci", ["scratch"]),
+    ]
+    house.driver.power_off(running)
+    guest = house.driver.rooms.hypervisor.guest(running.uuid)
+    way, back = nics.remembered(house.driver.rooms, guest)
+    house.driver.detach_interface(running, back)
+    house.driver.power_on(None, running, [way])
+    house.wait(running, r"boot 2\r?\n[\s\S]*cowshed-guest: agent")
+    assert [one["tags"] for one in told_by_the_drive(house, running)] == [["way"], ["scratch"]]
+    assert len(list(house.driver.rooms.directory(running.uuid).path.glob("disk.config*"))) == 1
+
+
 def test_a_guest_finds_a_device_by_its_tag(house: Machines, running: Instance) -> None:
     """Where the metadata says, there is the card with that address."""
     vif = Vif("front", "52:54:00:00:02:02", tag="front")
     house.driver.attach_interface(running, house.driver.remembered_image(running), vif)
     told = json.loads(output(house, running, "cat", "/run/cowshed/devices.json"))["devices"]
     assert told == house.driver.device_metadata(running)
-    (one,) = told
+    (one,) = (one for one in told if one["tags"] == ["front"])
     assert (one["type"], one["bus"], one["mac"], one["tags"]) == ("nic", "pci", vif.address, ["front"])
     card = f"cat /sys/bus/pci/devices/{one['address']}/virtio*/net/*/address"
     assert output(house, running, "sh", "-c", card).strip() == vif.address
     house.driver.detach_interface(running, vif)
-    assert json.loads(output(house, running, "cat", "/run/cowshed/devices.json")) == {"devices": []}
-    assert house.driver.device_metadata(running) == []
+    left = house.driver.device_metadata(running)
+    assert json.loads(output(house, running, "cat", "/run/cowshed/devices.json")) == {"devices": left}
+    assert [one["tags"] for one in left] == [["way"], ["scratch"]]
 
 
 def test_a_guest_without_an_agent_says_so_soon(house: Machines, tiny: Image, running: Instance) -> None:

@@ -24,6 +24,7 @@ from cowshed.model.vif import Subnet, Vif, VifType
 LARGEST = 16 << 20  # bytes of user data
 _HOST = re.compile(r"[^a-z0-9-]+")
 _DATES = ("latest", "2018-08-27", "2015-10-15")
+_TELLING = re.compile(r"openstack/[^/]+/meta_data\.json|meta-data")
 _MIME = ("Content-Type:", "MIME-Version:", "From ")
 
 Files = Sequence[tuple[str, bytes | str]]
@@ -58,6 +59,14 @@ def build(
         raise InvalidRequest(reason=f"data source {datasource!r} is unknown", hint=f"known: {', '.join(builders)}")
     builder, label = builders[datasource]
     return builder(instance, vifs, injected_files, admin_password), label
+
+
+def with_devices(files: Mapping[str, bytes], devices: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """``files`` of either data source, which say of these devices and of no others."""
+    return {
+        name: _json({**json.loads(content), "devices": list(devices)}) if _TELLING.fullmatch(name) else content
+        for name, content in files.items()
+    }
 
 
 def _check_text(name: str, text: str) -> None:
@@ -227,6 +236,7 @@ def _meta_data(instance: Instance, injected: Files, password: str | None) -> dic
         "availability_zone": "cowshed",
         "project_id": instance.project_id or "cowshed",
         "meta": dict(instance.metadata),
+        "devices": [],  # see with_devices
     }
     if public := keys(instance):
         named = list(zip(_key_names(instance.key_name or "key", len(public)), public, strict=True))

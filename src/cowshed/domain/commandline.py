@@ -19,6 +19,7 @@ from cowshed.errors import InvalidRequest, UnsupportedOperation
 from cowshed.model.vif import PluggedVif
 
 _LIMIT: Final = 8  # interfaces of this kind; more would reach into libvirt's part of the bus
+_PCIE, _PCI = "pcie.0", "pci.0"  # the first bus of a q35, and of a pc
 _DEVICES: Final = {
     "virtio": "virtio-net-pci",
     "e1000": "e1000",
@@ -67,9 +68,22 @@ def _interface(number: int, plugged: PluggedVif, model: str, pcie: bool) -> Iter
     yield "-netdev"
     yield ",".join(["user", f"id={name}", *_forwards(plugged)])
     yield "-device"
-    bus, slot = ("pcie.0", 0x10 + number) if pcie else ("pci.0", 0x1F - number)
+    bus, slot = (_PCIE, 0x10 + number) if pcie else (_PCI, 0x1F - number)
     # No boot ROM: the interface is not booted from, and its address is not libvirt's to place one at.
     yield f"{_DEVICES[model]},netdev={name},id={name}-nic,mac={plugged.vif.address},bus={bus},addr={slot:#x},romfile="
+
+
+def addresses(given: Commandline) -> dict[str, str]:
+    """Where the interfaces of :func:`commandline` are: MAC address (lower case) -> PCI address as Linux writes it.
+
+    They sit on the first bus, whose number no guest changes.
+    """
+    found = {}
+    for one in given.arguments:
+        options = dict(word.partition("=")[::2] for word in (one.value or "").split(","))
+        if "mac" in options and options.get("bus") in (_PCIE, _PCI):
+            found[options["mac"].lower()] = f"0000:00:{int(options.get('addr', '0'), 16):02x}.0"
+    return found
 
 
 def _forwards(plugged: PluggedVif) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cowshed.domain import disk
+from cowshed.domain import commandline, disk
 from cowshed.domain.address import Address
 from cowshed.domain.domain import Domain
 from cowshed.domain.element import parse
@@ -62,14 +62,15 @@ def interfaces(xml: str) -> tuple[PluggedInterface, ...]:
 
 
 def pci_addresses(xml: str) -> dict[str, str]:
-    """Of the interfaces libvirt made: MAC address (lower case) -> PCI address as Linux writes it, or ""."""
+    """Of the interfaces: MAC address (lower case) -> PCI address as Linux writes it, or ""."""
     found = {}
     for node in parse(xml).findall("devices/interface"):
         mac, address = node.find("mac"), node.find("address")
         if mac is not None:
             pci = Address.from_node(address).pci if address is not None else ""
             found[mac.get("address", "").lower()] = pci
-    return found
+    given = Domain.parse(xml).commandline
+    return found | (commandline.addresses(given) if given else {})
 
 
 def agent_connected(xml: str) -> bool:

@@ -10,6 +10,7 @@ from cowshed.contract.rescue import Rescue as RescueContract
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import (
     building,
+    config_devices,
     connect,
     disk_names,
     launch,
@@ -65,6 +66,7 @@ class Rescue(RescueContract):
             provision.disks(rooms, instance, image_meta, plan, undo)
             name = disk_names.CONFIG_DRIVE + disk_names.RESCUED
             provision.config_drive(rooms, instance, data, name, encrypt=layout.encrypts(rooms, instance, image_meta))
+            config_devices.forget(rooms, instance.uuid, name)
             self._stop(guest, instance, vifs, undo)
             undo.push("boot as before", rescuing.end, rooms, instance.uuid)
             rescuing.begin(rooms, instance, image_meta, plan)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
-from cowshed.errors import InvalidRequest
+from cowshed.errors import DataCorrupt, InvalidRequest
 
 
 def build(files: Mapping[str, bytes], label: str) -> bytes:
@@ -35,6 +35,30 @@ def build(files: Mapping[str, bytes], label: str) -> bytes:
     except PyCdlibException as error:
         raise InvalidRequest(reason=f"the config drive {label} cannot be made: {error}") from error
     return out.getvalue()
+
+
+def read(data: bytes, path: Path) -> tuple[dict[str, bytes], str]:
+    """The files and the label of an image that :func:`build` has made; ``path`` names it in errors.
+
+    :raises DataCorrupt:
+    """
+    import pycdlib
+    from pycdlib.pycdlibexception import PyCdlibException
+
+    image = pycdlib.PyCdlib()
+    found: dict[str, bytes] = {}
+    try:
+        image.open_fp(io.BytesIO(data))
+        for folder, _, names in image.walk(joliet_path="/"):
+            for name in names:
+                place, out = f"{folder.rstrip('/')}/{name}", io.BytesIO()
+                image.get_file_from_iso_fp(out, joliet_path=place)
+                found[place.lstrip("/")] = out.getvalue()
+        label = image.pvd.volume_identifier.decode().rstrip()
+        image.close()
+    except (PyCdlibException, UnicodeDecodeError) as error:
+        raise DataCorrupt(path=path, reason=f"it is no config drive: {error}") from error
+    return found, label
 
 
 def _checked(name: str) -> PurePosixPath:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cowshed.driver.steps import (
+    config_devices,
     connect,
     filtering,
     locate,
@@ -99,7 +100,10 @@ def define(
     :param connected: what shows the volumes
     :param opened: its shares
     """
-    return rooms.hypervisor.define(assembled(rooms, instance, image, plugged, connected, opened))
+    guest = rooms.hypervisor.define(assembled(rooms, instance, image, plugged, connected, opened))
+    if config_devices.refresh(rooms, instance, guest):
+        guest = rooms.hypervisor.define(assembled(rooms, instance, image, plugged, connected, opened))
+    return guest
 
 
 def assembled(

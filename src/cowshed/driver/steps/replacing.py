@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
-from cowshed.driver.steps import disk_names, layout, mapping, provision, volumes
+from cowshed.driver.steps import config_devices, disk_names, layout, mapping, provision, volumes
 from cowshed.driver.steps.disk_names import CONFIG_DRIVE, EPHEMERAL, LOCAL, SWAP
 from cowshed.errors import Busy, CowshedError, UnsupportedOperation
 from cowshed.model.disk import ManifestDisk
@@ -95,6 +95,7 @@ def exchange(rooms: Rooms, instance: Instance, new: Replacement) -> None:
     from cowshed.disks import manifest
 
     manifest.exchange(rooms.directory(instance.uuid).path, {name: name + new.ending for name in new.replaced})
+    config_devices.forget(rooms, instance.uuid, CONFIG_DRIVE)
 
 
 def take_back(rooms: Rooms, instance: Instance, new: Replacement) -> None:

@@ -24,7 +24,7 @@ FILE = "/run/cowshed/devices.json"  # in the guest
 
 
 def described(rooms: Rooms, instance: Instance, guest: Guest) -> list[dict[str, Any]]:
-    """A user network that is none of libvirt's interfaces has no ``address``; its ``mac`` tells it."""
+    """Interfaces and volumes with a tag, where ``guest``, defined or running, has them."""
     xml = guest.xml()
     return _interfaces(xml, nics.remembered(rooms, guest)) + _volumes(xml, volumes.recorded(rooms, instance))
 
