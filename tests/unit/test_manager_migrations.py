@@ -41,7 +41,9 @@ class Moving(PretendDriver):
         super().__init__(*words, **fields)
         hypervisor = self.rooms.hypervisor
         hypervisor.hostname = lambda: self.name  # type: ignore[method-assign]
+        hypervisor.version = lambda: (7, 2, 0)  # type: ignore[method-assign]
         self.left = ""
+        self.ends: dict[str, Any] = {"error": "no route to host"}
 
     def is_here(self, dest: str) -> bool:
         return dest in ("localhost", self.name)
@@ -76,6 +78,26 @@ class Moving(PretendDriver):
 
     def remembered_image(self, instance: Instance) -> None:
         return None
+
+    def check_can_live_migrate_destination(self, *_: Any, **__: Any) -> dict[str, Any]:
+        return {}
+
+    def check_can_live_migrate_destination_cleanup(self, *_: Any) -> None:
+        pass
+
+    def check_can_live_migrate_source(self, context: Any, instance: Instance, found: Any, *_: Any) -> Any:
+        return found
+
+    def pre_live_migration(self, *words: Any) -> Any:
+        return words[-1]
+
+    def live_migration(self, context: Any, instance: Instance, *words: Any, migrate_data: Any) -> None:
+        """It comes to what ``ends`` says."""
+        migrate_data.update(self.ends)
+        words[2](context, instance, words[0], migrate_data)
+
+    def rollback_live_migration_at_destination(self, context: Any, instance: Instance, *_: Any, **__: Any) -> None:
+        self._call("rollback", instance)
 
     def migrate_disk_and_power_off(self, context: Any, instance: Instance, *_: Any, **__: Any) -> str:
         self._call("migrate_disk_and_power_off", instance)
@@ -207,6 +229,18 @@ def test_a_host_that_is_lost_while_it_starts_it(hosts: tuple[Host, Host]) -> Non
         here.migrations.cold("web", THERE, timeout=5)
     assert "--revert" in (caught.value.hint or "")
     assert "finish_revert_migration" not in of(here).names()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_may_run_there_is_not_taken_back_there(hosts: tuple[Host, Host], known: bool) -> None:
+    here, there = hosts
+    if not known:
+        of(here).ends = {"open": True}
+    with pytest.raises(HostUnsuitable, match="stays here: no route" if known else "does not say") as caught:
+        here.migrations.live("web", THERE)
+    assert of(there).names() == (["rollback"] if known else [])
+    assert known or "virsh resume web" in (caught.value.hint or "")
+    assert here.instances.find("web")
 
 
 def test_two_ways_that_part_are_refused(hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,6 +219,10 @@ def slowly(source: Side, uuid: str, then: Callable[[], object]) -> threading.Thr
             time.sleep(0.05)
         then()
 
+    return in_thread(work)
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=work)
     thread.start()
     return thread

@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 
 from cowshed.contract.callbacks import NoProgress
+from cowshed.driver.steps import transit
 from cowshed.errors import CowshedError, HostUnsuitable, Interrupted, InvalidRequest, InvalidState, NameTaken
+from cowshed.hypervisor import migrate
 from cowshed.model.image import Image
-from cowshed.model.instance import Instance
+from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import Vif
 from cowshed.units import MiB
+from tests.vm.cable import cable
 from tests.vm.machines import MAC, forwarded
 from tests.vm.sides import (
     Calls,
@@ -29,6 +32,7 @@ from tests.vm.sides import (
     checks,
     go,
     goes_on,
+    in_thread,
     nothing_at,
     one_guest,
     pair,
@@ -37,6 +41,7 @@ from tests.vm.sides import (
     slowly,
 )
 from tests.vm.two_hosts import Host
+from tests.volume_servers import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("migration")]
 
@@ -91,7 +96,9 @@ def together(hosts: tuple[Host, Host], guest_dir: Path) -> Iterator[tuple[Side, 
         yield pair(stack, hosts, guest_dir, "shared", common, parallel=2, auto_converge=True)
 
 
-def test_a_common_directory_is_left_as_it_is(together: tuple[Side, Side], hosts: tuple[Host, Host]) -> None:
+def test_a_common_directory_is_left_as_it_is(
+    together: tuple[Side, Side], hosts: tuple[Host, Host], guest_dir: Path
+) -> None:
     """With a volume that both hosts see, over several connections."""
     source, target = together
     instance = booted(source, source.image())
@@ -117,9 +124,34 @@ def test_a_common_directory_is_left_as_it_is(together: tuple[Side, Side], hosts:
         assert [one.id for one in target.driver.volumes(instance)] == ["data-volume"]
         target.driver.detach_volume(info, instance, "/dev/vdz")
         target.wait(instance, "disk vd. gone")
+        _only_one_has_the_disk(target, source, hosts, guest_dir, instance)
     finally:
         target.driver.destroy(None, instance, [])
         source.driver.destroy(None, instance, [])
+
+
+def _only_one_has_the_disk(
+    source: Side, target: Side, hosts: tuple[Host, Host], guest_dir: Path, instance: Instance
+) -> None:
+    """The source does not hear that it runs there, and would go on: QEMU's lock of the file keeps it from that."""
+    with cable(target.host) as line:
+        cut = side(source.host, guest_dir, "shared", uri=line.uri)
+        data = prepared(source, target, instance)
+
+        def look() -> None:
+            guest = source.driver.rooms.hypervisor.guest(instance.uuid)
+            assert line.cut.wait(60)
+            until(lambda: migrate.running(guest) is None, "the end of the migration")
+            assert one_guest(instance, source, target) == [target]
+            held.append("went_on" in (transit.noted(cut.driver.rooms, instance.uuid, transit.Way.OUT) or {}))
+            line.mend()
+
+        held: list[bool] = []
+        calls = go(cut, target, instance, data, in_thread(look))
+        assert calls.made == ["post"], calls.data
+        assert held == [False]
+        assert one_guest(instance, source, target) == [target]
+        goes_on(target, instance)
 
 
 @pytest.fixture(scope="module")
@@ -307,3 +339,64 @@ def test_force_complete(
     finally:
         target.driver.destroy(None, instance, [])
         source.driver.destroy(None, instance, [])
+
+
+def test_the_answer_that_it_runs_there_is_lost(
+    hosts: tuple[Host, Host], apart: tuple[Side, Side], guest: Instance, guest_dir: Path
+) -> None:
+    """The source's libvirt lets its guest go on then, although the other one may run: one is left, and it goes on."""
+    source, target = apart
+    address = hosts[0].address
+
+    # Paused there for packet filters that nobody has put in force: it has gone on here, and that is the one.
+    with cable(hosts[1]) as line:
+        cut = side(hosts[0], guest_dir, uri=line.uri)
+        data = prepared(source, target, guest)
+        mended = in_thread(lambda: (line.cut.wait(60), line.mend()))
+        calls = go(cut, target, guest, {**data, "held": True}, mended)
+        assert line.cut.is_set() and calls.made == ["error"]
+        assert "connection to qemu+tcp" in calls.data["error"]
+        at_source(source, target, guest)
+
+    # It runs there. Until that can be asked it stands still here.
+    with cable(hosts[1]) as line:
+        cut = side(hosts[0], guest_dir, uri=line.uri)
+        data = prepared(source, target, guest)
+
+        def look() -> None:
+            assert line.cut.wait(60)
+            until(lambda: source.state_of(guest) == PowerState.PAUSED, "the source held")
+            seen.extend(one_guest(guest, source, target))
+            with pytest.raises(InvalidState, match="on its way"):
+                source.driver.unpause(guest)
+            line.mend()
+
+        seen: list[Side] = []
+        calls = go(cut, target, guest, data, in_thread(look))
+        assert calls.made == ["post"], calls.data
+        assert seen == [target]
+        at_source(target, source, guest)
+
+    # And back, with a killed driver: until somebody looks both run.
+    pids: list[int] = []
+    with cable(hosts[0], then=lambda: os.kill(pids[0], signal.SIGKILL)) as line:
+        data = prepared(target, source, guest)
+        pids.append(os.fork())
+        if pids[0] == 0:
+            try:
+                own = side(hosts[1], guest_dir, uri=line.uri)
+                own.driver.live_migration(None, guest, address, Calls().post, Calls().recover, True, data)
+            finally:
+                os._exit(0)
+        os.waitpid(pids[0], 0)
+        assert line.cut.wait(20)
+        until(lambda: len(one_guest(guest, source, target)) == 2, "both running")
+        line.mend()
+        cut = side(hosts[1], guest_dir, uri=line.uri)  # init_host
+        assert one_guest(guest, source, target) == [source]
+        assert cut.driver.left_for(guest) == address
+        cut.driver.post_live_migration(None, guest, None, data)
+        cut.driver.post_live_migration_at_source(None, guest, [])
+        cut.driver.cleanup(None, guest, [], migrate_data=data)
+        source.driver.post_live_migration_at_destination(None, guest, [], True)
+        at_source(source, target, guest)

@@ -22,6 +22,7 @@ from tests.vm import apart
 
 TOOLS = ("libvirtd", "ip", "unshare", "nsenter")
 _NET = f"10.213.{os.getpid() % 200 + 20}"
+OUTSIDE = f"{_NET}.254"  # where both reach the process of the test
 
 # $2: the host's name, $3: its UUID. The daemon is started again as soon as the file "up" is there: it can be killed and
 # comes back when the test says so.
@@ -164,7 +165,7 @@ def _join(hosts: list[Host]) -> None:
     _ip(one, "link", "add", "port2", "type", "veth", "peer", "name", outside, "netns", str(os.getpid()))
     for port in ("port1", "port2"):
         _ip(one, "link", "set", port, "master", "cable", "up")
-    subprocess.run(["ip", "address", "add", f"{_NET}.254/24", "dev", outside], check=True)
+    subprocess.run(["ip", "address", "add", f"{OUTSIDE}/24", "dev", outside], check=True)
     subprocess.run(["ip", "link", "set", outside, "up"], check=True)
     for host in hosts:
         _ip(host, "address", "add", f"{host.address}/24", "dev", "cable")

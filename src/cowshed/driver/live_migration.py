@@ -124,7 +124,8 @@ class LiveMigration(LiveMigrationContract):
         block_migration: bool = False,
         migrate_data: Any = None,
     ) -> None:
-        """What it came to is also in the migrate data: ``statistics``, or ``error``, which is for the caller to say.
+        """What it came to is also in the migrate data: ``statistics``, or ``error``, which is for the caller to say, and
+        ``open`` where the other host does not say whether it runs there; then nothing is to be taken back yet.
 
         :raises InvalidState: it does not run, or is on its way already; nothing was begun, nobody is called
         """
@@ -172,7 +173,10 @@ class LiveMigration(LiveMigrationContract):
             _log.info("the migration was not begun: %s", error)
         finally:
             del rooms.monitors[instance.uuid]
-        return settling.settle(rooms, instance.uuid, patience=settling.PATIENCE), aborted
+        verdict = settling.settle(rooms, instance.uuid, patience=settling.PATIENCE)
+        if verdict == Verdict.OPEN:
+            found["open"] = True
+        return verdict, aborted
 
     def other_host(self, dest: str) -> AbstractContextManager[Channel]:
         """A word with cowshed on ``dest`` (cowshed's own); see ``[migration] command``."""

@@ -114,6 +114,8 @@ class Power(PowerContract):
 
     def unpause(self, instance: Instance) -> None:
         guest = self.rooms.hypervisor.guest(instance.uuid)
+        if guest.state() == PowerState.PAUSED:
+            marks.refuse_leaving(self.rooms, instance, "unpaused")
         state = guest.state()
         if state == PowerState.RUNNING:
             return

@@ -13,9 +13,18 @@ from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
-from cowshed.errors import CowshedError, DeadlineExceeded, HostUnsuitable, InvalidState
+from cowshed.errors import (
+    CowshedError,
+    DeadlineExceeded,
+    HostUnsuitable,
+    HypervisorError,
+    HypervisorUnavailable,
+    InvalidState,
+)
+from cowshed.hypervisor import power
 from cowshed.hypervisor.binding import libvirt
 from cowshed.hypervisor.events import EventKind, Watch
+from cowshed.model.instance import PowerState
 from cowshed.units import MiB
 
 if TYPE_CHECKING:
@@ -26,6 +35,7 @@ _log = log.logger(__name__)
 
 UNLIMITED: Final = (1 << 63) // MiB - 1  # MiB/s: the most libvirt takes
 _TELL: Final = 2.0  # seconds for the statistics of the end, which come as an event
+_MIGRATION_CANCELED: Final = 6  # VIR_DOMAIN_RUNNING_MIGRATION_CANCELED
 _CPU_INCOMPATIBLE: Final = 91  # VIR_ERR_CPU_INCOMPATIBLE
 
 
@@ -164,9 +174,20 @@ class Migration:
         try:
             self._guest.call("migrate", lambda d: d.migrateToURI3(request.uri, parameters, flags))
         except CowshedError as error:
-            self.error = error
+            self.error = self._whose(error)
         finally:
             self._over.set()
+
+    def _whose(self, error: CowshedError) -> CowshedError:
+        """libvirt says of the way to the other libvirt what it says of ours: that it broke."""
+        if not isinstance(error, HypervisorUnavailable):
+            return error
+        try:
+            self._guest.state()
+        except CowshedError:
+            return error
+        reason = f"the connection to {self._request.uri} was lost: {error.fields['reason']}"
+        return HypervisorError(action=f"migrate {self._guest.name}", reason=reason)
 
     def wait(self, seconds: float) -> bool:
         """Is it over, within ``seconds``?"""
@@ -195,6 +216,15 @@ def running(guest: Guest) -> Statistics | None:
         return None
     kind = found.get("type", JobType.NONE)
     return Statistics.of(found) if kind in (JobType.BOUNDED, JobType.UNBOUNDED) else None
+
+
+def taken_back(guest: Guest) -> bool:
+    """Does it run because libvirt let it go on, after it had stood still for the last step of a migration that failed?
+
+    Kept by libvirt beyond its own restart, until somebody pauses the guest. Never of a migration that failed before.
+    """
+    state, reason = guest.call("tell the state of", lambda d: tuple(d.state()), repeat=True)
+    return power.state(state) == PowerState.RUNNING and reason == _MIGRATION_CANCELED
 
 
 def require_running(guest: Guest, action: str) -> None:

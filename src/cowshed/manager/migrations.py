@@ -62,8 +62,12 @@ class Migrations:
                 migrate_data=data,
             )  # fmt: skip
         finally:
-            if ended != ["there"]:
+            if ended != ["there"] and not data.get("open"):
                 other.ask("rollback", record=encode(record))
+        if data.get("open"):
+            from cowshed.driver.steps import handing_over
+
+            raise handing_over.unknown(record.name, dest)
         if ended != ["there"]:
             raise _stays(record, dest, ended, data)
         self._leave(record, dest, other, data)

@@ -10,7 +10,7 @@ By whom it is set, and in which call:
   (of small read-only disks), ``cpu``, ``machine``, ``memory``, ``volumes``, ``ran`` (it is not paused);
 * destination, preparation: ``xml`` (the domain as it is there), ``shallow`` (what lies below overlays is there already),
   ``address``, ``held`` (it arrives paused, until its packet filters are in force);
-* source, at the end: ``error`` or ``statistics``.
+* source, at the end: ``error`` or ``statistics``; ``open`` (nobody can say yet where it runs: nothing is taken back).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from cowshed.model.vif import Vif
 def move(source: ComputeDriver, place: Placed, instance: Instance, vifs: Sequence[Vif]) -> None:
     """The guest runs at ``place`` afterwards, and nothing of it is left here.
 
-    :raises CowshedError: it runs here as before, and nothing is left there
+    :raises CowshedError: it runs here as before, and nothing is left there; or nobody can say yet where it runs
     """
     there = place.driver
     data = _checked(source, place, instance)
@@ -31,14 +31,24 @@ def move(source: ComputeDriver, place: Placed, instance: Instance, vifs: Sequenc
     try:
         source.live_migration(None, instance, place.host, post, recover, bool(data["block_migration"]), data)
     finally:
-        if not ended:
+        if not ended and not data.get("open"):
             there.rollback_live_migration_at_destination(None, instance, vifs, None, migrate_data=data)
+    if data.get("open"):
+        raise unknown(instance.name, place.host)
     if not ended:
         raise HostUnsuitable(reason=data.get("error") or "it stayed", hint="it runs here as before")
     source.post_live_migration(None, instance, None, ended[0])
     source.post_live_migration_at_source(None, instance, vifs)
     source.cleanup(None, instance, vifs, migrate_data=ended[0])
     there.post_live_migration_at_destination(None, instance, vifs, bool(data["block_migration"]))
+
+
+def unknown(name: str, dest: str) -> HostUnsuitable:
+    return HostUnsuitable(
+        reason=f"{dest} does not say whether {name} runs there; until it does, {name} does not run here",
+        hint=f"when {dest} is reached again, the next call that has to do with {name} finds out. "
+        f"If you know that it does not run there and never will: virsh resume {name}",
+    )
 
 
 def _checked(source: ComputeDriver, place: Placed, instance: Instance) -> Any:

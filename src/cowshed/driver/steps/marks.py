@@ -69,7 +69,7 @@ def refuse_deleted(rooms: Rooms, instance: Instance, action: str) -> None:
 
 
 def refuse_leaving(rooms: Rooms, instance: Instance, action: str) -> None:
-    """:raises InvalidState: it is on its way to another host, or there"""
+    """:raises InvalidState: it is on its way to another host, or there, or may be there"""
     from cowshed.driver.steps import settling
 
     settling.recover_one(rooms, instance.uuid)  # a migration whose driver was killed

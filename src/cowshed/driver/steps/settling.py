@@ -1,4 +1,10 @@
-"""Where does a guest run after a migration? Read from the two libvirts, never from what an error said."""
+"""Where does a guest run after a migration? Read from the two libvirts, never from what an error said.
+
+A source that runs is no proof that the other one does not: when the very last answer is lost ("it runs here"), the source's
+libvirt lets its guest go on, although the other may run. Such a guest is stopped at once, and goes on when the other host has
+said that it has none. If it has one that runs, that is the one: it went on first, from the same moment, and the network
+knows it there. Where both see the same file QEMU's locks keep the source from going on at all.
+"""
 
 from __future__ import annotations
 
@@ -68,24 +74,34 @@ def _look(rooms: Rooms, uuid: str, note: dict[str, Any]) -> Verdict:
         return Verdict.THERE  # libvirt removes the definition when the other one has said that it runs
     if migrate.running(guest) is not None:
         return Verdict.OPEN
-    state = guest.state()
-    if state == PowerState.RUNNING:
-        return Verdict.HERE
-    there = _there(rooms, uuid, str(note.get("dest", "")))
+    if guest.state() == PowerState.RUNNING:
+        if not migrate.taken_back(guest):
+            return Verdict.HERE
+        _hold(rooms, guest, note)
+    there = _there(rooms, uuid, note)
     if there is None:
         return Verdict.OPEN
     if there:
         _remove(guest)
         return Verdict.THERE
-    if state == PowerState.PAUSED and note.get("ran"):
+    if guest.state() == PowerState.PAUSED and note.get("ran"):
         _resume(guest)
     return Verdict.HERE
 
 
-def _there(rooms: Rooms, uuid: str, dest: str) -> bool | None:
+def _hold(rooms: Rooms, guest: Guest, note: dict[str, Any]) -> None:
+    """It may run there as well. The note first: whoever finds it stopped lets it go on, if it does not run there."""
+    note.update(ran=True, went_on=True)
+    transit.note(rooms, guest.uuid, Way.OUT, **note)
+    guest.suspend()
+    _log.warning("%s stands still until it is known whether it runs on %s", guest.name, note.get("dest"))
+
+
+def _there(rooms: Rooms, uuid: str, note: dict[str, Any]) -> bool | None:
     """Does the destination's libvirt say that it has the guest for good? None: it does not answer."""
     from cowshed.hypervisor import Hypervisor, migrate
 
+    dest = str(note.get("dest", ""))
     try:
         with Hypervisor(rooms.config.migration.uri.replace("%s", dest), connect_timeout=10) as other:
             guest = other.find(uuid)
@@ -93,7 +109,11 @@ def _there(rooms: Rooms, uuid: str, dest: str) -> bool | None:
                 return False
             if migrate.running(guest) is not None:
                 return None
-            return guest.persistent() and guest.state() in (PowerState.RUNNING, PowerState.PAUSED)
+            state = guest.state()
+            if state == PowerState.PAUSED and note.get("held") and note.get("went_on"):
+                _remove(guest)  # it has not run there yet, and has run here since
+                return False
+            return guest.persistent() and state in (PowerState.RUNNING, PowerState.PAUSED)
     except CowshedError as error:
         _log.info("the destination does not say whether %s runs there: %s", uuid, error)
         return None
