@@ -113,8 +113,8 @@ def test_a_guest_has_the_time_to_let_go_that_is_given(cowshed: Call, driver: Fak
 def test_who_waits_for_another_cowshed_is_told(
     cowshed: Call, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cowshed.manager.instances._LOCK_TIMEOUT", 0.1)
-    monkeypatch.setattr("cowshed.manager.instances._SILENT", 0.05)
+    monkeypatch.setattr("cowshed.manager.states._LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr("cowshed.manager.states._SILENT", 0.05)
     host = Host.connect()
     with host.instances.holding("web", "held"):
         code, _, said = cowshed("pause", "web")

@@ -540,7 +540,7 @@ def test_the_same_libvirt_under_another_name_is_the_same(host: Host, driver: Pre
 
 def test_one_verb_at_a_time(host: Host, driver: PretendDriver, monkeypatch: pytest.MonkeyPatch):
     machine = host.run("tiny", name="web")
-    monkeypatch.setattr("cowshed.manager.instances._LOCK_TIMEOUT", 0.05)
+    monkeypatch.setattr("cowshed.manager.states._LOCK_TIMEOUT", 0.05)
     with host.instances.locked("web"), pytest.raises(Busy, match="instance web is locked"):
         again(host).machine("web").stop()
     assert driver.names() == ["spawn"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cowshed import clock, log
 from cowshed.errors import Busy, CowshedError, InstanceNotFound, InvalidState
 from cowshed.manager.records import Record
+from cowshed.manager.states import check_not_suspended
 from cowshed.model.instance import InstanceState, PowerState
 from cowshed.undo import Undo
 
@@ -53,7 +54,7 @@ class Deleted:
                 self._instances.check_standing(before, "softly deleted")
                 if before.state == InstanceState.ERROR:
                     raise InvalidState(name=before.name, state="in error", action="softly deleted", hint=before.error)
-                self._instances.keep_memory(before, "softly deleted", "cowshed stop --force")
+                check_not_suspended(before, "softly deleted", "cowshed stop --force")
                 undo.push("note that it is not deleted", self._instances.records.update, before)
                 record = dataclasses.replace(
                     before, state=InstanceState.SOFT_DELETED, deleted=clock.current().time(), error=""

@@ -1,4 +1,4 @@
-"""Instances: records, states and one lock each; what a cloud's control plane would do.
+"""Instances: what a cloud's control plane would do with them.
 
 The intent is recorded before the act (*building*, *deleting*), so that what a killed process left
 is found and cleared away by the next one.
@@ -7,21 +7,20 @@ is found and cleared away by the next one.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cowshed import clock, log
-from cowshed.errors import Busy, Conflict, CowshedError, InstanceNotFound, InvalidState
+from cowshed.errors import Busy, CowshedError, InstanceNotFound, InvalidState
 from cowshed.manager import names
 from cowshed.manager.groups import Groups
-from cowshed.manager.records import Record, Records
+from cowshed.manager.records import Record
 from cowshed.manager.request import NewInstance
+from cowshed.manager.states import TRANSIENT, States, check_not_suspended
 from cowshed.model.disk import IoTune
 from cowshed.model.image import Image
-from cowshed.model.instance import InstanceState, PowerState, RebootType
+from cowshed.model.instance import InstanceState, RebootType
 from cowshed.model.vif import Vif
 
 if TYPE_CHECKING:
@@ -29,84 +28,25 @@ if TYPE_CHECKING:
 
 _log = log.logger(__name__)
 
-_STATES = {
-    PowerState.RUNNING: InstanceState.RUNNING,
-    PowerState.PAUSED: InstanceState.PAUSED,
-    PowerState.SHUTDOWN: InstanceState.STOPPED,
-    PowerState.NOSTATE: InstanceState.STOPPED,
-    PowerState.CRASHED: InstanceState.CRASHED,
-    PowerState.SUSPENDED: InstanceState.SUSPENDED,
-}
-_OFF = (InstanceState.STOPPED, InstanceState.CRASHED, InstanceState.ERROR)
-_TRANSIENT = (InstanceState.BUILDING, InstanceState.DELETING)
-_REBOOTS = ("restarted", "rescued", "unrescued", "rebuilt")
-_LOCK_TIMEOUT = 600.0  # seconds; a spawn may fetch an image
-_SILENT = 1.0  # seconds of waiting for a lock that nobody is told of
 
-
-class Instances:
-    """The instances of one state directory. ``tell`` is called with what a person who waits should know; it is logged."""
+class Instances(States):
+    """The instances of one state directory, and what is done with them as a whole."""
 
     def __init__(self, driver: LibvirtDriver, state: Path) -> None:
-        self.driver = driver
-        self.records = Records(state / "cowshed.db")
+        super().__init__(driver, state)
         self.groups = Groups(driver, self.records, state)
-        self.locks = state / "locks"
-        self.tell: Callable[[str], None] = _log.info
-
-    # --- look ---------------------------------------------------------------------------------
-
-    def all(self) -> list[Record]:
-        """Every instance with its present state; softly deleted ones are in :class:`Deleted`."""
-        records = [record for record in self.records.all() if record.state != InstanceState.SOFT_DELETED]
-        if not records:
-            return []
-        powers = self.driver.power_states()
-        return [self._seen(record, powers) for record in records]
-
-    def soft_deleted(self) -> list[Record]:
-        """The longest deleted first."""
-        kept = [record for record in self.records.all() if record.state == InstanceState.SOFT_DELETED]
-        return sorted(kept, key=lambda record: record.deleted)
-
-    def find(self, ref: str) -> Record:
-        """:raises InstanceNotFound:"""
-        record = self.records.find(ref)
-        return self._seen(record, self.driver.power_states())
-
-    def _seen(self, record: Record, powers: Mapping[str, PowerState]) -> Record:
-        """What the hypervisor says wins over what was recorded."""
-        if record.state in _TRANSIENT or record.state == InstanceState.SOFT_DELETED:
-            return record
-        power = powers.get(record.uuid)
-        if power is None:
-            return dataclasses.replace(record, state=InstanceState.ERROR, error=self._lost(record))
-        state = _STATES[power]
-        if state == InstanceState.STOPPED and record.state == InstanceState.SUSPENDED:
-            state = InstanceState.SUSPENDED
-        return dataclasses.replace(record, state=state, error="")
-
-    def _lost(self, record: Record) -> str:
-        if self._is_elsewhere(record):
-            return f"it belongs to libvirt at {record.uri}; this is {self.driver.rooms.uri}"
-        return record.error or "libvirt does not know it any more; cowshed start defines it again"
-
-    def _is_elsewhere(self, record: Record) -> bool:
-        """Was it made on another libvirt? Two names of one daemon differ too: ask only where it is not found."""
-        return bool(record.uri) and record.uri != self.driver.rooms.uri
-
-    def check_ours(self, record: Record) -> None:
-        """Never touch the disks of an instance that may run under another libvirt.
-
-        :raises Conflict:
-        """
-        if self._is_elsewhere(record) and record.uuid not in self.driver.power_states():
-            raise Conflict(
-                reason=f"instance {record.name} belongs to libvirt at {record.uri}, and this is {self.driver.rooms.uri}",
-                hint=f"use cowshed --connect {record.uri}",
-            )
 
     # --- come and go --------------------------------------------------------------------------
+
+    def check_free(self, name: str) -> None:
+        """Also of what a killed process left of an instance of this name.
+
+        :raises NameTaken: :raises InvalidRequest:
+        """
+        names.check(name)
+        self.recover()
+        if self.records.exists(name):
+            raise self.records.taken(name)
 
     def create(self, new: NewInstance, image: Image) -> Record:
         """A running instance, or the host as it was before.
@@ -194,12 +134,12 @@ class Instances:
         """Finish what killed processes left half done: their locks are free."""
         cleared = False
         for record in self.records.all():
-            if record.state not in _TRANSIENT:
+            if record.state not in TRANSIENT:
                 continue
             try:
                 with self.locked(record.name, timeout=0):
                     current = self.records.find(record.uuid)
-                    if current.state in _TRANSIENT:
+                    if current.state in TRANSIENT:
                         _log.warning("clearing away %s, which was left %s", record.name, record.state)
                         self.delete(current)
                         cleared = True
@@ -214,7 +154,7 @@ class Instances:
 
     def start(self, ref: str) -> Record:
         """From stopped or suspended; running already is success."""
-        with self._changing(ref, "started", InstanceState.RUNNING) as record:
+        with self.changing(ref, "started", InstanceState.RUNNING) as record:
             if record.state == InstanceState.PAUSED:
                 raise InvalidState(name=record.name, state="paused", action="started", hint="use cowshed resume")
             self.driver.power_on(None, record.instance, record.vifs)
@@ -225,34 +165,34 @@ class Instances:
 
         :raises InvalidState: it is suspended; its saved memory is dropped only with ``force``
         """
-        with self._changing(ref, "stopped", InstanceState.STOPPED) as record:
+        with self.changing(ref, "stopped", InstanceState.STOPPED) as record:
             if not force:
-                self.keep_memory(record, "stopped", "cowshed stop --force")
+                check_not_suspended(record, "stopped", "cowshed stop --force")
             self.driver.power_off(record.instance, timeout=0 if force else timeout, retry_interval=10)
         return self.find(record.uuid)
 
     def restart(self, ref: str, *, hard: bool = False) -> Record:
         """:raises InvalidState: it is suspended; its saved memory is dropped only with ``hard``"""
-        with self._changing(ref, "restarted", InstanceState.RUNNING) as record:
+        with self.changing(ref, "restarted", InstanceState.RUNNING) as record:
             if not hard:
-                self.keep_memory(record, "restarted", "cowshed restart --hard")
+                check_not_suspended(record, "restarted", "cowshed restart --hard")
             kind = RebootType.HARD if hard else RebootType.SOFT
             self.driver.reboot(None, record.instance, record.vifs, kind)
         return self.find(record.uuid)
 
     def pause(self, ref: str) -> Record:
-        with self._changing(ref, "paused", InstanceState.PAUSED) as record:
+        with self.changing(ref, "paused", InstanceState.PAUSED) as record:
             self.driver.pause(record.instance)
         return self.find(record.uuid)
 
     def suspend(self, ref: str) -> Record:
-        with self._changing(ref, "suspended", InstanceState.SUSPENDED) as record:
+        with self.changing(ref, "suspended", InstanceState.SUSPENDED) as record:
             self.driver.suspend(None, record.instance)
         return self.find(record.uuid)
 
     def resume(self, ref: str) -> Record:
         """From paused or suspended."""
-        with self._changing(ref, "resumed", InstanceState.RUNNING) as record:
+        with self.changing(ref, "resumed", InstanceState.RUNNING) as record:
             if record.state == InstanceState.PAUSED:
                 self.driver.unpause(record.instance)
             elif record.state == InstanceState.STOPPED:
@@ -268,13 +208,13 @@ class Instances:
 
         :raises InvalidState: it is rescued already, or suspended
         """
-        with self._changing(ref, "rescued", InstanceState.RUNNING) as record:
+        with self.changing(ref, "rescued", InstanceState.RUNNING) as record:
             self.driver.rescue(None, record.instance, record.vifs, image, password)
         return self.find(record.uuid)
 
     def unrescue(self, ref: str) -> Record:
         """Back to its own disks. :raises InvalidState: it is not rescued"""
-        with self._changing(ref, "unrescued", InstanceState.RUNNING) as record:
+        with self.changing(ref, "unrescued", InstanceState.RUNNING) as record:
             if not self.driver.rescued(record.instance):
                 raise InvalidState(name=record.name, state="not rescued", action="unrescued")
             self.driver.unrescue(record.instance, record.vifs)
@@ -289,7 +229,7 @@ class Instances:
 
         :raises InvalidState: it is rescued or suspended :raises DiskTooSmall: its root disk is too small for the image
         """
-        with self._changing(ref, "rebuilt", InstanceState.RUNNING) as record:
+        with self.changing(ref, "rebuilt", InstanceState.RUNNING) as record:
             instance = dataclasses.replace(record.instance, image_ref=image.id)
             image = _with(image, record.properties)
             self.driver.rebuild(
@@ -304,101 +244,8 @@ class Instances:
         self, ref: str, disk: str, changes: Mapping[str, int | str], *, clear: bool = False
     ) -> IoTune | None:
         """As the driver's ``limit_disk``; :raises InvalidState: it is coming or going"""
-        found = self.records.find(ref)
-        with self.locked(found.name):
-            record = self.find(found.uuid)
-            self.check_standing(record, "limited")
+        with self.holding(ref, "limited") as record:
             return self.driver.limit_disk(record.instance, disk, changes, clear=clear)
-
-    def keep_memory(self, record: Record, action: str, how: str) -> None:
-        if record.state == InstanceState.SUSPENDED:
-            raise InvalidState(
-                name=record.name,
-                state="suspended",
-                action=action,
-                hint=f"cowshed resume lets it go on; {how} drops its saved memory",
-            )
-
-    @contextmanager
-    def _changing(self, ref: str, event: str, state: InstanceState) -> Iterator[Record]:
-        found = self.records.find(ref)
-        name, ref = found.name, found.uuid
-        with self.locked(name):
-            record = self.find(ref)
-            self.check_standing(record, event)
-            boot_log = self.log_end(record) if self._boots(record, event) else record.boot_log
-            yield record
-            happened = event if record.state != state or event in _REBOOTS else ""
-            record = self.records.find(ref)  # the block may have written what else has changed
-            self.records.update(dataclasses.replace(record, state=state, error="", boot_log=boot_log), happened)
-
-    @contextmanager
-    def holding(self, ref: str, action: str) -> Iterator[Record]:
-        """Nobody else changes the instance during the block, which leaves its state as it is.
-
-        :param action: what cannot be done to one that is just being made or removed
-        :raises InvalidState: also of one that is softly deleted :raises Conflict: it belongs to another libvirt
-        """
-        found = self.records.find(ref)
-        with self.locked(found.name):
-            record = self.find(found.uuid)
-            self.check_standing(record, action)
-            yield record
-
-    def check_standing(self, record: Record, action: str) -> None:
-        """:raises Conflict: it belongs to another libvirt :raises InvalidState: it is coming or going, or softly deleted"""
-        self.check_ours(record)
-        check_kept(record, action)
-        if record.state in _TRANSIENT:
-            raise InvalidState(name=record.name, state=record.state, action=action)
-
-    def _boots(self, record: Record, event: str) -> bool:
-        return event in _REBOOTS or (event == "started" and record.state in _OFF)
-
-    def log_end(self, record: Record) -> int:
-        """Where what the next boot logs begins."""
-        try:
-            return self.driver.console_log_path(record.instance).stat().st_size
-        except OSError:
-            return 0
-
-    @contextmanager
-    def locked(self, name: str, *, timeout: float | None = None) -> Iterator[None]:
-        from cowshed.tools import locks
-
-        patience = _LOCK_TIMEOUT if timeout is None else timeout
-        first = min(patience, _SILENT)
-        lock = functools.partial(locks.lock, self.locks / f"instance-{name}", what=f"instance {name}")
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(lock(timeout=first))
-            except Busy as busy:
-                if patience == first:
-                    raise
-                self.tell(f"waiting for another cowshed, which changes {name} ({busy.holder})")
-                stack.enter_context(lock(timeout=patience - first))
-            yield
-
-    def check_free(self, name: str) -> None:
-        """Also of what a killed process left of an instance of this name.
-
-        :raises NameTaken: :raises InvalidRequest:
-        """
-        names.check(name)
-        self.recover()
-        if self.records.exists(name):
-            raise self.records.taken(name)
-
-
-def check_kept(record: Record, action: str) -> None:
-    """:raises InvalidState: it is softly deleted, and nothing is done with it until it is restored"""
-    if record.state == InstanceState.SOFT_DELETED:
-        raise InvalidState(
-            name=record.name,
-            state="softly deleted",
-            action=action,
-            hint=f"cowshed restore {record.name} brings it back",
-        )
 
 
 def _with(image: Image, properties: Mapping[str, str]) -> Image:

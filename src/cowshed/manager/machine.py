@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 from cowshed import clock
 from cowshed.clock import Deadline
 from cowshed.errors import InstanceNotFound, InternalError, InvalidRequest, InvalidState
-from cowshed.manager.instances import check_kept
 from cowshed.manager.records import Record
+from cowshed.manager.states import check_kept
 from cowshed.model.console import SpiceConsole, VncConsole
 from cowshed.model.instance import InstanceState
 from cowshed.model.vif import PortForward, Protocol, VifType
