@@ -20,7 +20,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cowshed.testing.driver.guest import FakeGuest
 from cowshed.testing.driver.host import FakeHost
+from cowshed.testing.driver.inside import FakeInside
 from cowshed.testing.driver.migrations import FakeMigrations
+from cowshed.testing.driver.rescue import FakeRescue
+from cowshed.testing.driver.snapshot import FakeSnapshot
 from cowshed.testing.driver.table import Call, recording
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ __all__ = ["Call", "FakeDriver", "FakeGuest", "fake_host"]
 
 
 @recording
-class FakeDriver(FakeHost, FakeMigrations):
+class FakeDriver(FakeHost, FakeSnapshot, FakeRescue, FakeInside, FakeMigrations):
     """Has ``guests``, ``images``, ``backends`` and ``calls`` to look at, ``fail`` and ``crash`` to make trouble.
 
     :param virtapi: as for every driver; never called

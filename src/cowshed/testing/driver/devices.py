@@ -1,16 +1,11 @@
-"""The fake's volumes, interfaces, disks, snapshots, rescue and what is done inside a guest."""
+"""The fake's volumes, limits and interfaces."""
 
 from __future__ import annotations
 
-import base64
-import json
-import tempfile
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from cowshed.contract.types import BlockDevices, NetworkInfo
+from cowshed.contract.types import NetworkInfo
 from cowshed.domain import qos
 from cowshed.domain.read import PluggedInterface
 from cowshed.errors import (
@@ -18,19 +13,15 @@ from cowshed.errors import (
     DiskNotFound,
     InvalidRequest,
     NameTaken,
-    NotFound,
     SnapshotNotFound,
-    UnsupportedOperation,
 )
-from cowshed.hypervisor.agent_files import Executed
-from cowshed.model.disk import DiskFormat, IoTune
+from cowshed.model.disk import IoTune
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.model.vif import LOCAL, Vif
 from cowshed.model.volume import ROOT_ORDER, AttachedVolume
 from cowshed.testing.driver.lifecycle import FakeLifecycle, free_name
 from cowshed.testing.driver.shares import FakeShares
-from cowshed.tools import mkfs
 from cowshed.volumes import info as infos
 
 
@@ -221,9 +212,6 @@ class FakeDevices(FakeLifecycle, FakeShares):
         """There is no guest that would ask for an address."""
         self._find(instance)
 
-    def remembered_image(self, instance: Instance) -> Image:
-        return Image(id=instance.image_ref)
-
     # --- filters: a fake guest has no packets ---------------------------------------------------
 
     def ensure_filtering_rules_for_instance(self, instance: Instance, network_info: NetworkInfo) -> None:
@@ -250,176 +238,3 @@ class FakeDevices(FakeLifecycle, FakeShares):
 
     def refresh_instance_security_rules(self, instance: Instance) -> None:
         """There is no filter."""
-
-    # --- disks --------------------------------------------------------------------------------
-
-    @property
-    def need_legacy_block_device_info(self) -> bool:
-        return False
-
-    def get_instance_disk_info(self, instance: Instance, block_device_info: BlockDevices = None) -> str:
-        self._find(instance)
-        infos = [(disk, disk.info()) for disk in self._disks(instance)]
-        return json.dumps(
-            [
-                {
-                    "type": str(info.format),
-                    "path": disk.name,
-                    "virt_disk_size": info.virtual_size,
-                    "backing_file": "",
-                    "disk_size": info.allocated,
-                    "over_committed_disk_size": info.virtual_size - info.allocated,
-                }
-                for disk, info in infos
-            ]
-        )
-
-    def default_root_device_name(self, instance: Instance, image_meta: Image, root_bdm: Any) -> str:
-        return "/dev/vda"
-
-    def default_device_names_for_instance(
-        self, instance: Instance, root_device_name: str, *block_device_lists: Sequence[Any]
-    ) -> None:
-        devices = [bdm for group in block_device_lists for bdm in group]
-        taken = {root_device_name, *(bdm["device_name"] for bdm in devices if bdm.get("device_name"))}
-        for bdm in devices:
-            if not bdm.get("device_name"):
-                bdm["device_name"] = free_name(taken)
-                taken.add(bdm["device_name"])
-
-    def get_device_name_for_instance(self, instance: Instance, bdms: Sequence[Any], block_device_obj: Any) -> str:
-        return free_name({"/dev/vda", *(bdm["device_name"] for bdm in bdms if bdm.get("device_name"))})
-
-    def is_supported_fs_format(self, fs_type: str) -> bool:
-        return fs_type in mkfs.KNOWN and fs_type != "swap"
-
-    # --- snapshots ----------------------------------------------------------------------------
-
-    def snapshot(self, context: Any, instance: Instance, image_id: str, update_task_state: Callable[..., None]) -> None:
-        guest = self._find(instance)
-        update_task_state(task_state="image_pending_upload")
-        disk = self._backend(guest.instance.backend).disk(guest.uuid, "disk")
-        with tempfile.TemporaryDirectory(prefix="cowshed-") as folder:
-            path = Path(folder) / "snapshot"
-            disk.extract(path, DiskFormat.RAW)
-            update_task_state(task_state="image_uploading", expected_state="image_pending_upload")
-            with path.open("rb") as file:
-                self.images.upload(Image(id=image_id, name=f"snapshot-{image_id}"), file)
-
-    def create_image(self, instance: Instance, name: str, *, properties: Mapping[str, str] | None = None) -> Image:
-        return self._image(self._find(instance), "disk", name, properties or {})
-
-    def create_images(
-        self, instance: Instance, name: str, *, properties: Mapping[str, str] | None = None
-    ) -> list[Image]:
-        guest = self._find(instance)
-        common = {**(properties or {}), "snapshot_set": str(uuid.uuid4())}
-        disks = sorted(self._backend(guest.instance.backend).disks(guest.uuid), key=lambda disk: disk.name)
-        return [
-            self._image(guest, disk.name, name + disk.name.removeprefix("disk").replace(".", "-"), common)
-            for disk in disks
-            if disk.name != "disk.swap"
-        ]
-
-    def _image(self, guest: Any, disk: str, name: str, properties: Mapping[str, str]) -> Image:
-        with tempfile.TemporaryDirectory(prefix="cowshed-") as folder:
-            path = Path(folder) / "snapshot"
-            self._backend(guest.instance.backend).disk(guest.uuid, disk).extract(path, DiskFormat.RAW)
-            with path.open("rb") as file:
-                return self.images.upload(Image(id="", name=name, properties=properties), file)
-
-    def quiesce(self, context: Any, instance: Instance, image_meta: Image) -> None:
-        self._running(instance, "quiesced").frozen = True
-
-    def unquiesce(self, context: Any, instance: Instance, image_meta: Image) -> None:
-        self._running(instance, "unquiesced").frozen = False
-
-    # --- rescue -------------------------------------------------------------------------------
-
-    def rescue(
-        self, context: Any, instance: Instance, network_info: NetworkInfo, image_meta: Image, rescue_password: str
-    ) -> None:
-        guest = self._find(instance)
-        self.images.show(image_meta.id)
-        self._off(guest)
-        guest.rescued_with = image_meta
-        self._boot(guest)
-
-    def unrescue(self, instance: Instance, network_info: NetworkInfo) -> None:
-        guest = self._find(instance)
-        if guest.rescued_with:
-            self._off(guest)
-            guest.rescued_with = None
-            self._boot(guest)
-
-    def rebuild(
-        self,
-        context: Any,
-        instance: Instance,
-        image_meta: Image,
-        injected_files: Sequence[tuple[str, bytes | str]],
-        admin_password: str | None,
-        bdms: Any,
-        detach_block_devices: Callable[..., None] | None,
-        attach_block_devices: Callable[..., None] | None,
-        network_info: NetworkInfo = None,
-        recreate: bool = False,
-        block_device_info: BlockDevices = None,
-        preserve_ephemeral: bool = False,
-    ) -> None:
-        """The root disk only; ephemeral ones stay in any case."""
-        guest = self._find(instance)
-        self.images.show(image_meta.id)
-        self._off(guest)
-        if detach_block_devices:
-            detach_block_devices(context, bdms)
-        disk = self._backend(guest.instance.backend).disk(instance.uuid, "disk")
-        disk.delete()
-        self._fill(disk, image_meta, guest.instance.flavor.root)
-        if attach_block_devices:
-            attach_block_devices(context, instance, bdms)
-        guest.image = image_meta
-        self._boot(guest)
-
-    def rescued(self, instance: Instance) -> bool:
-        return self._find(instance).rescued_with is not None
-
-    # --- inside the guest ---------------------------------------------------------------------
-
-    def set_admin_password(self, instance: Instance, new_pass: str) -> None:
-        self._running(instance, "given a password").password = new_pass
-
-    def inject_file(self, instance: Instance, b64_path: str, b64_contents: str) -> None:
-        guest = self._running(instance, "given a file")
-        guest.files[base64.b64decode(b64_path).decode()] = base64.b64decode(b64_contents)
-
-    def write_file(self, instance: Instance, path: str, source: BinaryIO) -> int:
-        content = self._running(instance, "given a file").files[path] = source.read()
-        return len(content)
-
-    def read_file(self, instance: Instance, path: str, target: BinaryIO) -> int:
-        files = self._running(instance, "asked for a file").files
-        if path not in files:
-            raise NotFound(kind="file in the guest", name=path)
-        return target.write(files[path])
-
-    def execute(
-        self, instance: Instance, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0
-    ) -> Executed:
-        """``echo`` and ``cat`` do what they are known for; nothing else is faked.
-
-        :raises UnsupportedOperation:
-        """
-        self._running(instance, "asked to run a program")
-        outputs = {"echo": " ".join(command[1:]).encode() + b"\n", "cat": input}
-        if not command or command[0] not in outputs:
-            raise UnsupportedOperation(subject="a fake guest", operation=f"run {command}", reason="it is no machine")
-        return Executed(status=0, stdout=outputs[command[0]], stderr=b"", truncated=False)
-
-    def change_instance_metadata(self, context: Any, instance: Instance, diff: Mapping[str, Sequence[str]]) -> None:
-        guest = self._find(instance)
-        for key, (sign, *value) in diff.items():
-            if sign == "-":
-                guest.metadata.pop(key, None)
-            else:
-                guest.metadata[key] = value[0]

@@ -1,20 +1,70 @@
-"""The fake's disks as the manager and the command ask for them: list, grow, move, snapshots, export."""
+"""The fake's disks: their names and facts; list, grow, move, snapshots, export."""
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from cowshed.contract.types import BlockDevices
 from cowshed.driver.steps.disk_names import disk_name
 from cowshed.errors import DiskNotFound, DiskTooSmall, InvalidRequest, InvalidState, SnapshotNotFound
 from cowshed.model.disk import DiskFormat, DiskSnapshot, LocalDisk
+from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.testing.disks import MemoryDisk
 from cowshed.testing.driver.devices import FakeDevices
+from cowshed.testing.driver.lifecycle import free_name
+from cowshed.tools import mkfs
 
 
 class FakeDisks(FakeDevices):
+    # --- the contract's -----------------------------------------------------------------------
+
+    @property
+    def need_legacy_block_device_info(self) -> bool:
+        return False
+
+    def get_instance_disk_info(self, instance: Instance, block_device_info: BlockDevices = None) -> str:
+        self._find(instance)
+        infos = [(disk, disk.info()) for disk in self._disks(instance)]
+        return json.dumps(
+            [
+                {
+                    "type": str(info.format),
+                    "path": disk.name,
+                    "virt_disk_size": info.virtual_size,
+                    "backing_file": "",
+                    "disk_size": info.allocated,
+                    "over_committed_disk_size": info.virtual_size - info.allocated,
+                }
+                for disk, info in infos
+            ]
+        )
+
+    def default_root_device_name(self, instance: Instance, image_meta: Image, root_bdm: Any) -> str:
+        return "/dev/vda"
+
+    def default_device_names_for_instance(
+        self, instance: Instance, root_device_name: str, *block_device_lists: Sequence[Any]
+    ) -> None:
+        devices = [bdm for group in block_device_lists for bdm in group]
+        taken = {root_device_name, *(bdm["device_name"] for bdm in devices if bdm.get("device_name"))}
+        for bdm in devices:
+            if not bdm.get("device_name"):
+                bdm["device_name"] = free_name(taken)
+                taken.add(bdm["device_name"])
+
+    def get_device_name_for_instance(self, instance: Instance, bdms: Sequence[Any], block_device_obj: Any) -> str:
+        return free_name({"/dev/vda", *(bdm["device_name"] for bdm in bdms if bdm.get("device_name"))})
+
+    def is_supported_fs_format(self, fs_type: str) -> bool:
+        return fs_type in mkfs.KNOWN and fs_type != "swap"
+
+    # --- the manager's ------------------------------------------------------------------------
+
     def list_disks(self, instance: Instance) -> Sequence[LocalDisk]:
         return [_described(disk) for disk in self._disks(instance)]
 
