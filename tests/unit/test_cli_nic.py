@@ -285,6 +285,28 @@ def test_groups_that_cannot_be_put_in_force_are_not_recorded(cowshed: Call, driv
     assert [one["groups"] for one in listed(cowshed)] == [["old"]]
 
 
+def test_groups_that_the_domain_is_not_told_of_are_not_recorded(
+    cowshed: Call, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The contract's call swallows that; who asks for groups hears of it."""
+    cowshed("group", "create", "old")
+    cowshed("group", "create", "new")
+    address = cowshed("nic", "attach", "web", "--network", "bridge:br0", "--group", "old")[1].strip()
+    before = len(driver.called("refresh_instance_security_rules"))
+
+    def refuse(*words: object) -> None:
+        raise HypervisorError(action="write the metadata of web", reason="no", number=1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "tell_network", refuse)
+        code, out, said = cowshed("nic", "groups", "web", address, "new")
+    assert (code, out, f"{address} stays as it was: in the groups old" in said) == (1, "", True), said
+    assert [one["groups"] for one in listed(cowshed)] == [["old"]]
+    assert driver.guest("web").vifs[-1].groups == ("old",)
+    assert len(driver.called("refresh_instance_security_rules")) == before, "they were never out of force"
+    assert cowshed("nic", "groups", "web", address, "new")[0] == 0
+
+
 def test_a_group_that_a_rule_names_is_not_removed(cowshed: Call) -> None:
     host = Host.connect()
     host.groups.create("one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,12 @@ def test_a_guest_sees_an_interface_come_and_go(house: Machines, running: Instanc
     house.wait(running, "cowshed-guest: nic eth1 gone")
     assert known(house, running) == seen(house, running) == seen(house, running, inactive=True) == [FIRST]
     house.driver.detach_interface(running, vif)  # gone already is success
+    gone = replace(running, uuid="2dd1c88f-fcc9-42a5-996b-fd12a32ba287")
+    house.driver.inject_network_info(
+        gone, [vif]
+    )  # nothing to be told of what is not there; who must know uses the other
+    with pytest.raises(InstanceNotFound):
+        house.driver.tell_network(gone, [vif])
     house.driver.unplug_vifs(running, [vif])
     house.driver.plug_vifs(running, [vif])
     house.driver.plug_vifs(running, [vif])

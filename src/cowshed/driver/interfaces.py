@@ -149,26 +149,12 @@ class Interfaces(InterfacesContract):
                     nics.set_link(guest, one.address, up=True)
 
     def inject_network_info(self, instance: Instance, nw_info: NetworkInfo) -> None:
-        """Into the domain's metadata; for a running guest with an agent also into
-        ``/run/cowshed/network_data.json``, in OpenStack's format. What fails is logged.
-        """
-        from cowshed.disks import metadata
-
+        """As :meth:`tell_network`; what fails is logged."""
         with log.about(instance.name):
             try:
-                guest = self.rooms.hypervisor.guest(instance.uuid)
-                vifs = tuple(nw_info or ())
-                nics.remember(guest, vifs)
-                if guest.state() == PowerState.RUNNING:
-                    self._tell_network(guest, json.dumps(metadata.network_data(vifs), sort_keys=True).encode())
+                self.tell_network(instance, tuple(nw_info or ()))
             except CowshedError as error:
-                _log.info("the guest was not told of its network: %s", error)
-
-    def _tell_network(self, guest: Guest, content: bytes) -> None:
-        from cowshed.hypervisor import agent_files
-
-        agent_files.execute(guest.agent, ["mkdir", "-p", NETWORK_FILE.rpartition("/")[0]], timeout=10)
-        agent_files.write(guest.agent, NETWORK_FILE, io.BytesIO(content))
+                _log.info("the domain was not told of its network: %s", error)
 
     # --- cowshed's own ------------------------------------------------------------------------
 
@@ -180,6 +166,18 @@ class Interfaces(InterfacesContract):
     def remembered_image(self, instance: Instance) -> Image:
         """The image it was launched from, as far as later calls need it. :raises DataCorrupt:"""
         return locate.remembered_image(self.rooms, instance)
+
+    def tell_network(self, instance: Instance, vifs: Sequence[Vif]) -> None:
+        """Into the domain's metadata, from which filters and calls without ``network_info`` read it; for a running guest with
+        an agent also into ``/run/cowshed/network_data.json``, in OpenStack's format: what fails of that is logged.
+
+        :raises InstanceNotFound: :raises HypervisorError: libvirt does not write it; what it knew stays
+        """
+        with log.about(instance.name):
+            guest = self.rooms.hypervisor.guest(instance.uuid)
+            nics.remember(guest, vifs)
+            if guest.state() == PowerState.RUNNING:
+                _tell_guest(guest, vifs)
 
     def set_link(self, instance: Instance, vif: Vif, *, up: bool) -> None:
         """Pull the cable, or put it in again, until the next start.
@@ -193,6 +191,18 @@ class Interfaces(InterfacesContract):
         if nics.is_raw(self.rooms, vif):
             raise _fixed(instance, "change the link of a user network with port forwards of a running guest")
         nics.set_link(guest, vif.address, up=up)
+
+
+def _tell_guest(guest: Guest, vifs: Sequence[Vif]) -> None:
+    from cowshed.disks import metadata
+    from cowshed.hypervisor import agent_files
+
+    content = json.dumps(metadata.network_data(vifs), sort_keys=True).encode()
+    try:
+        agent_files.execute(guest.agent, ["mkdir", "-p", NETWORK_FILE.rpartition("/")[0]], timeout=10)
+        agent_files.write(guest.agent, NETWORK_FILE, io.BytesIO(content))
+    except CowshedError as error:
+        _log.info("the guest was not told of its network: %s", error)
 
 
 def _real(vifs: Sequence[Vif]) -> list[Vif]:

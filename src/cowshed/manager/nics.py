@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cowshed import log
-from cowshed.errors import CowshedError, InvalidRequest, InvalidState, NotFound, UnsupportedOperation
+from cowshed.errors import CowshedError, InstanceNotFound, InvalidRequest, InvalidState, NotFound, UnsupportedOperation
 from cowshed.manager.records import Record
 from cowshed.model.instance import InstanceState
 from cowshed.model.vif import Subnet, Vif, VifType
@@ -122,28 +122,34 @@ class Nics:
             vifs = tuple(vif if one is before else one for one in record.vifs)
             self._driver.rooms.rules.groups(record.instance, vif)
             self._driver.check_filtering(record.instance, vifs)
+            told = False
             try:
                 # The record first: who is in a group is read from it, also by the filters made here.
                 self._instances.records.update(dataclasses.replace(record, vifs=vifs))
-                self._filter(record, vifs)
+                self._driver.tell_network(record.instance, vifs)
+                told = True
+                self._driver.refresh_instance_security_rules(record.instance)
             except BaseException as error:
-                outcome = self._filter_as_before(record, before)
-                if isinstance(error, CowshedError):
+                outcome = self._filter_as_before(record, before, told=told)
+                if isinstance(error, CowshedError) and not isinstance(
+                    error, InstanceNotFound
+                ):  # that has a hint of its own
                     error.hint = f"{error.hint}; {outcome}" if error.hint else outcome
                 raise
             self._note(record.uuid, "groups changed", f"{vif.address}: {', '.join(groups) or 'none'}")
             self._instances.refresh_groups([before, vif])
         return vif
 
-    def _filter(self, record: Record, vifs: Sequence[Vif]) -> None:
-        self._driver.inject_network_info(record.instance, vifs)
-        self._driver.refresh_instance_security_rules(record.instance)
+    def _filter_as_before(self, record: Record, vif: Vif, *, told: bool) -> str:
+        """The groups of ``record`` again; what is so now, for people.
 
-    def _filter_as_before(self, record: Record, vif: Vif) -> str:
-        """The groups of ``record`` again; what is so now, for people."""
+        :param told: of the others; else the domain knows the old ones still, and those are in force
+        """
         self._instances.records.update(record)
         try:
-            self._filter(record, record.vifs)
+            if told:
+                self._driver.tell_network(record.instance, record.vifs)
+                self._driver.refresh_instance_security_rules(record.instance)
         except CowshedError as error:
             _log.warning("%s of %s could not be filtered as before: %s", vif.address, record.name, error)
             return f"{vif.address} may not be filtered as its groups say; cowshed stop {record.name} takes it from the network"

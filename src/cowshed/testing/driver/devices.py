@@ -224,6 +224,9 @@ class FakeDevices(FakeLifecycle, FakeShares):
         if guest := self.guests.get(instance.uuid):
             guest.vifs = list(nw_info or ())
 
+    def tell_network(self, instance: Instance, vifs: Sequence[Vif]) -> None:
+        self._find(instance).vifs = list(vifs)
+
     def unfilter_instance(self, instance: Instance, network_info: NetworkInfo) -> None:
         """There is no filter."""
 
