@@ -239,3 +239,33 @@ def test_the_daemon_of_an_ordinary_user(home: Path) -> None:
         if b"Operation not permitted" in done.stderr:
             pytest.skip("ordinary users have no namespaces here")
         assert done.stdout.strip() == b"65534", done.stderr
+
+
+def test_the_daemon_sees_what_is_mounted_after_it_started(home: Path) -> None:
+    """A file system that the host mounts later is there for instances too, and its unmounting is not held up."""
+    folder = session.runtime_directory()
+    folder.mkdir(exist_ok=True, parents=True)
+    for root in (True, False):
+        words = session.command("/bin/true", folder, hide=True, root=root)
+        assert words[words.index("--propagation") + 1] == "slave"
+    if os.geteuid() != 0:
+        return  # nobody else mounts
+    place = home / "later"
+    place.mkdir()
+    script = f"while ! test -e {place}/disk/seen; do sleep 0.05; done; echo seen"
+    words = session.command("/bin/true", folder, hide=False, root=True)
+    words = [*words[:-3], "sh", "-c", script]
+    subprocess.run(["mount", "--bind", str(place), str(place)], check=True, timeout=10)
+    try:
+        subprocess.run(["mount", "--make-shared", str(place)], check=True, timeout=10)  # as systemd has all of them
+        (place / "disk").mkdir()
+        with subprocess.Popen(words, stdout=subprocess.PIPE) as daemon:
+            try:
+                time.sleep(0.3)
+                subprocess.run(["mount", "-t", "tmpfs", "none", str(place / "disk")], check=True, timeout=10)
+                (place / "disk" / "seen").touch()
+                assert daemon.communicate(timeout=10)[0].strip() == b"seen"
+            finally:
+                daemon.kill()
+    finally:
+        subprocess.run(["umount", "--lazy", "--recursive", str(place)], check=False, timeout=10)

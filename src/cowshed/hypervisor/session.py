@@ -161,7 +161,8 @@ def _program() -> str:
 def command(program: str, folder: Path, *, hide: bool, root: bool) -> list[str]:
     """The command that starts ``program`` where it finds what it shall find."""
     stand_in = _stand_in(folder) if hide else ""
-    first = ["unshare", "--mount", "--propagation", "private"]
+    # Not private: what the host mounts and unmounts later is to be seen by guests, and held up by none of them.
+    first = ["unshare", "--mount", "--propagation", "slave"]
     if not root:
         first += ["--user", "--map-root-user"]  # an ordinary user needs its own namespace to mount in
     user, group = (_NOT_ROOT, _NOT_ROOT) if root else (os.geteuid(), os.getegid())
