@@ -34,3 +34,10 @@ def test_of_a_file(tmp_path: Path, size: int) -> None:
     data = b"\x5a" * size
     (tmp_path / "file").write_bytes(data)
     assert checksum.of_file(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+def test_the_quicker_one_is_what_was_asked_for_or_sha256() -> None:
+    assert checksum.quicker("sha256") == "sha256"
+    chosen = {checksum.quicker("sha512") for _ in range(100)}  # tried out once, so always the same
+    assert len(chosen) == 1
+    assert chosen <= {"sha256", "sha512"}

@@ -14,8 +14,8 @@ from cowshed.config import ImagesSection
 from cowshed.errors import ConfigError
 from cowshed.images import unpack
 from cowshed.model.disk import DiskFormat
+from cowshed.tools import checksum, sparse
 from cowshed.tools import format as formats
-from cowshed.tools import sparse
 from cowshed.units import KiB, MiB
 
 CHUNK: Final = 1 * MiB
@@ -121,7 +121,10 @@ def _runs(data: bytes, position: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What came in. ``fd`` holds the stored bytes; ``wrapper`` is what they were packed in, or empty."""
+    """What came in. ``fd`` holds the stored bytes; ``wrapper`` is what they were packed in, or empty.
+
+    The digest of the source is the one that was asked for, that of the stored bytes the cheapest.
+    """
 
     fd: int
     algorithm: str
@@ -172,10 +175,16 @@ class Intake:
         self._head = bytearray()
         self._looked = False
         self._source = Digest(self._algorithm)
-        self._stored = self._source
         self._digests = [self._source]
+        # Every use of the image will hash the stored bytes again, so their digest is the one that costs least.
+        own = checksum.quicker(self._algorithm)
+        self._stored = self._source if own == self._algorithm else self._new_digest(own)
         self._spool = None if self._spool_fd is None else SparseWriter(self._spool_fd)
         self._writer = self._spool or SparseWriter(self._target)
+
+    def _new_digest(self, algorithm: str) -> Digest:
+        self._digests.append(Digest(algorithm))
+        return self._digests[-1]
 
     def begin(self, start: int) -> None:
         """The next bytes are those from ``start`` on; those before lie in the spool already."""
@@ -207,7 +216,8 @@ class Intake:
         """As many zeros; only for a source that is not wrapped."""
         self.flush()
         self._looked = True  # the head is not in one piece any more; the whole file is inspected later anyway
-        self._source.zeros(length)
+        for digest in self._digests:
+            digest.zeros(length)
         self._writer.skip(length)
 
     def _take(self, data: bytes, *, replay: bool = False) -> None:
@@ -219,6 +229,8 @@ class Intake:
         if not self._decided:
             self._decide(data)
         if self._unpacker is None:
+            if self._stored is not self._source:
+                self._stored.update(data)
             self._look(data)
             if not self._spool:
                 self._writer.write(data)
@@ -236,8 +248,8 @@ class Intake:
         if kind is None:
             return
         self._unpacker = unpack.Unpacker(kind, limit=self._section.max_unpacked, image=self._image)
-        self._stored = Digest("sha256")
-        self._digests.append(self._stored)
+        if self._stored is self._source:
+            self._stored = self._new_digest("sha256")
         self._writer = SparseWriter(self._target)
 
     def _look(self, data: bytes, *, last: bool = False) -> None:
@@ -260,7 +272,7 @@ class Intake:
             self._look(b"", last=True)
         self._writer.finish()
         source = self._source.result()
-        stored = self._stored.result() if self._unpacker else source
+        stored = source if self._stored is self._source else self._stored.result()
         kind = self._unpacker.kind if self._unpacker else ""
         return Taken(self._writer.fd, self._algorithm, source, self._stored.algorithm, stored, kind)
 

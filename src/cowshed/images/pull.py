@@ -256,7 +256,7 @@ class _Job:
         self._progress.phase("inspect")
         found = self._inspect(taken.fd)
         properties = dict(self._place.image.properties)
-        if taken.wrapper:
+        if taken.wrapper or taken.algorithm != taken.stored_algorithm:
             properties[record.SOURCE_DIGEST] = f"{taken.algorithm}:{taken.source_digest}"
         return replace(
             self._place.image,

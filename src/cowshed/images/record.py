@@ -17,7 +17,7 @@ from cowshed.model.image import Image, ImageStatus
 VERSION: Final = 1
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
-# Glance's names of digests over the bytes as they were downloaded, where those are not the stored ones.
+# The digest that was checked when the bytes came in, where the record has another: they were unpacked, or it costs more.
 SOURCE_DIGEST: Final = "source_digest"
 
 _LARGEST: Final = 1 << 20  # bytes; nobody's properties are longer
