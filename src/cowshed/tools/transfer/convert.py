@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import threading
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from cowshed.tools.transfer.layers import ZERO, Layer, Qcow2Layer, RawLayer
 from cowshed.tools.transfer.pump import pump
 from cowshed.tools.transfer.sinks import Crcs
 
-_READ = 1 << 20
+_READ = 4 << 20  # after each piece the hash has to wait for its turn among Python's threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +94,16 @@ class _Hasher(threading.Thread):
 
     def _hash(self) -> None:
         position, end = 0, os.fstat(self._fd).st_size
+        buffer = memoryview(mmap.mmap(-1, _READ))
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         for start, length in extents(self._fd, end):
             self._zeros(start - position)
             position = start
             while position < start + length and not self._stopped:
-                data = os.pread(self._fd, min(_READ, start + length - position), position)
-                self._hasher.update(data)
-                position += len(data)
-                if not data:
+                count = os.preadv(self._fd, [buffer[: start + length - position]], position)
+                self._hasher.update(buffer[:count])
+                position += count
+                if not count:
                     raise OSError("the image became shorter while it was read")
         self._zeros(end - position)
 
