@@ -13,7 +13,7 @@ set -euo pipefail
 run=(
     libvirt-daemon              # libvirtd, virtlogd
     libvirt-daemon-driver-qemu
-    libvirt-clients             # virsh, virt-xml-validate
+    libvirt-clients             # virsh, which the doctor's remedies and the benchmarks call
     python3-libvirt
     qemu-system-x86
     qemu-system-common          # virtiofsd
@@ -21,7 +21,7 @@ run=(
     ovmf seabios                # UEFI and BIOS firmware
     python3 python3-venv
     e2fsprogs dosfstools xfsprogs
-    iproute2
+    iproute2                    # taps on bridges
     util-linux
     openssh-client
     passt
@@ -39,13 +39,11 @@ guest=(
 
 # What the tests need in addition.
 test=(
-    git
     libxml2-utils               # xmllint
     btrfs-progs ntfs-3g         # file systems that images and disks are made with
     qemu-block-extra            # rbd, iscsi and curl for qemu-img
     dnsmasq-base iptables       # networks of the system's libvirt
     ploop                       # a second reader and writer of ploop disks; works on files without its kernel module
-    strace
     cryptsetup-bin              # a second reader of our LUKS heads
     swtpm swtpm-tools           # TPM devices
     groff-base                  # reads our manual pages
@@ -53,6 +51,7 @@ test=(
     tgt                         # tgtd: iSCSI volumes
     openvswitch-switch          # a switch in user space
     uidmap                      # newuidmap: virtiofsd as an ordinary user
+    openssl                     # certificates of servers
 )
 
 # What disks in Ceph need: the client of whoever uses a cluster, and the daemons for a cluster on this machine
@@ -76,8 +75,7 @@ lvm=(
 
 # What the benchmarks need in addition.
 bench=(
-    strace
-    time
+    btrfs-progs xfsprogs        # file systems that share blocks
     libnbd-bin                  # nbdcopy
 )
 
