@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def test_programs_and_sudo() -> None:
     assert levels(doctor.sudo(["lvs"], [], group="vg")) == ["ok"]
     (finding,) = doctor.sudo(["lvs"], ["lvcreate"], group="vg")
     assert (finding.level, "lvcreate" in finding.sentence) == ("error", True)
-    assert "cowshed.tools.privilege $USER vg" in finding.remedy
+    assert f"{sys.executable} -m cowshed.tools.privilege $USER vg" in finding.remedy, "not any python3 knows cowshed"
 
 
 def test_every_example_is_one_that_the_privilege_table_allows() -> None:

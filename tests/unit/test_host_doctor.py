@@ -83,6 +83,18 @@ def test_libvirt_that_cannot_be_reached() -> None:
     assert doctor.libvirt("qemu:///session", error="x", hint="start it")[0].remedy == "start it"
 
 
+def test_without_a_binding_the_daemon_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the first round already names it."""
+    monkeypatch.setattr(doctor, "bound", lambda: False)
+    assert doctor.binding()[0].level == "error"
+    monkeypatch.setattr(run, "find", lambda tool: None)
+    assert doctor.daemon("qemu:///session")[0].remedy == "sudo apt install libvirt-daemon"
+    assert doctor.daemon("qemu:///system")[0].remedy == "sudo apt install libvirt-daemon-system"
+    assert doctor.daemon("qemu+ssh://far/system") == [], "it is not this host's"
+    monkeypatch.setattr(run, "find", lambda tool: "/usr/sbin/libvirtd" if tool == "libvirtd" else None)
+    assert doctor.daemon("qemu:///session") == []
+
+
 def test_shares_need_virtiofsd_and_a_user_subordinate_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(virtiofsd, "find", lambda: None)
     (found,) = doctor.shares(session=True)

@@ -17,6 +17,7 @@ from cowshed.errors import (
 from cowshed.hypervisor import Hypervisor, dial, session
 from cowshed.model.event import Transition
 from cowshed.model.instance import PowerState
+from cowshed.tools import run
 
 pytest.importorskip("libvirt", reason="the libvirt binding is not installed")
 
@@ -123,6 +124,30 @@ def test_no_permission_is_told_apart() -> None:
     assert isinstance(told, PermissionDenied)
     assert told.exit_code == 5
     assert "group libvirt" in (told.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("uri", "package"), [("qemu:///session", "libvirt-daemon-driver-qemu"), ("qemu:///system", "libvirt-daemon-system")]
+)
+def test_a_daemon_that_is_not_installed_is_told_apart(
+    uri: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirt's library only says that there is no socket, also where nobody could start anything."""
+    import libvirt
+
+    error = libvirt.libvirtError("x")
+    said = "Failed to connect socket to '/home/me/.cache/libvirt/libvirt-sock': No such file or directory"
+    error.err = (38, 7, said, 2, None, None, None, 2, -1)
+    monkeypatch.setattr(run, "PATH", str(tmp_path))
+    told = dial.explain(error, uri)
+    assert isinstance(told, HypervisorUnavailable)
+    assert "libvirtd) is not installed" in str(told)
+    assert package in (told.hint or "")
+
+    (tmp_path / "libvirtd").touch(mode=0o755)
+    hint = getattr(dial.explain(error, uri), "hint", "") or ""
+    assert ("systemctl" in hint) is (uri == "qemu:///system"), "no service stands behind a session"
+    assert "libvirtd" in hint
 
 
 @pytest.mark.parametrize("said", ["Connection refused", "Permission denied"])

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from cowshed.host import facts
+from cowshed.host import facts, interpreter
 from cowshed.host.kvm import KvmState
 from cowshed.model.host import Finding, Firmware
 from cowshed.tools import run, virtiofsd
@@ -43,6 +43,8 @@ MODULES: Final = {
     "zstandard": ("zstandard", "zstd images"),
     "isal": ("isal", "fast gzip and qcow2 decompression"),
 }
+# For a Python that is not the distribution's: there is no built binding, so it is built against the host's library.
+_BUILD: Final = "sudo apt install libvirt-dev pkg-config gcc; pip install libvirt-python"
 
 
 def _install(package: str) -> str:
@@ -76,17 +78,33 @@ def qemu_img() -> list[Finding]:
 
 def binding() -> list[Finding]:
     """The Python module that speaks to libvirt (looked for, not imported)."""
-    if importlib.util.find_spec("libvirt") is None:
-        remedy = f"{_install('python3-libvirt')}, or in a virtual environment of its own: pip install libvirt-python"
-        return [Finding(ERROR, "libvirt binding", "the Python module libvirt is not installed", remedy)]
+    if not bound():
+        remedy = interpreter.remedy("python3-libvirt", build=_BUILD)
+        return [Finding(ERROR, "libvirt binding", "this Python has no module libvirt", remedy)]
     return [Finding(OK, "libvirt binding", "the Python module libvirt is installed")]
+
+
+def bound() -> bool:
+    """Is there a module that speaks to libvirt?"""
+    return importlib.util.find_spec("libvirt") is not None
+
+
+def daemon(uri: str) -> list[Finding]:
+    """libvirt's daemon, where it cannot be asked itself: is there one for ``uri``?"""
+    here = uri.partition("://")[2].startswith("/")
+    if not here or any(run.find(name) for name in ("libvirtd", "virtqemud")):
+        return []
+    return [Finding(ERROR, "libvirt", "libvirt's daemon (libvirtd) is not installed", _install(_daemon(uri)))]
+
+
+def _daemon(uri: str) -> str:
+    return "libvirt-daemon-system" if uri.partition("?")[0].endswith("/system") else "libvirt-daemon"
 
 
 def libvirt(uri: str, *, version: tuple[int, int, int] = (0, 0, 0), error: str = "", hint: str = "") -> list[Finding]:
     """:param error: why libvirt at ``uri`` cannot be reached; empty: it can"""
     if error:
-        where = "libvirt-daemon-system" if uri.endswith("/system") else "libvirt-daemon"
-        return [Finding(ERROR, "libvirt", error, hint or f"{_install(where)}, and see that its service runs")]
+        return [Finding(ERROR, "libvirt", error, hint or f"{_install(_daemon(uri))}, and see that its service runs")]
     if any(version) and version < LIBVIRT_FLOOR:
         sentence = f"libvirt {_words(version)} is older than {_words(LIBVIRT_FLOOR)}, the oldest that is tested"
         return [Finding(WARNING, "libvirt", sentence, "upgrade libvirt")]

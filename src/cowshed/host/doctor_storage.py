@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from cowshed.host import interpreter
 from cowshed.host.doctor import ERROR, OK, WARNING
 from cowshed.model.host import Finding
 from cowshed.tools import run
@@ -92,7 +94,7 @@ def programs(name: str, tools: Mapping[str, str]) -> list[Finding]:
 def sudo(allowed: Sequence[str], refused: Sequence[str], *, group: str) -> list[Finding]:
     """:param allowed: and refused: programs that sudo would, or would not, run for us without a password"""
     if refused:
-        rules = f"python3 -m cowshed.tools.privilege $USER {group} | sudo tee /etc/sudoers.d/cowshed"
+        rules = f"{sys.executable} -m cowshed.tools.privilege $USER {group} | sudo tee /etc/sudoers.d/cowshed"
         sentence = f"sudo does not let us run {', '.join(refused)} on the volume group {group}"
         return [Finding(ERROR, "sudo rules", sentence, rules)]
     return (
@@ -118,8 +120,7 @@ def keyring(path: str, user: str, *, error: str = "") -> list[Finding]:
 def bindings(error: str) -> list[Finding]:
     """:param error: why Ceph's Python modules cannot be loaded; empty: they can"""
     if error:
-        remedy = "sudo apt install python3-rados python3-rbd (a virtual environment needs --system-site-packages)"
-        return [Finding(ERROR, "Ceph binding", error, remedy)]
+        return [Finding(ERROR, "Ceph binding", error, interpreter.remedy("python3-rados python3-rbd"))]
     return [Finding(OK, "Ceph binding", "the Python modules rados and rbd are installed")]
 
 

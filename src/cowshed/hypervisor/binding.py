@@ -30,7 +30,7 @@ def _load(name: str) -> Any:
         raise HypervisorUnavailable(
             uri="this host",
             reason=f"Python has no usable libvirt binding ({error})",
-            hint="install python3-libvirt and use a virtual environment that sees it, or: pip install 'cowshed[libvirt]'",
+            hint="install python3-libvirt; cowshed doctor says how this Python gets to see it, and what else is missing",
         ) from error
     if name == "libvirt":
         module.registerErrorHandler(_silent, None)  # otherwise libvirt prints each error, also those we handle

@@ -15,12 +15,13 @@ from cowshed.hypervisor.binding import libvirt
 
 _log = log.logger(__name__)
 
-_INSTALL: Final = "install libvirt's daemon and its QEMU driver (Debian: libvirt-daemon libvirt-daemon-driver-qemu)"
+_NO_SOCKET: Final = "-sock': No such file"
+_NO_SESSION: Final = "its daemon did not start; libvirtd --timeout 10 says why"
 # (words of libvirt, what to do)
 _HINTS: Final = (
-    ("binary", _INSTALL),
-    ("no connection driver", _INSTALL),
-    ("/libvirt/libvirt-sock': No such file", "start libvirt: systemctl start libvirtd; or use the URI qemu:///session"),
+    ("binary", session.INSTALL),
+    ("no connection driver", session.INSTALL),
+    (_NO_SOCKET, "start libvirt: systemctl start libvirtd; or use the URI qemu:///session"),
     ("No such file or directory", "is libvirt's daemon running? cowshed doctor tells what is missing"),
     ("Connection refused", "libvirt's daemon has ended and left its socket; start it again"),
     ("unexpected QEMU URI path", "root uses qemu:///system, others qemu:///session"),
@@ -68,6 +69,13 @@ def explain(error: BaseException, uri: str) -> BaseException:
     if "Permission denied" in text:
         hint = elsewhere or "add yourself to the group libvirt and log in again, or use qemu:///session"
         return PermissionDenied(action="use libvirt at", path=f"{uri} ({text})", hint=hint)
+    if _NO_SOCKET in text and not server:
+        try:
+            session.daemon(uri)
+        except HypervisorUnavailable as missing:
+            return missing
+        if session.is_session(uri):
+            return HypervisorUnavailable(uri=uri, reason=text, hint=_NO_SESSION)
     hint = elsewhere or next((what for words, what in _HINTS if words in text), "cowshed doctor tells what is missing")
     return HypervisorUnavailable(uri=uri, reason=text, hint=hint)
 

@@ -37,7 +37,10 @@ Wish = bool | Callable[[], bool]
 
 # Daemon and its socket, the newer modular one last: Debian's library prefers libvirtd.
 _DAEMONS: Final = (("libvirtd", "libvirt-sock"), ("virtqemud", "virtqemud-sock"))
-_INSTALL: Final = "install libvirt's daemon and its QEMU driver (Debian: libvirt-daemon libvirt-daemon-driver-qemu)"
+INSTALL: Final = "install libvirt's daemon and its QEMU driver (Debian: libvirt-daemon libvirt-daemon-driver-qemu)"
+_INSTALL_SYSTEM: Final = (
+    "install libvirt's daemon and its service (Debian: libvirt-daemon-system), or use qemu:///session"
+)
 # Where the daemon keeps its things, and who it is; everything else it needs is given by run().
 _KEPT: Final = ("XDG_", "LIBVIRT_", "DBUS_SESSION_BUS_ADDRESS", "USER", "LOGNAME")
 
@@ -104,7 +107,7 @@ def _start(folder: Path, *, hide: bool, root: bool) -> Path | None:
     """
     from cowshed.tools import filesystem
 
-    program = _program()
+    program = daemon(SESSION)
     filesystem.make_directory(folder, mode=0o700)
     reason: CowshedError | None = None
     for hiding in (True, False) if hide else (False,):
@@ -149,13 +152,21 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
 
 
-def _program() -> str:
+def daemon(uri: str) -> str:
+    """The program that is behind ``uri`` when it is this host's.
+
+    :raises HypervisorUnavailable: there is none
+    """
     from cowshed.tools import run
 
     for name, _ in _DAEMONS:
         if found := run.find(name):
             return found
-    raise HypervisorUnavailable(uri=SESSION, reason="libvirt's daemon (libvirtd) is not installed", hint=_INSTALL)
+    raise HypervisorUnavailable(
+        uri=uri,
+        reason="libvirt's daemon (libvirtd) is not installed",
+        hint=INSTALL if is_session(uri) else _INSTALL_SYSTEM,
+    )
 
 
 def command(program: str, folder: Path, *, hide: bool, root: bool) -> list[str]:

@@ -63,6 +63,8 @@ def _qemu_user(rooms: Rooms) -> tuple[int, int] | None:
 def _libvirt(rooms: Rooms) -> list[Finding]:
     from cowshed.host import doctor
 
+    if not doctor.bound():  # which is told already
+        return doctor.daemon(rooms.uri)
     try:
         rooms.hypervisor.open()
         capabilities = rooms.capabilities
