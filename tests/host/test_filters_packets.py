@@ -14,7 +14,7 @@ import pytest
 
 from cowshed.errors import ToolFailed
 from cowshed.model.group import Direction, Ethertype, GroupRule, Member
-from cowshed.network import ruleset
+from cowshed.network import rules, ruleset
 from cowshed.network.filters import Filters
 from cowshed.network.ruleset import Filter
 from cowshed.tools import nfnetlink, nft
@@ -24,7 +24,7 @@ from tests.packets import BROADCAST, Port, arp, ether, icmp, ip, neighbour, tcp,
 OUR_MAC, THEIR_MAC, ROUTER_MAC = "52:54:00:00:00:05", "52:54:00:00:00:06", "52:54:00:00:00:01"
 OURS, THEIRS = "10.0.0.5", "10.0.0.6"
 OURS6, THEIRS6 = "2001:db8::5", "2001:db8::6"
-LOCAL6 = ruleset.link_local(OUR_MAC)
+LOCAL6 = rules.link_local(OUR_MAC)
 IN, OUT = Direction.INGRESS, Direction.EGRESS
 ALL_OUT = (GroupRule(OUT), GroupRule(OUT, Ethertype.IPV6))
 WEB = GroupRule(IN, protocol="tcp", port_min=80, port_max=81)
@@ -276,9 +276,9 @@ def test_a_connection_that_ends_is_forgotten_soon(wire: Wire) -> None:
         return int(element["elem"]["expires"])
 
     assert wire.leaves(out4(tcp(4000, 80, b"syn", flags=SYN), 6)) == [True]
-    assert timeout() > ruleset.HOUR
+    assert timeout() > rules.HOUR
     assert wire.arrives(in4(tcp(80, 4000, b"fin", flags=FIN), 6)) == [True]
-    assert timeout() <= ruleset.TCP_CLOSING
+    assert timeout() <= rules.TCP_CLOSING
 
 
 def test_the_network_may_say_what_it_could_not_deliver_and_parts_of_packets_pass(wire: Wire) -> None:
