@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +39,20 @@ def test_a_directory_is_no_file(write: bool) -> None:
             agent_files.read(agent, "/etc", io.BytesIO(), limit=10)
     assert "tar" in str(caught.value.hint)
     assert agent.closed == (not write)
+
+
+def test_what_has_no_end_is_cut_off() -> None:
+    written: list[str] = []
+
+    class Listening:
+        def command(self, name: str, arguments: dict[str, Any], **options: Any) -> Any:
+            written.append(name)
+            return {"guest-file-open": 7, "guest-file-write": {"count": agent_files.PIECE}}.get(name, {})
+
+    agent: Any = Listening()
+    with Path("/dev/zero").open("rb") as endless, pytest.raises(InvalidRequest, match="larger than 96 KiB"):
+        agent_files.write(agent, "/x", endless, limit=2 * agent_files.PIECE)
+    assert written == ["guest-file-open", "guest-file-write", "guest-file-write", "guest-file-close"]
 
 
 def test_other_words_stay_as_they_are() -> None:

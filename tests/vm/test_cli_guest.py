@@ -40,6 +40,31 @@ def test_files_are_copied_in_and_out(web: Command, tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
     web.refused("cp", tmp_path / "here", tmp_path / "there", code=2, said="in a guest")
     web.refused("cp", tmp_path / "missing", "web:/root/x", code=2, said="cannot be read")
+    told = [
+        json.loads(line)
+        for line in web("cp", "--progress", "json", tmp_path / "here", "web:/root/there")[1].splitlines()
+    ]
+    assert {line["phase"] for line in told} == {"copy"}
+    assert (told[0]["done"], told[-1]["done"], {line["total"] for line in told}) == (0, len(content), {len(content)})
+    told = [
+        json.loads(line) for line in web("cp", "--progress", "json", "web:/root/there", tmp_path / "b")[1].splitlines()
+    ]
+    assert (told[0]["total"], told[-1]["done"], told[-1]["total"]) == (len(content),) * 3
+
+
+def test_what_may_have_no_end_is_not_begun(web: Command, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for source, said in ((tmp_path / "pipe", "named pipe"), ("/dev/zero", "a device"), (tmp_path, "is a directory")):
+        web.refused("cp", source, "web:/root/folder/x", code=2, said=said)
+    with Path("/dev/zero").open("rb") as zeros:
+        done = subprocess.run(
+            web.words("cp", "-", "web:/root/folder/x"),
+            stdin=zeros, capture_output=True, env=web.environment, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, b"may have no end" in done.stderr) == (2, True), done.stderr
+    web.refused("cp", "web:/etc/hostname", tmp_path / "pipe", code=2, said="no file")
+    web("exec", "web", "test", "-e", "/root/folder", code=1)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_streams_are_copied_too(web: Command) -> None:

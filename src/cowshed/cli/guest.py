@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,20 +47,23 @@ def _asked(name: str) -> str:
 def cp(session: Session, source: str, target: str) -> None:
     """Copy one file into or out of a guest: SOURCE and TARGET are paths, in a guest INSTANCE:/PATH.
 
-    ``-`` is standard input or output. The guest's own mode and owner are not copied.
+    - is standard input or output, which may be a pipe; 64 GiB at most are copied. On this host a SOURCE is a file, no directory,
+      device or named pipe. Mode and owner are not copied. --progress plain or json tells how far it is, in a pipe too.
     """
     (from_name, from_path), (to_name, to_path) = _place(source), _place(target)
     if bool(from_name) == bool(to_name):
         raise InvalidRequest(reason="one side must be in a guest, the other on this host", hint="write INSTANCE:/PATH")
     with session.working() as host:
         if to_name:
-            machine = host.machine(to_name)
             path = f"{to_path}{Path(from_path).name}" if to_path.endswith("/") else to_path
             with ExitStack() as stack:
-                done = machine.write_file(path, _reading(from_path, stack))
+                opened = _reading(from_path, stack)
+                machine = host.machine(to_name)
+                done = machine.write_file(path, opened)
         else:
+            place = _target(from_path, to_path)
             machine = host.machine(from_name)
-            done = machine.read_file(from_path, _target(from_path, to_path))
+            done = machine.read_file(from_path, place)
     if to_path != "-":
         session.emit("copied", {"name": machine.name, "bytes": done})
 
@@ -70,19 +75,57 @@ def _place(word: str) -> tuple[str, str]:
 
 
 def _reading(path: str, stack: ExitStack) -> BinaryIO:
+    """:raises InvalidRequest: it cannot be read, or may have no end"""
     if path == "-":
+        _check_input(os.fstat(sys.stdin.fileno()))
         return sys.stdin.buffer
     try:
+        _check_file(path, os.stat(path))  # first: opening a named pipe would wait for somebody who writes
         return stack.enter_context(Path(path).open("rb"))
     except OSError as error:
         raise InvalidRequest(reason=f"{path} cannot be read: {error.strerror}") from error
 
 
+def _check_file(path: str, found: os.stat_result) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise InvalidRequest(reason=f"{path} is a directory", hint="one file is copied: pack it with tar")
+    if not stat.S_ISREG(found.st_mode):
+        raise InvalidRequest(
+            reason=f"{path} is {_kind(found.st_mode)}, which may have no end",
+            hint=f"if it has one: cowshed cp - INSTANCE:/PATH <{path}",
+        )
+
+
+def _check_input(found: os.stat_result) -> None:
+    """A pipe, a file and a terminal end, and so does /dev/null."""
+    if stat.S_ISDIR(found.st_mode):
+        raise InvalidRequest(reason="standard input is a directory", hint="one file is copied: pack it with tar")
+    endless = stat.S_ISCHR(found.st_mode) and not sys.stdin.isatty() and found.st_rdev != os.stat(os.devnull).st_rdev
+    if endless:
+        raise InvalidRequest(
+            reason="standard input is a device, which may have no end",
+            hint="say how much: head -c 1M /dev/zero | cowshed cp - ...",
+        )
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return "a named pipe"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
 def _target(source: str, path: str) -> Path | BinaryIO:
+    """:raises InvalidRequest: a file would take the place of what is none, such as /dev/null"""
     if path == "-":
         return sys.stdout.buffer
     place = Path(path)
-    return place / source.rpartition("/")[2] if place.is_dir() else place
+    place = place / source.rpartition("/")[2] if place.is_dir() else place
+    if place.exists() and not place.is_file():
+        raise InvalidRequest(
+            reason=f"{place} is {'a directory' if place.is_dir() else _kind(place.stat().st_mode)}, no file",
+            hint="- writes to standard output",
+        )
+    return place.resolve()  # what a link names is written, and the link stays
 
 
 @click.command("exec", cls=SshCommand)

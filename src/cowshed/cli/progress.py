@@ -48,8 +48,10 @@ class Meter:
         with self._lock:
             self._finish()
 
+    every = False  # is the end of a short phase told, too?
+
     def _finish(self) -> None:
-        if self._name and self._shown > self._began:
+        if self._name and (self._shown > self._began or (self.every and self._done)):
             self.done(self._name, self._done, time.monotonic() - self._began)
         self._name = ""
 
@@ -94,7 +96,9 @@ class Plain(Meter):
 
 
 class Json(Meter):
-    """JSON lines: {"phase": ..., "done": bytes, "total": bytes or null, "seconds": ...}."""
+    """JSON lines: {"phase": ..., "done": bytes, "total": bytes or null, "seconds": ...}; a phase with bytes ends with done = total."""
+
+    every = True
 
     def phase(self, name: str, total: int | None = None) -> None:
         super().phase(name, total)

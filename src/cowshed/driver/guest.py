@@ -15,7 +15,7 @@ from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import locate
 from cowshed.errors import CowshedError, InvalidRequest, InvalidState, UnsupportedOperation
 from cowshed.model.instance import Instance, PowerState
-from cowshed.units import GiB
+from cowshed.units import GiB, format_size
 
 if TYPE_CHECKING:
     from cowshed.hypervisor.agent import Agent
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _log = log.logger(__name__)
 
 METADATA_FILE = "/run/cowshed/metadata.json"  # in the guest
-LARGEST_FILE = 64 * GiB  # read from a guest
+LARGEST_FILE = 64 * GiB  # into a guest or out of it
 
 
 class Guest(GuestContract):
@@ -68,16 +68,24 @@ class Guest(GuestContract):
     def write_file(self, instance: Instance, path: str, source: BinaryIO) -> int:
         """The guest's file ``path`` (absolute) has the content of ``source``; its folder is made. Returns its bytes.
 
+        :raises InvalidRequest: more than 64 GiB; before anything is written where ``source`` can tell
         :raises InvalidState: it is not running :raises UnsupportedOperation: it has no agent
         """
         from cowshed.hypervisor import agent_files
 
         if not path.startswith(("/", "C:", "c:")) or path.endswith("/") or "\0" in path:
             raise InvalidRequest(reason=f"{path!r} is not the absolute path of a file in the guest")
+        size = _left(source)
+        if (size or 0) > LARGEST_FILE:
+            raise InvalidRequest(
+                reason=f"{format_size(size or 0)} are more than the {format_size(LARGEST_FILE)} that are copied at most",
+                hint="attach it as a volume",
+            )
         agent = self._agent(instance)
         if folder := path.rpartition("/")[0]:
             _make_folder(agent, folder)
-        return agent_files.write(agent, path, source)
+        self.rooms.progress.phase("copy", size)
+        return agent_files.write(agent, path, source, limit=LARGEST_FILE, progress=self.rooms.progress)
 
     def read_file(self, instance: Instance, path: str, target: BinaryIO) -> int:
         """Write the guest's file ``path`` to ``target``; returns its bytes.
@@ -86,7 +94,8 @@ class Guest(GuestContract):
         """
         from cowshed.hypervisor import agent_files
 
-        return agent_files.read(self._agent(instance), path, target, limit=LARGEST_FILE)
+        agent, progress = self._agent(instance), self.rooms.progress
+        return agent_files.read(agent, path, target, limit=LARGEST_FILE, progress=progress)
 
     def execute(
         self, instance: Instance, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0
@@ -135,6 +144,16 @@ def _decoded(what: str, text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidRequest(reason=f"the {what} is not base64: {error}") from error
+
+
+def _left(source: BinaryIO) -> int | None:
+    """How many bytes it has to give; None: it cannot tell (a pipe, a device)."""
+    if not source.seekable():
+        return None
+    place = source.tell()
+    end = source.seek(0, io.SEEK_END)
+    source.seek(place)
+    return max(0, end - place) or None
 
 
 def _make_folder(agent: Agent, folder: str) -> None:

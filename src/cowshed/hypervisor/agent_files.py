@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from cowshed.clock import Deadline, current
+from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.errors import CowshedError, DataCorrupt, DeadlineExceeded, HypervisorError, InvalidRequest, NotFound
 from cowshed.hypervisor.agent import Agent
+from cowshed.units import format_size
 
 PIECE: Final = 48 << 10  # bytes a message: 64 KiB as base64; an agent under TCG needs 30 s for one of 1 MiB
 OUTPUT: Final = 16 << 20  # the agent keeps at most this much of a program's output (QEMU's GUEST_EXEC_MAX_OUTPUT)
@@ -29,16 +31,25 @@ class Executed:
     truncated: bool
 
 
-def write(agent: Agent, path: str, source: BinaryIO) -> int:
+def write(agent: Agent, path: str, source: BinaryIO, *, limit: int | None = None, progress: Progress = SILENT) -> int:
     """The file ``path`` of the guest has the content of ``source``; returns its bytes.
 
+    :param limit: bytes; a source may have no end
+    :raises InvalidRequest: there are more; so many are in the guest then
     :raises UnsupportedOperation: there is no agent
     :raises HypervisorError: the guest refuses (no such folder, no space)
     """
     done = 0
     with _opened(agent, path, "w") as handle:
         while data := source.read(PIECE):
+            if limit is not None and done + len(data) > limit:
+                raise InvalidRequest(
+                    reason=f"what shall become {path} is larger than {format_size(limit)}",
+                    hint=f"its first {format_size(done)} are in the guest; attach a volume for what is so large",
+                )
             done += _write_all(agent, path, handle, data)
+            progress.update(len(data))
+            progress.check()
         agent.command("guest-file-flush", {"handle": handle}, timeout=TRANSFER)
     return done
 
@@ -54,7 +65,7 @@ def _write_all(agent: Agent, path: str, handle: int, data: bytes) -> int:
     return len(data)
 
 
-def read(agent: Agent, path: str, target: BinaryIO, *, limit: int) -> int:
+def read(agent: Agent, path: str, target: BinaryIO, *, limit: int, progress: Progress = SILENT) -> int:
     """Write the guest's file ``path`` to ``target``; returns its bytes.
 
     :param limit: bytes; a guest could send without end
@@ -70,8 +81,24 @@ def read(agent: Agent, path: str, target: BinaryIO, *, limit: int) -> int:
             if done > limit:
                 raise DataCorrupt(path=path, reason=f"it is larger than {limit} bytes")
             target.write(data)
-            if answer.get("eof") or not data:
+            last = bool(answer.get("eof") or not data)
+            if done == len(data):  # the first piece
+                progress.phase("copy", done if last else _size(agent, handle, done))
+            progress.update(len(data))
+            if last:
                 return done
+            progress.check()
+
+
+def _size(agent: Agent, handle: int, place: int) -> int | None:
+    """What the guest says of an open file, of which ``place`` bytes are read; for people, since a guest may say anything."""
+    try:
+        answer = agent.command("guest-file-seek", {"handle": handle, "offset": 0, "whence": "end"})
+    except HypervisorError:
+        return None  # of what is no file on a disk nobody knows the end
+    agent.command("guest-file-seek", {"handle": handle, "offset": place, "whence": "set"})
+    position = answer.get("position") if isinstance(answer, dict) else None
+    return position if isinstance(position, int) and position >= place else None
 
 
 @contextmanager
