@@ -31,6 +31,7 @@ class Idle(Guest):
     """A stopped guest that may go."""
 
     name = "web"
+    devices = ""
 
     def ended(self) -> bool:
         return True
@@ -39,7 +40,7 @@ class Idle(Guest):
         """Nothing: whether it is defined says its host."""
 
     def xml(self, *, inactive: bool = False) -> str:
-        return "<domain type='qemu'><name>web</name></domain>"
+        return f"<domain type='qemu'><name>web</name><devices>{self.devices}</devices></domain>"
 
 
 class Side(Host):
@@ -54,7 +55,7 @@ class Side(Host):
         self.rooms.__dict__["keys"] = self.keys
         for backend in self.rooms.backends.values():
             backend.keys = self.keys  # type: ignore[attr-defined]
-        self.rooms.__dict__["capabilities"] = SimpleNamespace(arch="x86_64")
+        self.rooms.__dict__["capabilities"] = SimpleNamespace(arch="x86_64", tpm_versions=("2.0",))
         self.rooms.__dict__["hypervisor"] = SimpleNamespace(
             find=lambda uuid: self.guest if self.defined else None,
             guest=lambda uuid: self.guest,

@@ -11,8 +11,17 @@ from typing import Any
 import pytest
 
 from cowshed.disks import manifest
-from cowshed.driver.steps import host_state
-from cowshed.errors import Conflict, CowshedError, DataCorrupt, HostUnsuitable, NameTaken, NotFound, ToolFailed
+from cowshed.driver.steps import host_state, tpm
+from cowshed.errors import (
+    Conflict,
+    CowshedError,
+    DataCorrupt,
+    HostUnsuitable,
+    NameTaken,
+    NotFound,
+    ToolFailed,
+    UnsupportedOperation,
+)
 from cowshed.host import facts
 from cowshed.model.disk import Base, DiskFormat
 from cowshed.model.instance import Instance
@@ -179,6 +188,71 @@ def test_what_both_hosts_see_is_never_discarded(
         found.leave()
         found.revert()
     assert content(source, found.instance) == before
+
+
+def test_firmware_and_tpm_as_they_are_when_the_guest_is_off(
+    sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = sides
+    found = Move(source, target, made(source, "raw"))
+    who = found.instance
+    for side in sides:
+        usual = side.rooms.config
+        place = str(side.rooms.state / "swtpm")
+        side.rooms.config = replace(usual, guest=replace(usual.guest, tpm_directory=place))
+    source.guest.devices = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"  # type: ignore[attr-defined]
+    memory, there = (tpm.place(side.rooms, who.uuid) / "tpm2" for side in sides)
+    memory.mkdir(parents=True)
+    (memory / ".lock").touch()
+    variables = source.rooms.directory(who.uuid).path / "nvram.fd"
+
+    def off() -> bool:
+        (memory / "tpm2-00.permall").write_bytes(b"when it is off")
+        variables.write_bytes(b"too")
+        return True
+
+    variables.write_bytes(b"while it runs")
+    with connected(found, monkeypatch):
+        with monkeypatch.context() as running:
+            running.setattr(source.guest, "ended", lambda: pytest.fail("it was stopped"))
+            target.rooms.capabilities.tpm_versions = ()  # type: ignore[misc]
+            refused(found, HostUnsuitable, "no swtpm")
+            target.rooms.capabilities.tpm_versions = ("2.0",)  # type: ignore[misc]
+            there.mkdir(parents=True)
+            refused(found, NameTaken, "TPM")  # somebody's
+            there.rmdir()
+            there.parent.rmdir()
+            running.setattr(tpm, "_may", lambda rooms: rooms is not source.rooms)
+            refused(found, UnsupportedOperation, "only root")
+            running.setattr(tpm, "_may", lambda rooms: rooms is not target.rooms)
+            refused(found, HostUnsuitable, "only root")
+        monkeypatch.setattr(source.guest, "ended", off)
+        found.cut = 1_500_000  # in the disk, which comes last
+        with pytest.raises(ToolFailed):
+            found.leave()
+        found.nothing_at(target)
+        assert not list(there.parent.parent.iterdir())
+        found.cut = 0
+        for last in (False, True):
+            found.finish(target, found.leave())
+            assert [path.name for path in there.iterdir()] == ["tpm2-00.permall"]
+            assert (there / "tpm2-00.permall").read_bytes() == b"when it is off"
+            assert (target.rooms.directory(who.uuid).path / "nvram.fd").read_bytes() == b"too"
+            if not last:
+                found.revert()
+                assert not list(there.parent.parent.iterdir())
+                assert (memory / "tpm2-00.permall").exists()
+
+
+@pytest.mark.parametrize(
+    "told", [{"../x": ""}, {"tpm2/../../x": ""}, {"tpm2/a": "!"}, {"tpm2/a": "eJw="}, {"tpm2/a": 5}]
+)
+def test_what_no_tpm_remembers_is_not_written(sides: tuple[Side, Side], told: dict[str, Any]) -> None:
+    rooms = sides[0].rooms
+    rooms.config = replace(rooms.config, guest=replace(rooms.config.guest, tpm_directory=str(rooms.state / "swtpm")))
+    with pytest.raises(DataCorrupt):
+        tpm.unpack(rooms, "11111111-2222-3333-4444-555555555555", told)
+    assert not (rooms.state / "swtpm").exists()
 
 
 def refused(found: Move, kind: type[CowshedError], match: str) -> None:

@@ -41,6 +41,7 @@ address = "{host.address}"
 virt_type = "qemu"
 [guest]
 cpu_mode = "qemu64"
+tpm_directory = "{host.place}/lib/swtpm"
 [migration]
 uri = "{uri or "qemu+tcp://%s/system"}"
 address = "{host.address}"

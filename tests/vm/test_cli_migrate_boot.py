@@ -1,4 +1,4 @@
-"""What an instance boots from moves with it: a root volume, UEFI variables, a TPM; or the move is refused before it is begun."""
+"""What an instance boots from moves with it: a root volume, UEFI variables, a TPM's memory; or the move is refused before it is begun."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from cowshed.tools import run
 from tests import volume_servers as servers
 from tests.vm.test_cli_migrate import configure, cowshed, shown
+from tests.vm.test_tpm_and_secure_boot import READ_CLOCK
 from tests.vm.two_hosts import Host
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("migration")]
@@ -33,29 +34,40 @@ def image(guest_dir: Path, place: Path) -> Path:
     return path
 
 
-def test_a_root_volume_goes_along_and_a_tpm_only_while_it_runs(
+def clock(host: Host) -> int:
+    """How often its TPM says that it was started, at the last boot."""
+    cowshed(host, "wait", "web", "--for", "log:cowshed-guest: tpm", "--timeout", "60s")
+    return int(re.findall(r"cowshed-guest: tpm (\w+)", cowshed(host, "log", "web"))[-1], 16)
+
+
+def test_a_root_volume_and_what_a_tpm_remembers_go_along(
     here: Host, hosts: tuple[Host, Host], guest_dir: Path, tmp_path: Path
 ) -> None:
     if run.find("swtpm") is None:
         pytest.skip("needs swtpm: see scripts/packages.sh test")
     _, there = hosts
-    root = image(guest_dir, tmp_path)
+    root, first = image(guest_dir, tmp_path), tmp_path / "first"
+    first.write_text(READ_CLOCK)
     with servers.nbd(root, socket_path=tmp_path / "nbd"):
         url = f"nbd+unix:///disk?socket={tmp_path}/nbd"
         cowshed(
             here, "run", "--root-volume", f"{url},id=v-root", "--tpm", "--name", "web", "--memory", "160M",
-            "--network", "none", "--wait", "log:cowshed-guest: up",
+            "--network", "none", "--user-data", str(first), "--wait", "log:cowshed-guest: up",
         )  # fmt: skip
-        said = cowshed(here, "migrate", "web", there.address, "--cold", status=6)
-        assert "the TPM of web cannot move to another host while it is stopped" in said
-        assert shown(here)["web"]["state"] == "running"
+        begun = clock(here)
         cowshed(here, "migrate", "web", there.address, "--live")
         assert not shown(here)
         assert shown(there)["web"]["state"] == "running"
         assert re.search(r"v-root +vda", cowshed(there, "volume", "ls", "web"))
         cowshed(there, "restart", "web", "--hard")
         cowshed(there, "wait", "web", "--for", "log:boot 2")
-        cowshed(there, "rm", "--yes", "web")
+        assert clock(there) == begun + 1
+        cowshed(there, "migrate", "web", here.address, "--cold", "--timeout", "1")
+        assert shown(here)["web"]["state"] == "running"
+        assert clock(here) == begun + 2
+        assert not list((there.place / "lib/swtpm").iterdir())
+        cowshed(here, "rm", "--yes", "web")
+        assert not list((here.place / "lib/swtpm").iterdir())
     assert root.exists()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cowshed.driver.steps import tpm
 from cowshed.errors import HostUnsuitable
 from cowshed.model.flavor import Flavor
 from cowshed.model.image import Image
@@ -52,7 +53,7 @@ def test_a_tpm_remembers_until_the_instance_is_removed(house: Machines) -> None:
     image = house.image(properties={"hw_tpm_model": "tpm-crb", **properties})
     instance = house.spawn(image, user_data=READ_CLOCK, flavor=Flavor(vcpus=1, memory=160 * MiB))
     (first,) = starts(house, instance, 1)
-    assert kept(instance)
+    assert kept(instance) == [tpm.place(house.driver.rooms, instance.uuid)]
     house.driver.suspend(None, instance)
     house.driver.resume(None, instance, [])
     house.driver.power_off(instance)

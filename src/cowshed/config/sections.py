@@ -185,6 +185,7 @@ class GuestSection:
     firmware: str = _option("bios", "unless the image says otherwise", choices=("bios", "uefi"))
     agent: bool = _option(True, "give instances a channel for the QEMU guest agent")
     rng: bool = _option(True, "give instances a random number generator")
+    tpm_directory: str = _option("", "where libvirt keeps what TPMs remember; empty: where it does so by itself")
 
 
 @dataclass(frozen=True, slots=True)

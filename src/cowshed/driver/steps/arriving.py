@@ -22,6 +22,7 @@ from cowshed.driver.steps import (
     opening,
     provision,
     serial,
+    tpm,
     transit,
     volumes,
 )
@@ -292,6 +293,7 @@ def rollback(rooms: Rooms, instance: Instance, vifs: Sequence[Vif], block_device
         opening.forget_keys(rooms, instance.uuid)
         if note.get("cold"):
             leaving.forget_common_keys(rooms, instance.uuid)
+            tpm.forget_received(rooms, instance.uuid)
         if destroy_disks:
             leaving.delete_local(rooms, instance.uuid, shared_path=False)
     serial.give_back(rooms, instance.uuid)

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
 from cowshed.contract.storage import Importing
-from cowshed.driver.steps import arriving, host_state, launch, leaving, moving, nvram, provision, transit, volumes
+from cowshed.driver.steps import (
+    arriving,
+    host_state,
+    launch,
+    leaving,
+    moving,
+    nvram,
+    provision,
+    tpm,
+    transit,
+    volumes,
+)
 from cowshed.driver.steps.sending import OVERLAY, RAW, SEALED, THERE, may_be_sealed
 from cowshed.driver.steps.transit import Way
 from cowshed.errors import (
@@ -62,14 +73,16 @@ def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Ch
             if mode in (OVERLAY, SEALED) and name in known and not known[name]
         }
     )
+    tpm.check_comes(rooms, instance, str(offer["tpm"]))
     _check_room(rooms, entries, modes, offer["allocated"])
     _check_volumes(rooms, instance, offer["volumes"])
     wanted = _wanted_keys(rooms, entries, shared)
     peer.say({"shared": shared, "modes": modes, "bases": bases, "keys": wanted})
     told = peer.hear()
-    if not shared:
-        keys = {name: base64.b64decode(told["keys"][name]) for name in wanted}
-        _take(rooms, instance, entries, modes, bases, known, keys, offer, peer)
+    if shared:
+        return tpm.unpack(rooms, instance.uuid, told["tpm"])
+    keys = {name: base64.b64decode(told["keys"][name]) for name in wanted}
+    _take(rooms, instance, entries, modes, bases, known, keys, {**offer, **told}, peer)
 
 
 def _check_arch(rooms: Rooms, arch: str) -> None:
@@ -186,7 +199,9 @@ def _take(
         filesystem.write_atomically(directory / RECEIVED, _me(rooms))
         undo.push("forget the keys of what stays where it is", leaving.forget_common_keys, rooms, instance.uuid)
         arriving.write_records(directory, offer["records"])
-        nvram.unpack(directory, str(offer.get("nvram", "")))
+        nvram.unpack(directory, str(offer["nvram"]))
+        undo.push("remove what its TPM remembers", tpm.forget_received, rooms, instance.uuid)
+        tpm.unpack(rooms, instance.uuid, offer["tpm"])
         for name, entry in entries.items():
             if modes[name] == THERE:
                 manifest.record(directory, _with_own_key(rooms, entry, keys))
@@ -353,6 +368,7 @@ def discard(rooms: Rooms, instance: Instance) -> None:
     """
     if rooms.hypervisor.find(instance.uuid):
         raise NameTaken(kind="domain", name=f"{instance.name} ({instance.uuid})")
+    tpm.forget_received(rooms, instance.uuid)
     if not _was_received(rooms, instance):
         return
     try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cowshed.driver.steps import leaving, moving, nvram, volumes
+from cowshed.driver.steps import leaving, moving, nvram, tpm, volumes
 from cowshed.errors import Conflict, UnsupportedOperation
 from cowshed.migration.transport import Channel
 from cowshed.model.disk import DiskFormat, EncryptionFormat
@@ -41,7 +41,7 @@ def check(rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk])
     """
     from cowshed.contract.storage import Snapshotting
 
-    _refuse_tpm(rooms, instance)
+    tpm.check_leaves(rooms, instance)
     for name, entry in entries.items():
         if entry.encryption:
             rooms.keys.get(entry.encryption.key_id)
@@ -61,19 +61,6 @@ def check(rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk])
                 + ", ".join(point.name for point in points),
                 hint=f"remove them first: cowshed disk snapshot rm {instance.name} {name} NAME",
             )
-
-
-def _refuse_tpm(rooms: Rooms, instance: Instance) -> None:
-    """Its state is libvirt's, which hands it on with a running guest only."""
-    from cowshed.domain.domain import Domain
-
-    if Domain.parse(rooms.hypervisor.guest(instance.uuid).xml(inactive=True)).tpms:
-        raise UnsupportedOperation(
-            subject=f"the TPM of {instance.name}",
-            operation="move to another host while it is stopped",
-            reason="libvirt keeps its state here",
-            hint="migrate it while it runs: cowshed migrate --live",
-        )
 
 
 def may_be_sealed(entry: ManifestDisk) -> bool:
@@ -105,7 +92,7 @@ def offer(
             disks=[leaving.line(one) for one in entries.values()],
             records=leaving.records(rooms, instance),
             volumes=[leaving.volume(one) for one in volumes.recorded(rooms, instance)],
-            nvram=nvram.packed(rooms, instance.uuid),
+            tpm=tpm.version(rooms, instance.uuid),
             allocated={
                 name: rooms.backend(one.backend).disk(instance.uuid, name).info().allocated
                 for name, one in entries.items()
@@ -118,11 +105,13 @@ def offer(
 def send(
     rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk], plan: Mapping[str, Any], to: Channel
 ) -> None:
-    """The content of all that ``plan`` (the other side's answer) asks for.
+    """The content of all that ``plan`` (the other side's answer) asks for. The guest is off: firmware and TPM write while it goes down.
 
     :raises CowshedError: here or there; nothing is left there then
     """
-    to.say({"go": True, "keys": {name: _key(rooms, entries[name]) for name in plan.get("keys", [])}})
+    keys = {name: _key(rooms, entries[name]) for name in plan.get("keys", [])}
+    variables, remembered = nvram.packed(rooms, instance.uuid), tpm.packed(rooms, instance.uuid)
+    to.say({"go": True, "keys": keys, "nvram": variables, "tpm": remembered})
     for name in plan["bases"]:
         _send_file(rooms, next(one.base_path for one in entries.values() if _base_name(one) == name) or "", to)
     for name, mode in plan["modes"].items():
