@@ -48,7 +48,7 @@ def cp(session: Session, source: str, target: str) -> None:
     """Copy one file into or out of a guest: SOURCE and TARGET are paths, in a guest INSTANCE:/PATH.
 
     - is standard input or output, which may be a pipe; 64 GiB at most are copied. On this host a SOURCE is a file, no directory,
-      device or named pipe. Mode and owner are not copied. --progress plain or json tells how far it is, in a pipe too.
+      device or named pipe. Mode and owner are not copied.
     """
     (from_name, from_path), (to_name, to_path) = _place(source), _place(target)
     if bool(from_name) == bool(to_name):
