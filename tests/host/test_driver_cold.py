@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cowshed.disks import manifest
-from cowshed.driver.steps import host_state, tpm
+from cowshed.driver.steps import host_state, receiving, tpm
 from cowshed.errors import (
     Conflict,
     CowshedError,
@@ -116,6 +116,54 @@ def test_there_back_and_there(move: Move) -> None:
     move.nothing_at(source)
     assert source.keys.held == {}
     grown(move)
+
+
+@pytest.mark.parametrize("kind", ["qcow2", "qcow2 on a base", "qcow2 encrypted"])
+def test_snapshots_inside_a_file_go_along(sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    source, target = sides
+    plain = kind.removesuffix(" encrypted")
+    found = Move(source, target, made(source, plain, encrypt=kind != plain))
+    who = found.instance
+    for name in ("one", "two"):
+        source.disk(who).take(name)  # type: ignore[attr-defined]
+    with connected(found, monkeypatch):
+        for last in (False, True):
+            found.finish(target, found.leave())
+            grown(found)
+            assert [(one.name, one.parent) for one in snapshots(target, who)] == [("one", None), ("two", "one")]
+            if not last:
+                found.revert()
+                assert len(snapshots(source, who)) == 2
+        found.confirm()
+        target.disk(who).roll_back("one")  # type: ignore[attr-defined]
+        assert content(target, who) == source.content
+        target.disk(who).remove("two")  # type: ignore[attr-defined]
+
+    # They are seen to be in it before it is taken.
+    lies = manifest.require(target.rooms.directory(who.uuid).path, "disk")
+    told = replace(lies, snapshots=(*lies.snapshots, replace(lies.snapshots[0], name="more")))
+    with (target.rooms.directory(who.uuid).path / "disk").open("rb") as file, pytest.raises(DataCorrupt, match="more"):
+        receiving._check_qcow2(file.fileno(), Path("disk"), told)
+
+
+def snapshots(side: Side, who: Instance) -> Any:
+    return side.disk(who).snapshots()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["qcow2", "raw"])
+def test_snapshots_outlive_a_resize_that_is_reverted(
+    sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    source, _ = sides
+    found = Move(source, source, made(source, kind))
+    who = found.instance
+    source.disk(who).take("before")  # type: ignore[attr-defined]
+    with connected(found, monkeypatch):
+        found.finish(source, found.leave("localhost"))
+        source.driver.finish_revert_migration(None, who, [], power_on=False)
+    assert [one.name for one in snapshots(source, who)] == ["before"]
+    source.disk(who).roll_back("before")  # type: ignore[attr-defined]
+    assert content(source, who) == source.content
 
 
 def test_a_copy_that_breaks_off_leaves_all_as_it_was(move: Move) -> None:
@@ -264,14 +312,15 @@ def refused(found: Move, kind: type[CowshedError], match: str) -> None:
 
 def test_what_is_refused_before_it_is_stopped(sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = sides
+    for kind in ("raw", "ploop"):
+        kept_beside = Move(source, target, made(source, kind))
+        source.disk(kept_beside.instance).take("before")  # type: ignore[attr-defined]
+        with connected(kept_beside, monkeypatch):
+            refused(kept_beside, Conflict, "keeps them beside it: before")
     found = Move(source, target, made(source, "qcow2"))
     who, place = found.instance, target.rooms.directory(found.instance.uuid).path
     with connected(found, monkeypatch):
         monkeypatch.setattr(source.guest, "ended", lambda: pytest.fail("it was stopped"))
-        source.disk(who).take("before")  # type: ignore[attr-defined]
-        refused(found, Conflict, "before")
-        source.disk(who).remove("before")  # type: ignore[attr-defined]
-
         host_state.disable(target.rooms, host_state.DECIDED, "its fan is loud")
         refused(found, HostUnsuitable, "its fan is loud")
         host_state.enable(target.rooms, host_state.DECIDED)

@@ -122,14 +122,14 @@ class Qcow2Disk(FileDisk):
         self._snapshot(entry, qemu_img.APPLY, name)
 
     def _drop(self, name: str) -> None:
-        while _tag(name) in self._tags():  # of one name there may be several inside
+        while tag(name) in self._tags():  # of one name there may be several inside
             self._snapshot(manifest.require(self.directory, self.name), qemu_img.REMOVE, name)
 
     def _snapshot(self, entry: ManifestDisk, action: str, name: str) -> None:
         if entry.encryption:
-            luks.snapshot(self._source(entry), action, _tag(name), self._key)
+            luks.snapshot(self._source(entry), action, tag(name), self._key)
         else:
-            qemu_img.snapshot(self.path, action, _tag(name))
+            qemu_img.snapshot(self.path, action, tag(name))
 
     def _strays(self, entry: ManifestDisk) -> Sequence[str]:
         """Those with our prefix only: others may have been made with virsh."""
@@ -147,7 +147,7 @@ class Qcow2Disk(FileDisk):
             os.close(fd)
 
 
-def _tag(name: str) -> str:
+def tag(name: str) -> str:
     """What the snapshot is called inside. A name of digits alone would be taken for the number of another."""
     return _PREFIX + name
 

@@ -74,9 +74,9 @@ class Resize(ResizeContract):
         with log.about(instance.name), transit.busy(rooms, instance.uuid, Way.OUT), Undo() as undo:
             guest = self._refuse_unresizable(instance)
             standing.ready(rooms, instance)
+            info = disk_info.told(rooms, instance)  # a killed roll back of a disk is finished by that
             entries = leaving.own(rooms, instance)
             refuse_shrinking(entries, flavor)
-            info = disk_info.told(rooms, instance)
             undo.push("forget that it is resized", transit.forget, rooms, instance.uuid, Way.OUT)
             if meeting.is_here(rooms, dest):
                 keeping.check(rooms, instance, entries.values())
@@ -270,7 +270,7 @@ def refuse_shrinking(entries: Entries, flavor: Flavor) -> None:
 
 
 def _lines(entries: Entries) -> list[dict[str, Any]]:
-    return [leaving.line(one) for one in entries.values()]
+    return [leaving.whole_line(one) for one in entries.values()]  # what goes back has the snapshots inside
 
 
 def _entries(note: Mapping[str, Any]) -> list[ManifestDisk]:

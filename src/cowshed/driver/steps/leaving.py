@@ -144,7 +144,12 @@ def _check_room(rooms: Rooms, instance: Instance, found: dict[str, Any], local: 
 
 
 def line(entry: ManifestDisk) -> dict[str, Any]:
-    return dataclasses.asdict(dataclasses.replace(entry, snapshots=(), snapshot=None))
+    """Of the manifest; without its snapshots, which do not come along when content is copied."""
+    return whole_line(dataclasses.replace(entry, snapshots=(), snapshot=None))
+
+
+def whole_line(entry: ManifestDisk) -> dict[str, Any]:
+    return dataclasses.asdict(entry)
 
 
 def records(rooms: Rooms, instance: Instance) -> dict[str, str]:

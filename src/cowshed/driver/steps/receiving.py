@@ -129,8 +129,15 @@ def _mode(rooms: Rooms, instance: Instance, entry: ManifestDisk, base: Base | No
                 reason="its base cannot be had here" if not stands else f"the backend {entry.backend} cannot do that",
             )
         return SEALED
-    if entry.format == DiskFormat.QCOW2 and entry.base_path and stands:
+    if entry.format == DiskFormat.QCOW2 and (entry.base_path or entry.snapshots) and stands:
         return OVERLAY
+    if entry.snapshots:
+        raise UnsupportedOperation(
+            subject=f"the disk {entry.name} with its snapshots",
+            operation="be taken in",
+            reason="its base cannot be had here, and without it they would not come along",
+            hint="remove the snapshots first",
+        )
     if not isinstance(backend.disk(instance.uuid, entry.name), Importing):
         raise UnsupportedOperation(
             subject=f"backend {entry.backend}", operation="take over a disk", reason="it has no way to"
@@ -210,7 +217,7 @@ def _take(
             with provision.taken_back(undo, rooms.backend(entry.backend).disk(instance.uuid, name)):
                 if modes[name] == SEALED:
                     _sealed(rooms, directory, entry, found, keys, peer)
-                elif modes[name] == OVERLAY and found:
+                elif modes[name] == OVERLAY and (found or not entry.base_path):
                     _overlay(directory, entry, found, peer)
                 else:
                     _raw(rooms, instance, entry, peer)
@@ -231,8 +238,8 @@ def _adopt(rooms: Rooms, name: str, entries: Mapping[str, ManifestDisk], peer: C
     return rooms.cache.adopt(told, lambda fd: peer.receive(fd, size))
 
 
-def _overlay(directory: Path, entry: ManifestDisk, base: Base, peer: Channel) -> None:
-    """The file as it is there, standing on this host's base. Nothing opens it before its header has been looked at."""
+def _overlay(directory: Path, entry: ManifestDisk, base: Base | None, peer: Channel) -> None:
+    """The file as it is there, standing on this host's base, if on any. Nothing opens it before its header has been looked at."""
     import os
 
     from cowshed.disks import manifest
@@ -241,7 +248,8 @@ def _overlay(directory: Path, entry: ManifestDisk, base: Base, peer: Channel) ->
     with filesystem.publish(directory / entry.name) as new:
         peer.receive(new.fd, _most(entry))
         _check_qcow2(new.fd, directory / entry.name, entry)
-        qemu_img.name_base(new.path, DiskFormat.QCOW2, base.path, base.format)
+        if base:
+            qemu_img.name_base(new.path, DiskFormat.QCOW2, base.path, base.format)
         os.fsync(new.fd)
         with manifest.recording(directory, _placed(entry, base)):
             new.commit()
@@ -250,7 +258,7 @@ def _overlay(directory: Path, entry: ManifestDisk, base: Base, peer: Channel) ->
 
 def _most(entry: ManifestDisk) -> int:
     """Bytes of the file of a disk, however it is laid out."""
-    return 2 * entry.virtual_size + (1 << 30)
+    return 2 * entry.virtual_size + sum(one.virtual_size for one in entry.snapshots) + (1 << 30)
 
 
 def _placed(entry: ManifestDisk, base: Base | None) -> ManifestDisk:
@@ -261,16 +269,21 @@ def _placed(entry: ManifestDisk, base: Base | None) -> ManifestDisk:
 
 def _check_qcow2(fd: int, path: Path, entry: ManifestDisk) -> None:
     """:raises DataCorrupt: it is not what was said"""
+    from cowshed.disks.qcow2 import tag
     from cowshed.tools import qcow2
     from cowshed.tools.qcow2.header import refuse_unsafe
 
     try:
         header = qcow2.read_header(fd)
-        refuse_unsafe(replace(header, backing=None), sealed=entry.encryption is not None)
+        own = replace(header, backing=None, snapshots=0)  # it is no image from outside: both may be
+        refuse_unsafe(own, sealed=entry.encryption is not None)
+        inside = {one.name for one in qcow2.read_snapshots(fd)} if entry.snapshots else set()
     except qcow2.QcowError as error:
         raise DataCorrupt(path=path, reason=str(error)) from error
     if header.size != entry.virtual_size:
         raise DataCorrupt(path=path, reason=f"it is of {header.size} bytes, and said to be of {entry.virtual_size}")
+    if lost := [one.name for one in entry.snapshots if tag(one.name) not in inside]:
+        raise DataCorrupt(path=path, reason=f"the snapshots {', '.join(lost)} are not in it")
 
 
 def _with_own_key(rooms: Rooms, entry: ManifestDisk, keys: Mapping[str, bytes]) -> ManifestDisk:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cowshed.driver.rooms import Rooms
     from cowshed.model.disk import ManifestDisk
 
-RAW, OVERLAY, THERE = "raw", "overlay", "there"
+RAW, OVERLAY, THERE = "raw", "overlay", "there"  # overlay: the file as it is, also of a qcow2 that stands on none
 SEALED = "sealed"  # the file as it is, in cipher, on its base if it has one
 
 
@@ -55,12 +55,18 @@ def check(rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk])
                 hint=f"take its content along in cipher: cowshed disk export {instance.name}",
             )
         disk = rooms.backend(entry.backend).disk(instance.uuid, name)
-        if isinstance(disk, Snapshotting) and (points := disk.snapshots()):
+        if not keeps_snapshots(entry) and isinstance(disk, Snapshotting) and (points := disk.snapshots()):
             raise Conflict(
-                reason=f"the disk {name} of {instance.name} has snapshots that would not move with it: "
+                reason=f"the disk {name} of {instance.name} has snapshots that would not move with it, "
+                f"because the backend {entry.backend} keeps them beside it: "
                 + ", ".join(point.name for point in points),
                 hint=f"remove them first: cowshed disk snapshot rm {instance.name} {name} NAME",
             )
+
+
+def keeps_snapshots(entry: ManifestDisk) -> bool:
+    """Is it a file that has its snapshots inside? With it they move."""
+    return entry.format == DiskFormat.QCOW2 and os.path.basename(entry.location) == entry.location
 
 
 def may_be_sealed(entry: ManifestDisk) -> bool:
@@ -89,7 +95,7 @@ def offer(
             arch=rooms.capabilities.arch,
             memory=flavor.memory,
             probe=probe.name,
-            disks=[leaving.line(one) for one in entries.values()],
+            disks=[_line(one) for one in entries.values()],
             records=leaving.records(rooms, instance),
             volumes=[leaving.volume(one) for one in volumes.recorded(rooms, instance)],
             tpm=tpm.version(rooms, instance.uuid),
@@ -100,6 +106,10 @@ def offer(
         )
     finally:
         filesystem.remove_file(probe)
+
+
+def _line(entry: ManifestDisk) -> dict[str, Any]:
+    return leaving.whole_line(entry) if keeps_snapshots(entry) else leaving.line(entry)
 
 
 def send(
