@@ -83,6 +83,19 @@ def test_volumes_are_listed_and_found_by_id_or_device(cowshed: Call, driver: Fak
     assert events[-4:] == ["volume attached", "volume extended", "volume detached", "volume detached"]
 
 
+def test_the_size_that_was_seen_last_is_told_as_such(cowshed: Call, driver: FakeDriver) -> None:
+    cowshed("volume", "attach", "web", "nbd://store.example/export", "--id", "v-1")
+    driver.guest("web").sizes["v-1"] = 3 * MiB
+    assert "  3 MiB  -  " in cowshed("volume", "ls", "web")[1]
+    cowshed("stop", "--force", "web")
+    assert "  3 MiB (last seen)  -  " in cowshed("volume", "ls", "web")[1]
+    (one,) = json.loads(cowshed("volume", "ls", "web", "-o", "json")[1])["volumes"]
+    assert (one["size"], one["size_current"]) == (3 * MiB, False)
+    driver.guest("web").sizes.clear()
+    (one,) = json.loads(cowshed("volume", "ls", "web", "-o", "json")[1])["volumes"]
+    assert (one["size"], one["size_current"]) == (None, False)
+
+
 def test_a_guest_that_keeps_its_volume_is_exit_code_7(cowshed: Call, driver: FakeDriver) -> None:
     cowshed("volume", "attach", "web", "nbd://192.0.2.1/x")
     driver.guest("web").deaf = True

@@ -71,6 +71,9 @@ def test_an_instance_is_made_started_and_removed_with_its_volumes(house: Machine
         house.driver.power_off(instance)
         more = file_volume(store, "v-cold")
         house.driver.attach_volume(None, more, instance, "/dev/vde")
+        assert {one.id: one.size for one in house.driver.volumes(instance)} == dict.fromkeys(
+            ("v-chap", "v-plain", "v-cold"), servers.SIZE
+        )
         house.driver.detach_volume(plain, instance, "/dev/vdb")
         house.driver.power_on(None, instance, [])
         house.wait(instance, "boot 2\r?\n")
@@ -99,6 +102,8 @@ def test_an_instance_is_made_started_and_removed_with_its_volumes(house: Machine
 def _without_storage(house: Machines, instance: Instance) -> None:
     """The target is gone: an error that says so, or a start without it where somebody listens."""
     house.driver.power_off(instance)
+    assert house.driver.volume_sizes(instance) == {}  # nobody is asked
+    assert [one.size for one in house.driver.volumes(instance)] == [servers.SIZE]  # what was seen last
     with pytest.raises(OperatorError) as caught:
         house.driver.power_on(None, instance, [])
     assert "iscsi" in str(caught.value)

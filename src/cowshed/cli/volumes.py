@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def describe(seen: Seen, instance: str) -> dict[str, Any]:
-    """What programs see of a volume; sizes in bytes, null where they cannot be told now."""
+    """What programs see of a volume; sizes in bytes, null where it was never seen; ``size_current``: it is so now."""
     from cowshed.volumes import shape, spec
 
     volume = seen.volume
@@ -30,6 +30,7 @@ def describe(seen: Seen, instance: str) -> dict[str, Any]:
         "type": volume.connection_info.get("driver_volume_type"),
         "source": spec.shown(volume.connection_info),
         "size": seen.size,
+        "size_current": seen.current,
         "read_only": shape.read_only(volume.connection_info),
         "shared": shape.shareable(volume.connection_info),
         "encrypted": volume.encryption is not None,
@@ -42,7 +43,9 @@ def describe(seen: Seen, instance: str) -> dict[str, Any]:
 def _size(row: output.Row) -> str:
     from cowshed.units import format_size
 
-    return "" if row["size"] is None else format_size(row["size"])
+    if row["size"] is None:
+        return ""
+    return format_size(row["size"]) + ("" if row.get("size_current") else " (last seen)")
 
 
 def _mode(row: output.Row) -> str:
@@ -145,7 +148,8 @@ def _emit(session: Session, instance: str, found: Seen) -> None:
     if session.format == "table":
         item = {key: value for key, value in item.items() if value not in ("", None, False)}
         if found.size is not None:
-            item["size"] = _size({"size": found.size})
+            item["size"] = _size(item)
+        item.pop("size_current", None)
     session.emit("volume", item)
 
 

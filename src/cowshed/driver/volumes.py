@@ -11,7 +11,7 @@ from cowshed import log
 from cowshed.contract.volumes import Volumes as VolumesContract
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import counters, devices, locate, mapping, marks, swap, tagged, volume_snapshot, volumes
-from cowshed.errors import DiskNotFound, InvalidState
+from cowshed.errors import CowshedError, DiskNotFound, InvalidState
 from cowshed.model.disk import Bus
 from cowshed.model.instance import Instance
 from cowshed.model.volume import AttachedVolume, VolumeState
@@ -70,9 +70,22 @@ class Volumes(VolumesContract):
                     disk = volumes.connect(rooms, instance, volume)
                     rooms.progress.phase("attach")
                     devices.attach(guest, disk, volumes.finder(volume))
-                    record.save(volumes.directory(rooms, instance), replace(volume, state=VolumeState.ATTACHED))
+                    size = self._size_now(guest, volume)
+                    record.save(
+                        volumes.directory(rooms, instance), replace(volume, state=VolumeState.ATTACHED, size=size)
+                    )
             if volume.tag:
                 tagged.tell(rooms, instance, guest)
+
+    def _size_now(self, guest: Guest, volume: AttachedVolume) -> int:
+        """For who asks when the guest has ended; 0: not known. Its storage has just answered, and is asked only where no guest sees it."""
+        seen = devices.sizes(guest, [volume]).get(volume.id)
+        if seen is None and volume.encryption is None:
+            try:
+                seen = find(self.rooms.connectors, volume.connection_info).size(volume.connection_info)
+            except CowshedError as error:
+                _log.info("the size of volume %s is not known: %s", volume.id, error)
+        return seen or 0
 
     def _take_back(self, instance: Instance, guest: Guest, volume: AttachedVolume) -> None:
         """Whether the guest got it is not known when libvirt went away; storage in use is not taken from it."""
@@ -156,6 +169,7 @@ class Volumes(VolumesContract):
         with log.about(instance.name):
             old = self._known(old_connection_info, instance, mountpoint)
             swap.swap(self.rooms, instance, old, new_connection_info, resize_to * GiB)
+            devices.note_sizes(self.rooms, instance, self.rooms.hypervisor.guest(instance.uuid))
 
     def extend_volume(
         self, context: Any, connection_info: Mapping[str, Any], instance: Instance, requested_size: int
@@ -169,7 +183,12 @@ class Volumes(VolumesContract):
         from cowshed.driver.steps import extend
 
         with log.about(instance.name):
-            extend.extend(self.rooms, instance, self._known(connection_info, instance), requested_size)
+            volume = self._known(connection_info, instance)
+            extend.extend(self.rooms, instance, volume, requested_size)
+            size = self._size_now(self.rooms.hypervisor.guest(instance.uuid), volume)
+            for known in volumes.recorded(self.rooms, instance):
+                if known.id == volume.id and size:
+                    record.save(volumes.directory(self.rooms, instance), replace(known, size=size))
 
     def get_volume_connector(self, instance: Instance) -> dict[str, Any]:
         from cowshed.volumes import host

@@ -100,10 +100,13 @@ class NewVolume:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A volume and what the running guest sees of it: ``size`` in bytes, None where that cannot be told now."""
+    """A volume and its ``size`` in bytes: what the running guest sees, or its file or device has; else what was last seen of
+    it, which is not ``current``. None where it was never seen.
+    """
 
     volume: AttachedVolume
     size: int | None
+    current: bool = True
 
 
 class Volumes:
@@ -123,7 +126,7 @@ class Volumes:
     def _seen(self, record: Record) -> Sequence[Seen]:
         volumes = self._driver.volumes(record.instance)
         sizes = self._driver.volume_sizes(record.instance) if volumes else {}
-        return [Seen(one, sizes.get(one.id)) for one in volumes]
+        return [Seen(one, sizes.get(one.id, one.size or None), one.id in sizes) for one in volumes]
 
     def attach(
         self,

@@ -57,7 +57,7 @@ class AttachedVolume:
     """A volume of an instance, as it is written beside the instance's disks.
 
     ``connection_info`` has the volume service's shape (``driver_volume_type`` and ``data``) without
-    passwords. ``target`` is the device name without ``/dev/``, ``serial`` what the guest reads,
+    passwords. ``size`` is what a guest, or the storage, had of it in bytes when that was last seen; 0: never. ``target`` is the device name without ``/dev/``, ``serial`` what the guest reads,
     ``alias`` what libvirt's events carry. ``key_id`` of ``encryption`` names libvirt's secret.
     """
 
@@ -71,6 +71,7 @@ class AttachedVolume:
     boot_order: int | None = None
     encryption: Encryption | None = None
     tag: str = ""
+    size: int = 0
     state: VolumeState = VolumeState.ATTACHED
 
     @property

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING
 
+from cowshed import log
 from cowshed.errors import CowshedError, HypervisorError
 from cowshed.model.disk import AttachedDisk, Bus
+from cowshed.model.instance import Instance
 from cowshed.model.volume import AttachedVolume
 
 if TYPE_CHECKING:
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from cowshed.domain.naming import Names
     from cowshed.driver.rooms import Rooms
     from cowshed.hypervisor.guest import Guest
+
+_log = log.logger(__name__)
 
 Look = Callable[[str], "Disk | None"]
 
@@ -61,6 +66,24 @@ def _scsi_controller(guest: Guest) -> None:
 
     if not any(one.type == "scsi" for one in Domain.parse(guest.xml()).controllers):
         guest.devices.attach(Controller(type="scsi", index=0, model="virtio-scsi").to_xml())
+
+
+def note_sizes(rooms: Rooms, instance: Instance, guest: Guest) -> None:
+    """Into the record, what a running guest sees of its volumes: when it has ended, storage behind a network is not asked.
+
+    What fails is logged.
+    """
+    from cowshed.driver.steps import volumes
+    from cowshed.volumes import record
+
+    try:
+        known = volumes.recorded(rooms, instance)
+        seen = sizes(guest, known) if known else {}
+        for volume in known:
+            if seen.get(volume.id, volume.size) != volume.size:
+                record.save(volumes.directory(rooms, instance), replace(volume, size=seen[volume.id]))
+    except CowshedError as error:
+        _log.info("the sizes of the volumes of %s are not noted: %s", instance.name, error)
 
 
 def sizes(guest: Guest | None, volumes: Sequence[AttachedVolume]) -> dict[str, int]:

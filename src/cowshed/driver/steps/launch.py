@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cowshed.driver.steps import (
     config_devices,
     connect,
+    devices,
     filtering,
     locate,
     marks,
@@ -160,6 +161,7 @@ def start_with(rooms: Rooms, instance: Instance, guest: Guest) -> None:
         start(rooms, guest)
     except CowshedError as error:
         raise shares.explained(rooms, instance, error) from error
+    devices.note_sizes(rooms, instance, guest)
 
 
 def begin(rooms: Rooms, guest: Guest) -> None:

@@ -112,12 +112,16 @@ class FakeDevices(FakeLifecycle, FakeShares):
                 dict(info),
                 name.removeprefix("/dev/"),
                 boot_order=ROOT_ORDER if name == guest.root else None,
+                size=guest.sizes.get(infos.volume_id(info), 0),
             )
             for name, info in guest.volumes.items()
         )
 
     def volume_sizes(self, instance: Instance) -> dict[str, int]:
-        return dict(self._find(instance).sizes)
+        """Of a guest that does not run only what this host would have."""
+        guest = self._find(instance)
+        here = {infos.volume_id(one) for one in guest.volumes.values() if infos.type_of(one) in ("file", "local")}
+        return {name: size for name, size in guest.sizes.items() if guest.running or name in here}
 
     def device_metadata(self, instance: Instance) -> list[dict[str, Any]]:
         guest = self._find(instance)
