@@ -107,8 +107,11 @@ def clone(size: int) -> Callable[[Path, int], Result]:
             ours(0)
             alternate(result, ours, peer, rounds)
         result.notes.append(f"p50 {1000 * statistics.median(result.ours):.0f} ms")
+        sent = sent_by(lambda: ours(0))
+        share = sent["writes"] / (sent["writes"] + sent["questions"])
         result.notes.append(
-            f"{written_by(lambda: ours(0)) / 1024:.1f} KiB sent to the OSD a disk with protocol and keep-alives, target 16 written; one connection"
+            f"{sent['writes']:.0f} writes (about {share * sent['bytes'] / 1024:.0f} KiB, target 16) and {sent['questions']:.0f} "
+            f"questions a disk; {sent['bytes'] / 1024:.1f} KiB to the OSD in all, with protocol and keep-alives; one connection"
         )
         return result
 
@@ -122,19 +125,25 @@ def bindings() -> tuple[Any, Any]:
     return rados, rbd
 
 
-def written_by(work: Callable[[], object], times: int = 10) -> float:
-    """Bytes that the OSD received, protocol and all, for each of ``times`` calls: no less than what is written."""
+def sent_by(work: Callable[[], object], times: int = 10) -> dict[str, float]:
+    """What the OSD received for each of ``times`` calls: ``bytes``, protocol and all; ``writes``; ``questions``."""
     import json
 
-    def counted() -> int:
+    def counted() -> dict[str, float]:
         facts = json.loads(sh("ceph", "-c", conf(), "tell", "osd.0", "perf", "dump"))
         workers = [value for name, value in facts.items() if name.startswith("AsyncMessenger::Worker")]
-        return int(sum(worker["msgr_recv_bytes"] for worker in workers))
+        osd = facts["osd"]
+        return {
+            "bytes": sum(worker["msgr_recv_bytes"] for worker in workers),
+            "writes": osd["op_w"] + osd["op_rw"],
+            "questions": osd["op_r"],
+        }
 
     before = counted()
     for _ in range(times):
         work()
-    return (counted() - before) / times
+    after = counted()
+    return {name: (after[name] - before[name]) / times for name in after}
 
 
 def large(place: Path, rounds: int) -> Result:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +35,7 @@ from cowshed.errors import (
 )
 from cowshed.model.disk import Base, DiskFormat
 from cowshed.model.image import Location
-from cowshed.tools.rbd import Pool, lock, parse_url
+from cowshed.tools.rbd import Pool, errors, header, lock, parse_url
 from tests.ceph_node import Ceph
 
 pytestmark = pytest.mark.timeout(180)
@@ -313,15 +315,60 @@ def test_a_pool_that_is_configured_anew_breaks_no_disk(place: Place, tmp_path: P
     assert not place.pool.exists(f"{disk.instance}_disk")
 
 
-def test_a_crash_before_a_clone_has_grown_is_put_right(place: Place, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("of", "step"), [(Pool, "grow_new"), (header, "set_size")])
+def test_a_crash_before_a_clone_has_grown_is_put_right(place: Place, tmp_path: Path, of: Any, step: str) -> None:
     base = place.backend.add_base("grown", "image", filling(base_file(tmp_path / "base").path))
     disk = place.disk()
-    _killed_before(place, "resize", lambda: disk.create(2 * SIZE, base))
+    _killed_before(place, step, lambda: disk.create(2 * SIZE, base), of=of)
     assert place.pool.size(f"{disk.instance}_disk") == SIZE
     assert disk.info().virtual_size == 2 * SIZE
     assert read(disk, tmp_path) == content() + bytes(SIZE)
     disk.activate()
     assert place.pool.size(f"{disk.instance}_disk") == 2 * SIZE
+    _check_grown(place.pool, f"{disk.instance}_disk", 2 * SIZE)
+
+
+def _check_grown(pool: Pool, image: str, size: int) -> None:
+    """Whoever opens it finds it as if librbd had grown it."""
+    with pool.open(image) as opened:
+        assert (opened.size(), opened.flags()) == (size, 0)  # no flag that says that the map of objects is wrong
+        assert opened.read(0, SIZE) == content()
+        opened.write(b"end", size - 3)
+        assert opened.read(size - 4, 4) == b"\0end"
+        mapped = bool(opened.features() & 8)
+    if mapped:
+        command = ["rbd", "-c", pool.cluster.source, "object-map", "check", str(pool.spec(image))]
+        checked = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stderr
+    with pool.open(image, read_only=True) as opened:
+        assert opened.flags() == 0
+
+
+@pytest.mark.parametrize(
+    ("features", "stripes", "opened"),
+    [(1, 0, False), (1 | 4 | 8 | 16 | 32, 0, False), (1 | 4 | 64, 0, True), (1 | 2 | 4 | 8 | 16, 4, True)],
+    ids=["plain", "default", "journal", "striped"],
+)
+def test_a_clone_grows_whatever_its_features_are(
+    place: Place, monkeypatch: pytest.MonkeyPatch, features: int, stripes: int, opened: bool
+) -> None:
+    """What takes more than a new size in the header is left to librbd."""
+    pool, size = place.pool, 100 * MiB + 512
+    _, rbd = errors.bindings()
+    with pool.ioctx() as ioctx:
+        words = {"stripe_unit": MiB, "stripe_count": stripes} if stripes else {}
+        rbd.RBD().create(ioctx, "parent", SIZE, old_format=False, features=features, **words)
+        with rbd.Image(ioctx, "parent") as parent:
+            parent.write(content(), 0)
+            parent.create_snap("s")
+        rbd.RBD().clone(ioctx, "parent", "s", ioctx, "grown", features=features, **words)
+        with rbd.Image(ioctx, "grown", read_only=True) as image:
+            assert image.features() & ~256 == features
+    real, resized = Pool.resize, []
+    monkeypatch.setattr(Pool, "resize", lambda self, image, size: (resized.append(image), real(self, image, size)))
+    pool.grow_new("grown", size)
+    assert resized == (["grown"] if opened else [])
+    _check_grown(pool, "grown", size)
 
 
 @pytest.mark.parametrize(
@@ -741,18 +788,18 @@ def _wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _killed_before(place: Place, step: str, work: Callable[[], object], *, after: bool = False) -> None:
+def _killed_before(place: Place, step: str, work: Callable[[], object], *, after: bool = False, of: Any = Pool) -> None:
     """A child process does ``work`` and dies before (or after) the first call of ``step``."""
-    real = getattr(Pool, step)
+    real = getattr(of, step)
 
-    def dying(self: Pool, *arguments: object, **words: object) -> None:
+    def dying(*arguments: object, **words: object) -> None:
         if after:
-            real(self, *arguments, **words)
+            real(*arguments, **words)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def child() -> None:
         lock.LIFE = 2.0
-        setattr(Pool, step, dying)
+        setattr(of, step, dying)
         work()
 
     assert _wait(_fork(child)) == -signal.SIGKILL

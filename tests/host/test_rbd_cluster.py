@@ -252,6 +252,8 @@ def test_a_user_with_the_documented_rights(ceph: Ceph, rbd_pool: str) -> None:
     pool.create("parent", MiB)
     pool.take("parent", "s")
     pool.clone(pool, "parent", "s", "child")
+    pool.grow_new("child", 2 * MiB)
+    assert pool.size("child") == 2 * MiB
     pool.flatten_later("child")
     pool.capacity()
     assert pool.cluster.monitors()

@@ -359,4 +359,4 @@ def _clone(parent: Pool, image: str, snapshot: str, pool: Pool, name: str, there
     if size > there:
         with Undo() as undo:
             undo.push("remove the clone", pool.remove, name)
-            pool.resize(name, size)
+            pool.grow_new(name, size)

@@ -6,7 +6,7 @@ import struct
 from contextlib import ExitStack
 from typing import Any
 
-from cowshed.tools.rbd import errors
+from cowshed.tools.rbd import errors, header
 from cowshed.tools.rbd.cluster import Cluster
 
 
@@ -17,10 +17,10 @@ def lost(cluster: Cluster, ioctx: Any, image: str) -> bool:
     """
     rados, _ = errors.bindings()
     try:
-        found = ioctx.read(f"rbd_id.{image}")
+        name = header.id_of(ioctx, image)
     except rados.ObjectNotFound:
         return False
-    return lost_by_id(cluster, ioctx, found[4:].decode())  # behind the length
+    return lost_by_id(cluster, ioctx, name)
 
 
 def lost_by_id(cluster: Cluster, ioctx: Any, image_id: str) -> bool:

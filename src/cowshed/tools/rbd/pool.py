@@ -12,7 +12,7 @@ from typing import Any, Final
 from cowshed import clock
 from cowshed.errors import Busy, DiskNotFound, NameTaken, NoSpace, NotFound, SnapshotNotFound
 from cowshed.model.disk import Capacity
-from cowshed.tools.rbd import errors, parents
+from cowshed.tools.rbd import errors, header, parents
 from cowshed.tools.rbd.cluster import Cluster
 from cowshed.tools.rbd.url import ImageSpec
 
@@ -259,6 +259,13 @@ class Pool:
         """Also while a guest has it open."""
         with self.open(image, action="resize") as opened:
             opened.resize(size)
+
+    def grow_new(self, image: str, size: int) -> None:
+        """As :meth:`resize`, in a third of the time, for an image that was made just now and nobody has opened."""
+        with self._doing("resize", image) as (ioctx, _):
+            grown = header.grow(ioctx, image, size)
+        if not grown:
+            self.resize(image, size)
 
     def allocated(self, image: str) -> int:
         """Bytes of objects it has of its own, from the map of objects where the image keeps one."""
