@@ -108,8 +108,16 @@ class Ceph:
                 time.sleep(0.5)
 
     def kill(self, daemon: str, how: signal.Signals = signal.SIGKILL) -> None:
-        """``daemon`` is mon.a, mgr.x or osd.0."""
-        os.kill(int((self.place / f"{daemon}.pid").read_text()), how)
+        """``daemon`` is mon.a, mgr.x or osd.0. With SIGSTOP it does nothing any more when this returns."""
+        pid = int((self.place / f"{daemon}.pid").read_text())
+        os.kill(pid, how)
+        # One thread has to get a core before all of them stop; on a busy machine others answer meanwhile.
+        while how == signal.SIGSTOP and not all(_stopped(task) for task in Path(f"/proc/{pid}/task").iterdir()):
+            time.sleep(0.01)
+
+
+def _stopped(task: Path) -> bool:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def _parsed(text: str) -> Any:
