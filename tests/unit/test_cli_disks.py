@@ -175,6 +175,9 @@ def test_snapshots(cowshed: Command, stopped: str) -> None:
         ("disk", "before"), ("disk.swap", "before"), ("disk.swap", "more"),
     ]  # fmt: skip
     assert len(cowshed("disk", "snapshot", "ls", "web", "swap").out.splitlines()) == 3
+    assert cowshed("disk", "snapshot", "ls", "-o", "json").json["snapshots"] == rows  # of all instances
+    assert {row["instance"] for row in rows} == {"web"}
+    refused(cowshed("disk", "snapshot", "ls", "gone"), 3, "instance gone does not exist")
     refused(cowshed("disk", "snapshot", "create", "web", "before"), 4, "snapshot before of disk of instance web exists")
     refused(cowshed("disk", "snapshot", "create", "web", "swap"), 2, "swap is a disk")
     refused(cowshed("disk", "snapshot", "rollback", "web", "before"), 2, "--yes")

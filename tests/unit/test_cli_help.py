@@ -38,6 +38,24 @@ def test_common_options_stand_at_the_end_of_the_help(command: click.Command, con
     assert ("\nOptions:" in before) == bool(own)
 
 
+@pytest.mark.parametrize(("command", "context"), ALL, ids=[context.command_path for _, context in ALL])
+def test_every_option_says_what_it_does(command: click.Command, context: click.Context) -> None:
+    for option in command.params:
+        if not isinstance(option, click.Option):
+            continue
+        assert option.help, option.name
+        assert not option.multiple or "repeatable" in option.help, option.name
+        if option.name in ("timeout", "interval", "wait"):
+            assert option.metavar == "TIME", option.name
+
+
+def test_what_groups_list_is_not_cut() -> None:
+    groups = {context.parent.command_path: context.parent for _, context in ALL if context.parent}
+    assert len(groups) > 10
+    for path, context in groups.items():
+        assert "..." not in context.command.get_help(context).replace("[ARGS]...", ""), path
+
+
 def test_the_manual_keeps_them_apart_too() -> None:
     pages = {context.command_path: manual.page(command, context) for command, context in ALL}
     own, heading, common = pages["cowshed stats"].partition(".SS Common options\n")

@@ -111,7 +111,7 @@ def test_live_there_cold_back_and_resize(hosts: tuple[Host, Host], guest_dir: Pa
     assert "migrated" in cowshed(here, "events")
 
     begun = time.monotonic()
-    assert f"web   {here.address}" in cowshed(there, "migrate", "web", here.address, "--cold", "--timeout", "20")
+    assert f"web   {here.address}" in cowshed(there, "migrate", "web", here.address, "--cold", "--timeout", "20s")
     print(f"cold: {time.monotonic() - begun:.1f} s")
     assert not shown(there)
     assert shown(here)["web"]["state"] == "running"

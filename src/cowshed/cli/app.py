@@ -46,7 +46,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "share": ("shares", "Directories that instances mount: attach, detach, ls."),
     "disk": ("disks", "Disks of instances: ls, show, resize, move, export, limit, snapshot."),
     "snapshot": ("snapshots", "Images made of instances: create."),
-    "nic": ("nic", "Interfaces of instances: ls, attach, detach, link, reset."),
+    "nic": ("nic", "Interfaces of instances: ls, attach, detach, link, groups, reset."),
     "group": ("groups", "Security groups: create, ls, show, rm, rule."),
     "image": ("images", "Images: pull, ls, show, rm, prune, verify."),
     "backends": ("backends", "Say what each disk backend can do here."),

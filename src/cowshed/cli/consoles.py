@@ -14,7 +14,7 @@ from cowshed.errors import InvalidRequest
 @instance_argument()
 @click.option("-f", "--follow", is_flag=True, help="Go on showing what is added.")
 @click.option("--until", metavar="TEXT", help="With -f: end when this has appeared.")
-@click.option("--timeout", help="With -f: how long to wait.")
+@click.option("--timeout", metavar="TIME", help="With -f: how long to wait.")
 @verb
 def log(session: Session, instance: str, follow: bool, until: str | None, timeout: str | None) -> None:
     """Show the log of the serial console of INSTANCE."""

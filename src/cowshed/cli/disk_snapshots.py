@@ -8,15 +8,16 @@ from typing import Any
 import click
 
 from cowshed.cli import output
-from cowshed.cli.context import Session, destructive, disk_names, instance_argument, verb
+from cowshed.cli.context import Session, destructive, disk_names, instance_argument, instance_names, verb
 from cowshed.cli.images import Aliased
 from cowshed.errors import InvalidRequest
 from cowshed.model.disk import DiskSnapshot
 
 
-def describe(disk: str, point: DiskSnapshot) -> dict[str, Any]:
+def describe(instance: str, disk: str, point: DiskSnapshot) -> dict[str, Any]:
     """What programs see of a snapshot; bytes, and seconds since the epoch."""
     return {
+        "instance": instance,
         "disk": disk,
         "name": point.name,
         "created": point.created,
@@ -32,6 +33,7 @@ def _size(row: output.Row) -> str:
 
 
 COLUMNS: output.Columns = {
+    "instance": lambda row: row["instance"],
     "disk": lambda row: row["disk"],
     "snapshot": lambda row: row["name"],
     "size": _size,
@@ -85,7 +87,7 @@ def _emit(session: Session, key: str, instance: str, name: str, disks: Any) -> N
 @_WORDS
 @verb
 def create(session: Session, instance: str, words: tuple[str, ...]) -> None:
-    """Take a snapshot of one disk of INSTANCE, or of all disks together. NAME: default: the time."""
+    """Take a snapshot of one disk of INSTANCE, or of all disks together; NAME is the time where none is given."""
     disk, name = _split(session, instance, words)
     name = name or time.strftime("%Y%m%d-%H%M%S")
     with session.working() as host:
@@ -94,13 +96,13 @@ def create(session: Session, instance: str, words: tuple[str, ...]) -> None:
 
 
 @snapshot.command()
-@instance_argument()
+@click.argument("instance", required=False, default="", shell_complete=instance_names)
 @click.argument("disk", required=False, default="", shell_complete=disk_names)
 @verb
 def ls(session: Session, instance: str, disk: str) -> None:
-    """List the snapshots of the disks of INSTANCE."""
-    found = session.host.disks.snapshots(instance, disk)
-    session.emit("snapshots", [describe(one, point) for one, point in found], COLUMNS)
+    """List the snapshots of the disks of INSTANCE, or of all instances."""
+    found = session.host.disks.list_snapshots(instance, disk)
+    session.emit("snapshots", [describe(record.name, one, point) for record, (one, point) in found], COLUMNS)
 
 
 @snapshot.command()

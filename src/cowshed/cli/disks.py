@@ -31,7 +31,7 @@ def describe(disk: LocalDisk, instance: str) -> dict[str, Any]:
     item["size"] = item.pop("virtual_size")
     item["format"] = str(disk.format)
     item["limits"] = disk_limit.describe(disk.limits)
-    item["snapshots"] = [describe_snapshot(disk.name, point) for point in disk.snapshots]
+    item["snapshots"] = [describe_snapshot(instance, disk.name, point) for point in disk.snapshots]
     return {"instance": instance, **item}
 
 

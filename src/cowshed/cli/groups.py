@@ -52,7 +52,7 @@ def group() -> None:
 
 @group.command()
 @click.argument("name")
-@click.option("--description", default="")
+@click.option("--description", default="", help="For people; cowshed group show shows it.")
 @click.option("--empty", is_flag=True, help="Without the two rules that let members send anything anywhere.")
 @verb
 def create(session: Session, name: str, description: str, empty: bool) -> None:

@@ -47,8 +47,8 @@ def _asked(name: str) -> str:
 def cp(session: Session, source: str, target: str) -> None:
     """Copy one file into or out of a guest: SOURCE and TARGET are paths, in a guest INSTANCE:/PATH.
 
-    - is standard input or output, which may be a pipe; 64 GiB at most are copied. On this host a SOURCE is a file, no directory,
-      device or named pipe. Mode and owner are not copied.
+    A dash is standard input or output, which may be a pipe; 64 GiB at most are copied. On this host SOURCE is a file: no directory,
+    device or named pipe. Mode and owner are not copied.
     """
     (from_name, from_path), (to_name, to_path) = _place(source), _place(target)
     if bool(from_name) == bool(to_name):
@@ -130,7 +130,7 @@ def _target(source: str, path: str) -> Path | BinaryIO:
 
 @click.command("exec", cls=SshCommand)
 @instance_argument()
-@click.option("--timeout", default="60s", show_default=True, help="How long it may run.")
+@click.option("--timeout", metavar="TIME", default="60s", show_default=True, help="How long it may run.")
 @click.option("-i", "--stdin", "with_input", is_flag=True, help="Give it standard input (read to its end first).")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @verb

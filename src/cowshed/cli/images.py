@@ -71,7 +71,9 @@ def image() -> None:
 @click.option("--sha256", metavar="HEX", help="Digest the source must have.")
 @click.option("--sha512", metavar="HEX", help="Digest the source must have.")
 @click.option("--min-disk", default="0", metavar="SIZE", help="Smallest disk it may be put on.")
-@click.option("--property", "properties", multiple=True, metavar="KEY=VALUE", help="Such as hw_firmware_type=uefi.")
+@click.option(
+    "--property", "properties", multiple=True, metavar="KEY=VALUE", help="Such as hw_firmware_type=uefi; repeatable."
+)
 @verb
 def pull(
     session: Session,

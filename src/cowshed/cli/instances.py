@@ -149,7 +149,7 @@ def _in_words(disk: dict[str, Any]) -> str:
 @click.command(cls=Verb)
 @instance_argument()
 @click.option("--for", "condition", default="running", show_default=True, help="A state, log:TEXT, ssh, or address.")
-@click.option("--timeout", default="5m", show_default=True)
+@click.option("--timeout", metavar="TIME", default="5m", show_default=True, help="How long to wait.")
 @verb
 def wait(session: Session, instance: str, condition: str, timeout: str) -> None:
     """Wait until INSTANCE is in a state, reachable, or has logged a text."""

@@ -92,11 +92,17 @@ def ls(session: Session, instance: str | None) -> None:
 )
 @click.option("--mac", default="", metavar="ADDRESS", help="Its MAC address; default: one derived from the instance.")
 @click.option("--model", default="", help="Of the card, such as virtio or e1000e; default: the image's or the host's.")
-@click.option("-p", "--publish", multiple=True, metavar="HOST:GUEST", help="Port forward of a user network.")
+@click.option(
+    "-p",
+    "--publish",
+    multiple=True,
+    metavar="HOST:GUEST",
+    help="Port forward of a user network, such as 2222:22; repeatable.",
+)
 @click.option(
     "--group", "groups", multiple=True, metavar="NAME", shell_complete=group_names, help="Security group; repeatable."
 )
-@click.option("--ip", default="", metavar="ADDRESS/SIZE", help="The IP address it uses, such as 10.0.0.5/24.")
+@click.option("--ip", default="", metavar="ADDRESS/SIZE[,GATEWAY]", help="The IP address it uses, such as 10.0.0.5/24.")
 @click.option("--tag", default="", help="Names it in the guest's metadata.")
 @verb
 def attach(session: Session, instance: str, network: str, **options: Any) -> None:

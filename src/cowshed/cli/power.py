@@ -39,7 +39,7 @@ def start(session: Session, instances: tuple[str, ...]) -> None:
 
 @click.command(cls=Verb)
 @instances_argument()
-@click.option("--timeout", help="How long the guest may take when asked; default: as configured.")
+@click.option("--timeout", metavar="TIME", help="How long the guest may take when asked; default: as configured.")
 @click.option("--force", is_flag=True, help="Do not ask the guest.")
 @verb
 def stop(session: Session, instances: tuple[str, ...], timeout: str | None, force: bool) -> None:

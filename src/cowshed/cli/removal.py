@@ -86,7 +86,7 @@ def restore(session: Session, instances: tuple[str, ...]) -> None:
 
 
 @click.command(cls=Verb)
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
 @verb
 @destructive
 def reclaim(session: Session, dry_run: bool) -> None:

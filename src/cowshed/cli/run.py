@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @click.command(cls=Verb)
 @click.argument("image", required=False, default="", shell_complete=image_names)
 @click.option("-n", "--name", help="Of the instance; default: an invented one.")
-@click.option("-c", "--cpus", type=int, default=1, show_default=True)
-@click.option("-m", "--memory", default="1G", show_default=True, metavar="SIZE")
+@click.option("-c", "--cpus", type=int, default=1, show_default=True, metavar="NUMBER", help="Virtual processors.")
+@click.option("-m", "--memory", default="1G", show_default=True, metavar="SIZE", help="Such as 512M or 2G.")
 @click.option("-d", "--disk", metavar="SIZE", help="Of the root disk; default: the image's.")
 @click.option(
     "--root-volume",
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     "networks",
     multiple=True,
     metavar="NET",
-    help="user, none, bridge:NAME, tap:NAME, macvtap:DEVICE, ovs:BRIDGE or NAME of a libvirt network.",
+    help="user, none, bridge:NAME, tap:NAME, macvtap:DEVICE, ovs:BRIDGE or NAME of a libvirt network; "
+    "default: as configured; repeatable.",
 )
 @click.option(
     "--ip",
@@ -51,7 +52,11 @@ if TYPE_CHECKING:
     help="The IP address it uses there, such as 10.0.0.5/24; repeatable, one for each --network.",
 )
 @click.option(
-    "-p", "--publish", multiple=True, metavar="HOST:GUEST", help="Port forward, such as 2222:22 or 5353:53/udp."
+    "-p",
+    "--publish",
+    multiple=True,
+    metavar="HOST:GUEST",
+    help="Port forward, such as 2222:22 or 5353:53/udp; repeatable.",
 )
 @click.option(
     "--group",
@@ -81,7 +86,7 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="DIR[:TAG][:ro]",
     shell_complete=directories,
-    help="A directory of this host that the guest mounts (mount -t virtiofs TAG /mnt); repeatable.",
+    help="A directory that the guest mounts (mount -t virtiofs TAG /mnt), as for cowshed share attach; repeatable.",
 )
 @click.option("--encrypt", is_flag=True, help="Encrypt its disks, each with a key of its own.")
 @click.option("--ephemeral", "ephemeral_disk", default="0", metavar="SIZE", help="An empty disk with a file system.")
@@ -97,23 +102,30 @@ if TYPE_CHECKING:
 @click.option("--initrd", metavar="IMAGE", shell_complete=image_names, help="The kernel's ramdisk.")
 @click.option("--cmdline", metavar="TEXT", help="The kernel's command line.")
 @click.option(
-    "--datasource", type=click.Choice(["nocloud", "configdrive"]), default=None, help="How cloud-init gets its data."
+    "--datasource",
+    type=click.Choice(["nocloud", "configdrive"]),
+    default=None,
+    help="How cloud-init gets its data; default: as configured.",
 )
-@click.option("--property", "properties", multiple=True, metavar="KEY=VALUE", help="Image property for this instance.")
+@click.option(
+    "--property", "properties", multiple=True, metavar="KEY=VALUE", help="Image property for this instance; repeatable."
+)
 @click.option(
     "--limit",
     "limits",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Such as disk_read_iops_sec=500, disk_total_iops_sec@swap=100 or cpu_shares=512.",
+    help="Such as disk_read_iops_sec=500, disk_total_iops_sec@swap=100 or cpu_shares=512; repeatable.",
 )
-@click.option("--wait", "condition", metavar="FOR", help="Also wait for log:TEXT, ssh or address.")
-@click.option("--timeout", default="5m", show_default=True, help="For --wait.")
+@click.option("--wait", "condition", metavar="FOR", help="Also wait for log:TEXT, ssh, address or a state.")
+@click.option("--timeout", metavar="TIME", default="5m", show_default=True, help="How long to wait, with --wait.")
 @verb
 def run(session: Session, image: str, **options: Any) -> None:
     """Make an instance from IMAGE and start it.
 
     IMAGE is the name or id of an image, or the path or URL of one, which is brought into the store first.
+
+    Until it runs nothing of it is kept: an error or ^C leaves the host as it was.
 
     VOLUME is written as for cowshed volume attach, and its options behind it with commas:
     /srv/root.qcow2,format=qcow2 or nbd://store/data,read-only or rbd:pool/image,device=vdc.

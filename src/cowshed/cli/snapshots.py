@@ -19,7 +19,9 @@ def snapshot() -> None:
 @snapshot.command()
 @instance_argument()
 @click.option("-n", "--name", default="", help="Of the image; default: the instance's name and the time.")
-@click.option("--property", "properties", multiple=True, metavar="KEY=VALUE", help="Beside those of its image.")
+@click.option(
+    "--property", "properties", multiple=True, metavar="KEY=VALUE", help="Beside those of its image; repeatable."
+)
 @click.option("--all-disks", is_flag=True, help="One image of each disk, all at one point in time.")
 @verb
 def create(session: Session, instance: str, name: str, properties: tuple[str, ...], all_disks: bool) -> None:

@@ -19,7 +19,7 @@ _SHORTEST = 0.1  # seconds; each look is a call of libvirt for all guests
 @click.option(
     "-w", "--watch", is_flag=True, help="Again every few seconds, until ^C; rates are those since the last look."
 )
-@click.option("--interval", default="2s", show_default=True, help="With --watch; at least 0.1s.")
+@click.option("--interval", metavar="TIME", default="2s", show_default=True, help="With --watch; at least 0.1s.")
 @verb
 def stats(session: Session, instances: tuple[str, ...], watch: bool, interval: str) -> None:
     """Show what running INSTANCES (default: all) use: processors, memory, disks, network; one call of libvirt for all."""

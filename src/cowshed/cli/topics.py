@@ -12,6 +12,6 @@ from cowshed.cli.explain import EXIT_CODES
 @click.argument("topic", type=click.Choice(["exit-codes"]), default="exit-codes")
 @verb
 def help_(session: Session, topic: str) -> None:
-    """Explain TOPIC."""
+    """Explain what the exit codes mean."""
     rows = [{"code": code, "meaning": text} for code, text in EXIT_CODES.items()]
     session.emit("exit_codes", rows, {"code": lambda row: row["code"], "meaning": lambda row: row["meaning"]})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cowshed import log
 from cowshed.errors import CowshedError, InvalidRequest
+from cowshed.manager import listing
 from cowshed.manager.records import Record
 from cowshed.model.disk import DiskFormat, DiskSnapshot, LocalDisk
 from cowshed.units import format_size, parse_size
@@ -128,6 +129,15 @@ class Disks:
     def snapshots(self, ref: str, disk: str = "") -> Sequence[tuple[str, DiskSnapshot]]:
         """(disk, snapshot) of ``disk``; empty: of all disks."""
         return self._driver.list_disk_snapshots(self._instances.records.find(ref).instance, disk)
+
+    def list_snapshots(self, ref: str = "", disk: str = "") -> Sequence[tuple[Record, tuple[str, DiskSnapshot]]]:
+        """As :meth:`snapshots`, of one instance, or of all: then one whose snapshots cannot be told is logged and left out."""
+        return listing.of_each(
+            self._instances.records,
+            ref,
+            "snapshots",
+            lambda record: self._driver.list_disk_snapshots(record.instance, disk),
+        )
 
     def roll_back(self, ref: str, name: str, disk: str = "") -> Sequence[str]:
         """``disk``; empty: all disks together. What was written since is lost. Returns the names of the disks."""
