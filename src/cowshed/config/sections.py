@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from cowshed.units import GiB, MiB, TiB
+from cowshed.units import MiB, TiB
 
 
 def _option(default: Any, help: str, *, unit: str = "", choices: tuple[str, ...] = ()) -> Any:
@@ -231,13 +231,6 @@ class MigrationSection:
 
 
 @dataclass(frozen=True, slots=True)
-class LimitsSection:
-    tool_timeout: float = _option(300.0, "wall clock of one host tool", unit="s")
-    tool_memory: int = _option(2 * GiB, "address space of one host tool", unit="B")
-    operations: int = _option(4, "long disk operations at once")
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """All sections. ``sources`` maps ``section.key`` to the file or variable it came from."""
 
@@ -255,7 +248,6 @@ class Config:
     instances: InstancesSection = field(default_factory=InstancesSection)
     power: PowerSection = field(default_factory=PowerSection)
     migration: MigrationSection = field(default_factory=MigrationSection)
-    limits: LimitsSection = field(default_factory=LimitsSection)
     sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
