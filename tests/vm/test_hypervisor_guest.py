@@ -181,7 +181,6 @@ def test_no_agent_costs_no_time(tiny_guest: MakeGuest) -> None:
     for ask in (guest.agent.addresses, lambda: guest.agent.set_password("root", "secret")):
         with pytest.raises(UnsupportedOperation):
             ask()
-    assert guest.agent.set_time(1_700_000_000) is False
     assert time.monotonic() - begin < 1
 
 
@@ -212,7 +211,6 @@ def test_statistics_of_many_come_together(hypervisor: Hypervisor, tiny_guest: Ma
     assert stats[running.uuid]["state.state"] == 1
     assert stats[running.uuid]["cpu.time"] > 0
     assert stats[stopped.uuid]["state.state"] == 5
-    assert running.memory_stats()["actual"] == 128 * 1024
     assert set(hypervisor.stats()) >= {running.uuid, stopped.uuid}
 
 

@@ -73,13 +73,6 @@ def pci_addresses(xml: str) -> dict[str, str]:
     return found | (commandline.addresses(given) if given else {})
 
 
-def agent_connected(xml: str) -> bool:
-    """Does the guest's agent listen? (live XML)"""
-    from cowshed.domain.channel import AGENT
-
-    return any(one.name == AGENT and one.state == "connected" for one in Domain.parse(xml).channels)
-
-
 def recover(xml: str) -> Recovered | None:
     """The instance as its domain remembers it; None for a domain that cowshed did not make.
 

@@ -5,7 +5,6 @@ What only libvirt knows is handed in as values, so that every check can be asked
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import stat
@@ -271,14 +270,6 @@ def leftovers(names: Sequence[str], *, what: str = "leftovers of broken operatio
         return []
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return [Finding(WARNING, "leftovers", f"{what}: {shown}", remedy or "the next cowshed command removes them")]
-
-
-def version_of(distribution: str) -> str:
-    """The installed version, or an empty text."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def local(*, state: Path, kvm_state: KvmState, virt_type: str = "auto", emulator_path: str = "") -> list[Finding]:

@@ -74,16 +74,3 @@ def version_number(version: tuple[int, int, int]) -> int:
     """libvirt's form: 7.2.3 is 7002003."""
     major, minor, micro = version
     return major * 1_000_000 + minor * 1_000 + micro
-
-
-def cpu_info(
-    *, arch: str, model: str, vendor: str, sockets: int, cores: int, threads: int, features: Sequence[str] = ()
-) -> dict[str, Any]:
-    """The value behind ``cpu_info``."""
-    return {
-        "arch": arch,
-        "model": model,
-        "vendor": vendor,
-        "topology": {"sockets": sockets, "cores": cores, "threads": threads},
-        "features": sorted(features),
-    }

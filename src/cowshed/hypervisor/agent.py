@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from cowshed.errors import (
-    CowshedError,
     DataCorrupt,
     DeadlineExceeded,
     HypervisorError,
@@ -95,14 +94,6 @@ class Agent:
 
     def set_password(self, user: str, password: str) -> None:
         self._guest.call(f"set the password of {user} in", lambda d: d.setUserPassword(user, password, 0))
-
-    def set_time(self, seconds: int, nanoseconds: int = 0) -> bool:
-        """Put the guest's clock right; False when its agent cannot."""
-        try:
-            self._guest.call("set the time of", lambda d: d.setTime({"seconds": seconds, "nseconds": nanoseconds}, 0))
-        except CowshedError:
-            return False
-        return True
 
     # --- quiet file systems -------------------------------------------------------------------
 

@@ -117,10 +117,6 @@ class Guest:
         requests, size, writes, written, errors = (max(0, value) for value in values)
         return requests, size, writes, written, errors  # QEMU says -1 for errors it does not count
 
-    def memory_stats(self) -> dict[str, int]:
-        """libvirt's memory statistics (KiB): actual, rss, and what the balloon knows."""
-        return self.call("tell the memory statistics of", lambda d: dict(d.memoryStats()), repeat=True)
-
     # --- power --------------------------------------------------------------------------------
 
     def start(self, *, paused: bool = False) -> None:

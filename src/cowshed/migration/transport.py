@@ -15,7 +15,7 @@ import os
 import select
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from cowshed import errors
 from cowshed.contract.callbacks import SILENT, Progress
@@ -28,24 +28,11 @@ _FRAME: Final = struct.Struct(">QI")
 _CHUNK: Final = 1 << 20
 
 
-class Transport(Protocol):
-    """What the two ends of a move use."""
-
-    def say(self, message: Mapping[str, Any]) -> None:
-        """:raises OSError: the other side is gone"""
-
-    def hear(self) -> dict[str, Any]:
-        """:raises EOFError: the other side is gone :raises CowshedError: what it says went wrong there"""
-
-    def send(self, fd: int, progress: Progress = SILENT) -> None:
-        """The data extents of a file."""
-
-    def receive(self, fd: int, most: int, progress: Progress = SILENT) -> None:
-        """Into an empty file of at most ``most`` bytes. :raises DigestMismatch: :raises DataCorrupt:"""
-
-
 class Channel:
-    """A :class:`Transport` over two descriptors."""
+    """One of the two ends of a move, over two descriptors.
+
+    Every call may raise OSError or EOFError: the other side is gone.
+    """
 
     def __init__(self, reader: int, writer: int, *, silence: float = SILENCE) -> None:
         self._reader = reader
@@ -64,6 +51,7 @@ class Channel:
         self.say({"error": error.code, "fields": fields, "hint": error.hint, "text": str(error)})
 
     def hear(self) -> dict[str, Any]:
+        """:raises CowshedError: what it says went wrong there"""
         while b"\n" not in self._buffer:
             if len(self._buffer) > LONGEST:
                 raise DataCorrupt(path="what the other host says", reason="a line without an end")
@@ -85,6 +73,7 @@ class Channel:
     # --- content ------------------------------------------------------------------------------
 
     def send(self, fd: int, progress: Progress = SILENT) -> None:
+        """The data extents of a file."""
         digest = hashlib.sha256()
         for offset, data in _pieces(fd):
             progress.check()
@@ -98,6 +87,7 @@ class Channel:
         self._write(head + digest.digest())
 
     def receive(self, fd: int, most: int, progress: Progress = SILENT) -> None:
+        """Into an empty file of at most ``most`` bytes. :raises DigestMismatch: :raises DataCorrupt:"""
         digest = hashlib.sha256()
         while True:
             head = self._exactly(_FRAME.size)

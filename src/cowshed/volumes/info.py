@@ -87,11 +87,6 @@ def secret_uuid(info: ConnectionInfo) -> str:
     return str(uuids.uuid5(_NAMESPACE, f"secret {volume_id(info)}"))
 
 
-def key_uuid(info: ConnectionInfo) -> str:
-    """The UUID of libvirt's secret with this volume's encryption key."""
-    return str(uuids.uuid5(_NAMESPACE, f"key {volume_id(info)}"))
-
-
 def without_passwords(info: ConnectionInfo) -> dict[str, Any]:
     """What may be written beside the disks of an instance."""
     kept = {key: value for key, value in data(info).items() if key not in PASSWORDS}
