@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -34,6 +35,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # everything below inherits that. Tests of interruptions need the real thing.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Containers often forbid it. Each of the hundreds of commands that the tests start would then compile cowshed anew,
+    # which is half of what its start costs.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # Where Debian has blkid, mkfs and the like, but not in the path of an ordinary user.
     os.environ["PATH"] = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
     config.pluginmanager.register(SkipGuard(config), "skip-guard")
