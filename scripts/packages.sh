@@ -123,11 +123,14 @@ if ! command -v dpkg-query >/dev/null; then
     exit 1
 fi
 
-missing=()
-for name in "${names[@]}"; do
-    status=$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null || true)
-    [ "$status" = installed ] || missing+=("$name")
-done
+look() {  # what of the names is missing
+    local name
+    missing=()
+    for name in "${names[@]}"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null || true)" = installed ] || missing+=("$name")
+    done
+}
+look
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if [ "$(id -u)" -eq 0 ]; then
@@ -143,7 +146,12 @@ else
     exit 1
 fi
 
+# Two callers at once (two terminals, parallel make) take turns; so do others who install (a machine that has just started).
+exec 9<"$0"
+flock 9
+look
+[ ${#missing[@]} -gt 0 ] || exit 0
 echo "packages.sh: installing ${missing[*]}"
-"${as_root[@]}" apt-get -qq update
-"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}" >/dev/null
+apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=600)
+"${as_root[@]}" "${apt[@]}" update 9<&-
+"${as_root[@]}" "${apt[@]}" install --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}" >/dev/null 9<&-  # services that it starts keep no lock

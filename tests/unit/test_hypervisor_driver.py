@@ -177,7 +177,11 @@ def test_other_addresses_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None
     assert not session.is_session("qemu:///system")
 
 
-def test_the_command_that_starts_it(tmp_path: Path) -> None:
+def test_the_command_that_starts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "KVM", tmp_path / "kvm")
+    absent = session.command("/usr/sbin/libvirtd", tmp_path, hide=True, root=True)
+    assert absent[absent.index("-c") + 2] == "", "nothing can be mounted over what is not there"
+    (tmp_path / "kvm").touch()
     hidden = session.command("/usr/sbin/libvirtd", tmp_path, hide=True, root=True)
     assert hidden[-3:] == ["/usr/sbin/libvirtd", "--timeout=120", "--daemon"]
     stand_in = Path(hidden[hidden.index("-c") + 2])

@@ -170,8 +170,8 @@ def daemon(uri: str) -> str:
 
 
 def command(program: str, folder: Path, *, hide: bool, root: bool) -> list[str]:
-    """The command that starts ``program`` where it finds what it shall find."""
-    stand_in = _stand_in(folder) if hide else ""
+    """The command that starts ``program`` where it finds what it shall find; what is not there needs no hiding."""
+    stand_in = _stand_in(folder) if hide and KVM.exists() else ""
     # Not private: what the host mounts and unmounts later is to be seen by guests, and held up by none of them.
     first = ["unshare", "--mount", "--propagation", "slave"]
     if not root:
