@@ -61,6 +61,11 @@ class Inside:
         until(lambda: f"{end}\n" in self.log(), command, timeout)
         return self.log().rpartition(f"{begin}\n")[2].partition(end)[0]
 
+    def gives_itself(self, nic: str, address: str, then: str = "true") -> None:
+        """The guest's DHCP client, which begins after the guest has said that it sees ``nic``, first takes addresses away."""
+        quiet = "until killall udhcpc 2>/dev/null; do usleep 50000; done; while killall -0 dhcp 2>/dev/null; do usleep 50000; done"
+        self.do(f"{quiet}; ip link set {nic} up; ip addr add {address} dev {nic}; {then}")
+
     def sees(self, text: str) -> None:
         until(lambda: text in self.log(), f"the guest seeing {text!r}")
 
@@ -132,9 +137,7 @@ def work(host: Host, machine: Machine, inside: Inside) -> None:
     assert made["link"] == "up" and made["device"].startswith("cow") and made["groups"] == ["web"], made
     inside.sees(f"cowshed-guest: nic eth0 {address}")
     assert filtered() == len(ruleset.CHAINS)
-    inside.do(
-        f"killall udhcpc 2>/dev/null; ip link set eth0 up; ip addr add {GUEST}/24 dev eth0; httpd -p 81 -h /run/www"
-    )
+    inside.gives_itself("eth0", f"{GUEST}/24", then="httpd -p 81 -h /run/www")
     step("attached while it runs")
 
     until(lambda: answers(80), "an answer of the allowed port")
@@ -237,7 +240,7 @@ def others(host: Host, machine: Machine, inside: Inside) -> None:
     host.groups.add_rule("shared", GroupRule(IN, protocol="tcp", port_min=80, port_max=80))
     shared = attach_shared(host)
     inside.sees(f"cowshed-guest: nic eth1 {shared.address}")
-    inside.do("killall udhcpc 2>/dev/null; ip link set eth1 up; ip addr add 10.78.0.5/24 dev eth1")
+    inside.gives_itself("eth1", "10.78.0.5/24")
     assert "1 packets received" in inside.do("ping -c 1 -W 10 10.78.0.1")
     until(lambda: answers(80, to="10.78.0.5"), "an answer of the shared device")
     assert not answers(81, to="10.78.0.5", timeout=2)
