@@ -35,8 +35,9 @@ def test_the_embedded_default_starts_its_daemon(home: Path, tmp_path: Path) -> N
     assert hypervisor.states() == {}
     assert hypervisor.session
     first = pid_of(home)
-    assert os.readlink(f"/proc/{first}/ns/mnt") != os.readlink("/proc/self/ns/mnt") or not Path("/dev/kvm").exists()
-    assert stat.S_ISREG((home / "run/libvirt/no-kvm").stat().st_mode)
+    if Path("/dev/kvm").exists():  # what is not there needs no hiding
+        assert os.readlink(f"/proc/{first}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
+        assert stat.S_ISREG((home / "run/libvirt/no-kvm").stat().st_mode)
     with pytest.raises(CowshedError, match="kvm"):
         hypervisor.capabilities(cache=tmp_path / "c", virt_type=VirtType.KVM)
     hypervisor.close()
