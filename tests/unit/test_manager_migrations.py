@@ -73,6 +73,9 @@ class Moving(PretendDriver):
             for fd in (theirs[0], *ours):
                 os.close(fd)
 
+    def volume_passwords(self, instance: Instance) -> dict[str, str]:
+        return {}
+
     def left_for(self, instance: Instance) -> str:
         return self.left
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from cowshed.hypervisor import Hypervisor
 from cowshed.tools import run
 from tests import volume_servers as servers
+from tests.vm.doors import doors
 from tests.vm.test_cli_migrate import configure, cowshed, shown
 from tests.vm.test_tpm_and_secure_boot import READ_CLOCK
 from tests.vm.two_hosts import Host
@@ -40,21 +42,30 @@ def clock(host: Host) -> int:
     return int(re.findall(r"cowshed-guest: tpm (\w+)", cowshed(host, "log", "web"))[-1], 16)
 
 
+def secrets(host: Host) -> int:
+    """How many libvirt keeps."""
+    with Hypervisor(host.uri) as hypervisor:
+        return len(hypervisor.call("list", lambda connection: connection.listSecrets()))
+
+
 def test_a_root_volume_and_what_a_tpm_remembers_go_along(
     here: Host, hosts: tuple[Host, Host], guest_dir: Path, tmp_path: Path
 ) -> None:
     if run.find("swtpm") is None:
         pytest.skip("needs swtpm: see scripts/packages.sh test")
+    """The volume asks for a password (CHAP), which is said once, to the first host."""
     _, there = hosts
-    root, first = image(guest_dir, tmp_path), tmp_path / "first"
+    root, first, secret = image(guest_dir, tmp_path), tmp_path / "first", tmp_path / "secret"
     first.write_text(READ_CLOCK)
-    with servers.nbd(root, socket_path=tmp_path / "nbd"):
-        url = f"nbd+unix:///disk?socket={tmp_path}/nbd"
+    secret.write_text(servers.PASSWORD)
+    with servers.iscsi(root) as target, doors(hosts, target.port):
+        url = f"iscsi://127.0.0.1:{target.port}/{servers.IQN}/1,user={servers.USER},password-file={secret}"
         cowshed(
             here, "run", "--root-volume", f"{url},id=v-root", "--tpm", "--name", "web", "--memory", "160M",
             "--network", "none", "--user-data", str(first), "--wait", "log:cowshed-guest: up",
         )  # fmt: skip
         begun = clock(here)
+        assert (secrets(here), secrets(there)) == (1, 0)
         cowshed(here, "migrate", "web", there.address, "--live")
         assert not shown(here)
         assert shown(there)["web"]["state"] == "running"
@@ -62,9 +73,11 @@ def test_a_root_volume_and_what_a_tpm_remembers_go_along(
         cowshed(there, "restart", "web", "--hard")
         cowshed(there, "wait", "web", "--for", "log:boot 2")
         assert clock(there) == begun + 1
+        assert (secrets(here), secrets(there)) == (0, 1)
         cowshed(there, "migrate", "web", here.address, "--cold", "--timeout", "1")
         assert shown(here)["web"]["state"] == "running"
         assert clock(here) == begun + 2
+        assert (secrets(here), secrets(there)) == (1, 0)
         assert not list((there.place / "lib/swtpm").iterdir())
         cowshed(here, "rm", "--yes", "web")
         assert not list((here.place / "lib/swtpm").iterdir())

@@ -114,6 +114,17 @@ def test_volumes_go_with_it(
         assert held(hosts[1]) == [True, True]
         assert secrets(source) == 0 and secrets(target) == 1
         assert len(target.driver.volumes(instance)) == 3
+
+        # Cold back, and taken back: the password goes along, and nobody has to say it again.
+        target.driver.migrate_disk_and_power_off(None, instance, source.host.address, instance.flavor, [])
+        assert secrets(source) == 1 and secrets(target) == 1 and held(hosts[1]) == [False, False]
+        assert "chap-secret" not in (source.directory(instance) / "volumes.json").read_text()
+        source.driver.discard_received(instance)
+        assert secrets(source) == 0
+        nothing_at(source, instance)
+        target.driver.finish_revert_migration(None, instance, [])
+        target.wait(instance, "cowshed-guest: up")
+        there.written()
         for info in there.infos.values():
             target.driver.detach_volume(info, instance, "")
         until(lambda: held(hosts[1]) == [False, False], "detached")

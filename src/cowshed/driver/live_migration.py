@@ -13,7 +13,18 @@ from cowshed import log
 from cowshed.contract.live_migration import LiveMigration as LiveMigrationContract
 from cowshed.contract.types import BlockDevices, NetworkInfo
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import arriving, connect, filtering, launch, leaving, marks, meeting, settling, transit
+from cowshed.driver.steps import (
+    arriving,
+    connect,
+    filtering,
+    launch,
+    leaving,
+    marks,
+    meeting,
+    passwords,
+    settling,
+    transit,
+)
 from cowshed.driver.steps.leaving import PROBE
 from cowshed.driver.steps.settling import Verdict
 from cowshed.driver.steps.transit import Phase, Way
@@ -197,6 +208,10 @@ class LiveMigration(LiveMigrationContract):
     def met(self, probe: str) -> dict[str, Any]:
         """What another host is answered that meets this one (cowshed's own)."""
         return meeting.met(self.rooms, probe)
+
+    def volume_passwords(self, instance: Instance) -> dict[str, str]:
+        """By volume id: CHAP passwords that only this host keeps, and which go along (cowshed's own)."""
+        return passwords.kept(self.rooms, instance)
 
     def left_for(self, instance: Instance) -> str:
         """The host it has been migrated to and runs on, while it is still known here; "" otherwise (cowshed's own).

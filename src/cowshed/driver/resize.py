@@ -27,6 +27,7 @@ from cowshed.driver.steps import (
     marks,
     meeting,
     opening,
+    passwords,
     placing,
     receiving,
     sending,
@@ -207,6 +208,7 @@ class Resize(ResizeContract):
                 connect.unplug(rooms, tuple(network_info or ()))
                 teardown.undefine(rooms, instance.uuid)
                 opening.forget_keys(rooms, instance.uuid)
+                passwords.forget(rooms, instance)
                 if note.get("keys"):
                     leaving.forget_common_keys(rooms, instance.uuid)
                 leaving.delete_local(rooms, instance.uuid, shared_path=bool(note.get("shared")))

@@ -52,7 +52,8 @@ class Migrations:
 
     def _move(self, record: Record, dest: str, other: Channel) -> dict[str, Any]:
         data = self._checked(record, other)
-        data = other.ask("prepare", record=encode(record), data=data)["data"]
+        secret = self._driver.volume_passwords(record.instance)
+        data = other.ask("prepare", record=encode(record), data=data, passwords=secret)["data"]
         ended: list[str] = []
         try:
             self._driver.live_migration(

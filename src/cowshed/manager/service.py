@@ -108,8 +108,22 @@ def _check_cleanup(host: Host, channel: Channel, message: Mapping[str, Any]) -> 
 
 def _prepare(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
     record = _told(host, message)
-    data = host.driver.pre_live_migration(None, record.instance, None, record.vifs, None, message["data"])
+    volumes = _volumes(message["data"].get("volumes", []), message["passwords"])
+    data = host.driver.pre_live_migration(None, record.instance, volumes, record.vifs, None, message["data"])
     return {"data": data}
+
+
+def _volumes(lines: list[Mapping[str, Any]], passwords: Mapping[str, str]) -> dict[str, Any] | None:
+    """What a control plane would say of the volumes, with their passwords; None: nothing, where none has any."""
+    from cowshed.driver.steps.passwords import added
+
+    if not passwords:
+        return None
+    mapping = [
+        {"connection_info": added(one["connection_info"], passwords.get(one["id"])), "mount_device": one["target"]}
+        for one in lines
+    ]
+    return {"block_device_mapping": mapping}
 
 
 def _rollback(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:

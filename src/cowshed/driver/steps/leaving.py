@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
 from cowshed.contract.storage import Snapshotting
-from cowshed.driver.steps import disk_names, locate, moving, placing, replacing, shares, volumes
+from cowshed.driver.steps import disk_names, locate, moving, passwords, placing, replacing, shares, volumes
 from cowshed.errors import (
     Conflict,
     CowshedError,
@@ -321,13 +321,19 @@ def _quietly(what: str, function: Any, *arguments: Any) -> None:
 
 
 def disconnect(rooms: Rooms, instance: Instance, found: dict[str, Any], *, keep_record: bool = False) -> None:
-    """The host side of its volumes; what fails is logged. On a shared path the record is the other host's by now."""
+    """The host side of its volumes; what fails is logged. On a shared path the record is the other host's by now.
+
+    :param keep_record: it may come back: also what only this host knows of them (passwords) is kept
+    """
     from cowshed.volumes import find, record
 
     recorded = volumes.recorded(rooms, instance)
     if not (keep_record or found.get("is_shared_instance_path")):
         return volumes.disconnect_all(rooms, instance, None)
+    kept = passwords.kept(rooms, instance) if keep_record else {}
     for volume in recorded or [record.volume(one) for one in found.get("volumes", [])]:
+        if volume.id in kept:
+            continue
         try:
             with volumes.held(rooms, volume.id):
                 find(rooms.connectors, volume.connection_info).disconnect(volume.connection_info)

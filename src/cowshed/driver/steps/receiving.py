@@ -19,6 +19,7 @@ from cowshed.driver.steps import (
     leaving,
     moving,
     nvram,
+    passwords,
     provision,
     tpm,
     transit,
@@ -75,12 +76,14 @@ def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Ch
     )
     tpm.check_comes(rooms, instance, str(offer["tpm"]))
     _check_room(rooms, entries, modes, offer["allocated"])
-    _check_volumes(rooms, instance, offer["volumes"])
+    _check_volumes(rooms, instance, offer["volumes"], offer["passwords"])
     wanted = _wanted_keys(rooms, entries, shared)
     peer.say({"shared": shared, "modes": modes, "bases": bases, "keys": wanted})
     told = peer.hear()
     if shared:
-        return tpm.unpack(rooms, instance.uuid, told["tpm"])
+        with Undo() as undo:
+            passwords.keep(rooms, offer["volumes"], offer["passwords"], undo)
+            return tpm.unpack(rooms, instance.uuid, told["tpm"])
     keys = {name: base64.b64decode(told["keys"][name]) for name in wanted}
     _take(rooms, instance, entries, modes, bases, known, keys, {**offer, **told}, peer)
 
@@ -165,7 +168,7 @@ def _check_room(
             raise HostUnsuitable(reason=str(full), hint="free some space there, or choose another host")
 
 
-def _check_volumes(rooms: Rooms, instance: Instance, found: list[dict[str, Any]]) -> None:
+def _check_volumes(rooms: Rooms, instance: Instance, found: list[dict[str, Any]], secret: Mapping[str, str]) -> None:
     """Before the instance is stopped there. :raises HostUnsuitable: a volume of it is not to be had here"""
     from cowshed.volumes import find, record
 
@@ -173,7 +176,8 @@ def _check_volumes(rooms: Rooms, instance: Instance, found: list[dict[str, Any]]
         known = record.volume(dict(one))
         try:
             volumes.refuse_shared(rooms, instance, known.connection_info)
-            find(rooms.connectors, known.connection_info).look(known.connection_info)
+            info = passwords.added(known.connection_info, secret.get(known.id))
+            find(rooms.connectors, info).look(info)
         except CowshedError as error:
             raise HostUnsuitable(
                 reason=f"volume {known.id} cannot be had at the destination: {error}",
@@ -221,6 +225,7 @@ def _take(
                     _overlay(directory, entry, found, peer)
                 else:
                     _raw(rooms, instance, entry, peer)
+        passwords.keep(rooms, offer["volumes"], offer["passwords"], undo)
         _remember_volumes(directory, offer["volumes"])
     transit.forget(rooms, instance.uuid, Way.IN)
 
@@ -385,6 +390,7 @@ def discard(rooms: Rooms, instance: Instance) -> None:
     if not _was_received(rooms, instance):
         return
     try:
+        passwords.forget(rooms, instance)
         leaving.forget_common_keys(rooms, instance.uuid)
         leaving.delete_local(rooms, instance.uuid, shared_path=False)
     except CowshedError as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cowshed.driver.steps import leaving, moving, nvram, tpm, volumes
+from cowshed.driver.steps import leaving, moving, nvram, passwords, tpm, volumes
 from cowshed.errors import Conflict, UnsupportedOperation
 from cowshed.migration.transport import Channel
 from cowshed.model.disk import DiskFormat, EncryptionFormat
@@ -98,6 +98,7 @@ def offer(
             disks=[_line(one) for one in entries.values()],
             records=leaving.records(rooms, instance),
             volumes=[leaving.volume(one) for one in volumes.recorded(rooms, instance)],
+            passwords=passwords.kept(rooms, instance),
             tpm=tpm.version(rooms, instance.uuid),
             allocated={
                 name: rooms.backend(one.backend).disk(instance.uuid, name).info().allocated

@@ -28,6 +28,9 @@ class FakeMigrations(Table):
     def left_for(self, instance: Instance) -> str:
         return ""
 
+    def volume_passwords(self, instance: Instance) -> dict[str, str]:
+        return {}
+
     def resized(self, instance: Instance) -> bool:
         return False
 
