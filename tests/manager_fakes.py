@@ -154,6 +154,11 @@ class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport
 
         return VncConsole(host="127.0.0.1", port=5901)
 
+    def get_spice_console(self, context: Any, instance: Instance) -> Any:
+        from cowshed.model.console import SpiceConsole
+
+        return SpiceConsole("::1", 0, None, 5902)
+
     def register_event_listener(self, callback: Any) -> None:
         self.listeners.append(callback)
 

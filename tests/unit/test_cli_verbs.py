@@ -392,7 +392,9 @@ def test_show(cowshed: Command, web: str):
     refused(cowshed("show", "nothing"), 3, "instance nothing does not exist")
 
 
-@pytest.mark.parametrize("verb", ["show", "log", "console", "vnc", "ssh", "start", "stop", "restart", "pause", "wait"])
+@pytest.mark.parametrize(
+    "verb", ["show", "log", "console", "vnc", "spice", "ssh", "start", "stop", "restart", "pause", "wait"]
+)
 def test_unknown_instance(cowshed: Command, verb: str):
     refused(cowshed(verb, "nothing"), 3, "instance nothing does not exist", "cowshed ls")
 
@@ -414,6 +416,11 @@ def test_log(cowshed: Command, web: str, tmp_path: Path):
 
 def test_vnc(cowshed: Command, web: str):
     assert cowshed("vnc", "web", "-o", "json").json["vnc"]["url"] == "vnc://127.0.0.1:5901"
+
+
+def test_spice(cowshed: Command, web: str):
+    told = cowshed("spice", "web", "-o", "json").json["spice"]
+    assert (told["port"], told["tls_port"], told["url"]) == (None, 5902, "spice://[::1]?tls-port=5902")
 
 
 def test_backends(cowshed: Command):

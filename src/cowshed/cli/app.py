@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "log": ("consoles", "Show the serial console's log."),
     "console": ("consoles", "Join the serial console; ^] leaves it."),
     "vnc": ("consoles", "Say where the VNC console is."),
+    "spice": ("consoles", "Say where the SPICE console is."),
     "ssh": ("consoles", "Open a shell in an instance, or run a command there."),
     "rescue": ("rescue", "Boot an instance from another image, with its disks attached."),
     "unrescue": ("rescue", "Boot a rescued instance from its own disks again."),

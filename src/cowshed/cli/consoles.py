@@ -1,4 +1,4 @@
-"""cowshed log, console, vnc, ssh"""
+"""cowshed log, console, vnc, spice, ssh"""
 
 from __future__ import annotations
 
@@ -58,17 +58,40 @@ def vnc(session: Session, instance: str, viewer: bool) -> None:
     """Say where the VNC console of INSTANCE is."""
     machine = session.host.machine(instance)
     endpoint = machine.vnc()
-    url = f"vnc://{endpoint.host}:{endpoint.port}"
+    url = f"vnc://{_bracketed(endpoint.host)}:{endpoint.port}"
     if viewer:
         _open(url, f"{endpoint.host}::{endpoint.port}")
     session.emit("vnc", {"name": machine.name, "host": endpoint.host, "port": endpoint.port, "url": url})
 
 
+@click.command(cls=Verb)
+@instance_argument()
+@click.option("--open", "viewer", is_flag=True, help="Open it in a viewer (virt-viewer).")
+@verb
+def spice(session: Session, instance: str, viewer: bool) -> None:
+    """Say where the SPICE console of INSTANCE is, which it has where [console] spice is on."""
+    machine = session.host.machine(instance)
+    endpoint = machine.spice()
+    way = f"tls-port={endpoint.tls_port}" if endpoint.tls_port and not endpoint.port else f"port={endpoint.port}"
+    url = f"spice://{_bracketed(endpoint.host)}?{way}"
+    if viewer:
+        _open(url, "")
+    told = {"name": machine.name, "host": endpoint.host, "port": endpoint.port or None, "tls_port": endpoint.tls_port}
+    session.emit("spice", {**told, "url": url})
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 def _open(url: str, address: str) -> None:
+    """:param address: what vncviewer would be given; "": it does not know this kind"""
     from cowshed.errors import ToolMissing
     from cowshed.tools import run
 
     for program, argument in (("remote-viewer", url), ("vncviewer", address)):
+        if not argument:
+            continue
         if run.find(program):
             run.replace([program, argument])
     raise ToolMissing(tool="remote-viewer", hint="install the package virt-viewer, or use the address with any viewer")

@@ -53,7 +53,8 @@ def _live(guest: Guest) -> ET.Element:
 def _graphics(guest: Guest, kind: str) -> ET.Element:
     found = _live(guest).find(f"devices/graphics[@type='{kind}']")
     if found is None:
-        raise _none(guest, kind.upper(), "none is configured")
+        hint = f"[console] {kind} gives it one at its next start: cowshed restart {guest.name}"
+        raise _none(guest, kind.upper(), "it was started without", hint)
     return found
 
 
@@ -77,5 +78,5 @@ def _port(text: str | None) -> int | None:
     return int(text) or None
 
 
-def _none(guest: Guest, kind: str, reason: str) -> UnsupportedOperation:
-    return UnsupportedOperation(subject=guest.name, operation=f"show a {kind} console", reason=reason)
+def _none(guest: Guest, kind: str, reason: str, hint: str | None = None) -> UnsupportedOperation:
+    return UnsupportedOperation(subject=guest.name, operation=f"show a {kind} console", reason=reason, hint=hint)
