@@ -11,12 +11,12 @@ from bench.measure import Result
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A line with its ``day`` (YYYY-MM-DD), the ``machine`` in words and its load (processes) before and after."""
+    """A line with its ``day`` (YYYY-MM-DD), the ``machine`` in words and its load (processes) before and after, if known."""
 
     result: Result
     day: str
     machine: str
-    load: tuple[float, float]
+    load: tuple[float, float] | None
 
 
 def read(path: Path) -> dict[str, Measured]:
@@ -24,7 +24,9 @@ def read(path: Path) -> dict[str, Measured]:
     if not path.exists():
         return {}
     return {
-        name: Measured(Result(**entry["result"]), entry["day"], entry["machine"], tuple(entry["load"]))
+        name: Measured(
+            Result(**entry["result"]), entry["day"], entry["machine"], entry["load"] and tuple(entry["load"])
+        )
         for name, entry in json.loads(path.read_text()).items()
     }
 

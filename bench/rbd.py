@@ -293,7 +293,7 @@ JOBS: list[tuple[str, Any, int, int]] = [
     ("rbd-large", large, 30, 10),
     ("rbd-import", first("a qcow2 image", dense_qcow2), 7, 1),
     ("rbd-import-sha512", first("the same, of which only a SHA-512 is known,", dense_qcow2, algorithm="sha512"), 5, 1),
-    ("rbd-import-compressed", first("a compressed qcow2 image", system_qcow2), 3, 1),
+    ("rbd-import-compressed", first("a compressed qcow2 image", system_qcow2), 5, 1),
     ("rbd-upload", upload, 3, 2),
     ("rbd-extract-raw", extract("raw", 1.0), 3, 1),
     ("rbd-extract-compressed", extract("qcow2", 1.0, compress=True), 2, 1),

@@ -24,8 +24,13 @@ def line(result: Result) -> str:
 
 
 def table(results: list[Result]) -> str:
+    return "\n".join(_rows(results, [""] * len(results)))
+
+
+def _rows(results: list[Result], more: list[str]) -> list[str]:
+    """The lines of the table; ``more`` follows the notes of each."""
     rows = ["| work | against | ours | peer | ratio | at most | CPU ratio | |", "|---|---|---|---|---|---|---|---|"]
-    for one in results:
+    for one, words in zip(results, more, strict=True):
         if one.missing:
             rows.append(f"| {one.work} | {one.against} | | | | {one.target:.2f} | | {one.missing} |")
             continue
@@ -33,41 +38,40 @@ def table(results: list[Result]) -> str:
         cpu = f"{one.cpu_ratio:.2f}" if one.cpu_ratio else ""
         rows.append(
             f"| {one.work} | {one.against} | {_time(one.ours)} | {_time(one.peer)} | {mark}{one.ratio:.3f}{mark} "
-            f"| {one.target:.2f} | {cpu} | {'; '.join(one.notes)} |"
+            f"| {one.target:.2f} | {cpu} | {'; '.join(filter(None, [*one.notes, words]))} |"
         )
-    return "\n".join(rows)
+    return rows
 
 
 def page(measured: list[Measured]) -> str:
+    days = sorted({one.day for one in measured})
+    more = [", ".join(filter(None, [one.day if one.day != days[-1] else "", _load(one)])) for one in measured]
+    rows = "\n".join(_rows([one.result for one in measured], more))
     return f"""# How fast
 
-Made by `make bench`, {_when(measured)}. Ours and the peer's run in turn, in one run; times are
-medians, a ratio is ours divided by the peer's, and a ratio above its target is printed **bold**. "Durable" and "synced" mean that data and
-name are on disk before the clock stops, on both sides. Guests are translated (TCG). {_load(measured)}
+Made by `make bench` on {days[-1]}{", some lines earlier" if days[1:] else ""}: {"; ".join(sorted({one.machine for one in measured}))}.
+Ours and the peer's run in turn, in one run; times are medians, a ratio is ours divided by the peer's, and a ratio above its target is
+printed **bold**. "Durable" and "synced" mean that data and name are on disk before the clock stops, on both sides. Guests are translated (TCG).
+
+A line with a load was measured while others used the machine, so many processes at a time as it says. Then the times say nothing of a
+machine that is free; the ratio still says how two compare that had the same share of it, but work on several cores looks no better than
+work on one.
 
 ![ratios](bench.svg)
 
-{table([one.result for one in measured])}
+{rows}
 """
 
 
-def _when(measured: list[Measured]) -> str:
-    days, machines = sorted({one.day for one in measured}), {one.machine: None for one in measured}
-    return f"{' to '.join(dict.fromkeys((days[0], days[-1])))}: {'; '.join(machines)}"
-
-
-def _load(measured: list[Measured]) -> str:
-    """Times of a machine that others use too say little; how two of them compare says more."""
-    loads = sorted(load for one in measured for load in one.load)
-    cores = os.cpu_count() or 1
-    words = f"The load was {' to '.join(dict.fromkeys((f'{loads[0]:.0f}', f'{loads[-1]:.0f}')))} on {cores} cores"
-    if statistics.median(loads) <= 2 * cores:
-        return words + "."
-    return words + ", so others used the machine at the same time: look at the ratios rather than the times."
+def _load(one: Measured) -> str:
+    """Only where others took part: what is measured has two or three threads of its own."""
+    highest = max(one.load or (0.0,))
+    return f"load {highest:.0f}" if highest > 2 * (os.cpu_count() or 1) else ""
 
 
 def machine() -> str:
     qemu = subprocess.run(["qemu-img", "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
+    """What it was measured on, for :class:`bench.kept.Measured`."""
     return f"{os.cpu_count()} cores, Linux {platform.release()}, QEMU {qemu}, Python {platform.python_version()}"
 
 
