@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cowshed.domain.metadata import Metadata
 from cowshed.errors import Busy, Conflict, DataCorrupt, InstanceNotFound, NameTaken, NoSpace, PermissionDenied
 from cowshed.manager.records import KEPT_EVENTS, SCHEMA, Record, Records
 from cowshed.model.flavor import Flavor
@@ -172,6 +173,37 @@ def test_damaged_record(records: Records):
     with pytest.raises(DataCorrupt, match="the record of web cannot be read"):
         records.all()
     assert records.names() == ["web"]
+
+
+# As they were written before interfaces had tags and records the time of a soft deletion.
+OLDER_VIFS = """[{"address": "52:54:00:00:00:01", "details": {"a": "b"}, "forwards": [{"guest_port": 22,
+    "host_address": "127.0.0.1", "host_port": 2222, "protocol": "udp"}], "groups": [], "id": "v", "model": "",
+    "mtu": null, "source": "", "subnets": [{"address": "", "cidr": "10.0.0.0/24", "dns": ["1.1.1.1"], "gateway": "",
+    "routes": [["0.0.0.0/0", "10.0.0.1"]]}], "type": "user"}]"""
+OLDER = (
+    """{"instance": {"uuid": "2dd1c88f-fcc9-42a5-996b-fd12a32ba287", "name": "web", "flavor": {"vcpus": 2,
+    "memory": 1073741824, "root": 21474836480, "ephemeral": 0, "swap": 0, "name": "custom", "flavorid": "",
+    "extra_specs": {"quota:disk_read_iops_sec": "5"}}, "image_ref": "i", "kernel_id": "", "ramdisk_id": "", "host": "",
+    "project_id": "", "user_id": "", "display_name": "", "hostname": "", "os_type": "linux", "key_name": "",
+    "key_data": "", "user_data": "#cloud-config\\n", "vendor_data": null, "admin_pass": "", "config_drive": false,
+    "root_device_name": "", "backend": "", "disk_backends": {}, "encrypt": false, "launched_at": 5.0,
+    "metadata": {"owner": "me"}, "system_metadata": {}}, "image_name": "debian", "uri": "qemu:///session",
+    "boot_log": 0, "properties": {}, "vifs": """
+    + OLDER_VIFS
+    + "}"
+)
+
+
+def test_what_an_older_version_wrote_is_read(records: Records):
+    """Its records, and what its domains say of their interfaces; written again, they are today's."""
+    records.add(record())
+    records._open().execute("update instances set record = ?", (OLDER,))
+    found = records.find("web")
+    assert replace(found, created=0.0, updated=0.0) == record()
+    assert Metadata(network=OLDER_VIFS).vifs() == record().vifs
+    tagged = replace(found, vifs=(replace(found.vifs[0], tag="inner"),))
+    records.update(tagged)
+    assert records.find("web").vifs == tagged.vifs
 
 
 def test_unknown_state_of_a_newer_version(records: Records):
