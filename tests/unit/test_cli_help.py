@@ -8,7 +8,7 @@ import click
 import pytest
 
 from cowshed.cli import manual
-from cowshed.cli.app import cowshed
+from cowshed.cli.app import cowshed, run
 
 COMMON = ("--output", "--progress", "--quiet", "--verbose", "--debug", "--help")
 
@@ -54,6 +54,16 @@ def test_what_groups_list_is_not_cut() -> None:
     assert len(groups) > 10
     for path, context in groups.items():
         assert "..." not in context.command.get_help(context).replace("[ARGS]...", ""), path
+
+
+def test_help_of_a_verb_is_what_the_verb_says(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*words: str) -> str:
+        assert run(words) == 0
+        return capsys.readouterr().out
+
+    for words in ((), ("disk",), ("disk", "snapshot", "create"), ("info",)):
+        assert said("help", *words) == said(*words, "--help")
+    assert said("help", "exit-codes").startswith("CODE")
 
 
 def test_the_manual_keeps_them_apart_too() -> None:

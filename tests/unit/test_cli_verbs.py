@@ -250,7 +250,7 @@ def test_bug_says_how_to_see_the_trace(cowshed: Command, tiny: Path, monkeypatch
         (["run", "tiny", "--wait", "lunch"], "cannot wait for 'lunch'"),
         (["run", "tiny", "--timeout", "soon"], "is not a duration"),
         (["image", "frobnicate"], "frobnicate"),
-        (["help", "everything"], "everything"),
+        (["help", "everything"], "there is no verb 'everything'"),
     ],
 )
 def test_usage(cowshed: Command, web: str, words: list[str], said: str):
@@ -474,6 +474,12 @@ def test_events(cowshed: Command, web: str):
     rows = cowshed("events", "-o", "json").json["events"]
     assert [(row["name"], row["event"]) for row in rows] == [("web", "created"), ("web", "stopped")]
     assert cowshed("events", "--limit", "1").out.splitlines()[1].split()[2:4] == ["web", "stopped"]
+    cowshed("run", "tiny", "--name", "db")
+    assert cowshed("events", "web", "-o", "json").json["events"] == rows
+    assert cowshed("events", rows[0]["uuid"], "--limit", "1", "-o", "json").json["events"] == rows[1:]
+    cowshed("rm", "--yes", "web")
+    assert cowshed("events", "web", "-q").out == "web\n" * 3, "also of one that has gone"
+    refused(cowshed("events", "gone"), 3, "instance gone does not exist")
 
 
 def test_events_followed(cowshed: Command, web: str, monkeypatch: pytest.MonkeyPatch):

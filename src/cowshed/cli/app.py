@@ -57,7 +57,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "serve": ("serve", "Answer another host's cowshed, which moves instances here."),
     "completion": ("completion", "Print the completion script of a shell."),
     "manual": ("manual", "Print a manual page of the command."),
-    "help": ("topics", "Explain exit codes and other topics."),
+    "help": ("topics", "Show the help of a verb, or what the exit codes mean."),
 }
 ALIASES = {
     "list": "ls",

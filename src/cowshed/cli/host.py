@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cowshed.cli import output
-from cowshed.cli.context import Group, Session, Verb, verb
+from cowshed.cli.context import Group, Session, Verb, every_name, verb
 
 
 @click.command(cls=Verb)
@@ -58,12 +58,16 @@ def config_show(session: Session) -> None:
 
 
 @click.command(cls=Verb)
+@click.argument("instance", required=False, default="", shell_complete=every_name)
 @click.option("-f", "--follow", is_flag=True, help="Go on showing what happens, until ^C.")
-@click.option("--limit", type=int, default=100, show_default=True, help="How many of the past ones.")
+@click.option("--limit", type=int, default=100, show_default=True, metavar="NUMBER", help="How many of the past ones.")
 @verb
-def events(session: Session, follow: bool, limit: int) -> None:
-    """Show what happened to instances, oldest first."""
-    past = [dataclasses.asdict(entry) for entry in session.host.events(limit=limit)]
+def events(session: Session, instance: str, follow: bool, limit: int) -> None:
+    """Show what happened to INSTANCE, or to all instances, oldest first.
+
+    INSTANCE may have gone: what happened to all that had its name is shown, or by its whole UUID to it alone.
+    """
+    past = [dataclasses.asdict(entry) for entry in session.host.events(instance, limit=limit)]
     columns: output.Columns = {
         "time": lambda row: output.moment(row["time"]),
         "instance": lambda row: row["name"],
@@ -76,7 +80,8 @@ def events(session: Session, follow: bool, limit: int) -> None:
     for row in past:
         _line(session, row)
     for entry in session.host.watch():
-        _line(session, dataclasses.asdict(entry))
+        if instance in ("", entry.name, entry.uuid):
+            _line(session, dataclasses.asdict(entry))
 
 
 def _line(session: Session, row: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ def manual(session: Session, verb_name: str, directory: Path | None) -> None:
 
     context = click.Context(cowshed, info_name="cowshed")
     if directory is None:
-        print(page(*_find(context, verb_name)), end="")
+        print(page(*find(context, verb_name)), end="")
         return
     directory.mkdir(parents=True, exist_ok=True)
     written = []
@@ -35,7 +35,7 @@ def manual(session: Session, verb_name: str, directory: Path | None) -> None:
     session.emit("pages", written, {"page": lambda row: row["page"]})
 
 
-def _find(context: click.Context, words: str) -> tuple[click.Command, click.Context]:
+def find(context: click.Context, words: str) -> tuple[click.Command, click.Context]:
     """:raises InvalidRequest: there is no such verb"""
     command = context.command
     for word in words.split():

@@ -285,9 +285,16 @@ class Host:
     def doctor(self) -> list[Finding]:
         return self.driver.doctor()
 
-    def events(self, *, limit: int = 100) -> list[Entry]:
-        """The latest things that cowshed did to instances, oldest first."""
-        return self.instances.records.events(limit=limit)
+    def events(self, ref: str = "", *, limit: int = 100) -> list[Entry]:
+        """The latest things that cowshed did to instances, oldest first.
+
+        :param ref: of those with this name or UUID, which may have gone; empty: of all
+        :raises InstanceNotFound: nothing is known of such a one
+        """
+        found = self.instances.records.events(ref, limit=limit)
+        if ref and not found:
+            self.instances.records.find(ref)
+        return found
 
     def watch(self) -> Iterator[Entry]:
         """What happens to instances from now on, whoever causes it, as libvirt tells; it does not end."""

@@ -190,10 +190,12 @@ class Records:
 
     # --- events -------------------------------------------------------------------------------
 
-    def events(self, *, limit: int = 100) -> list[Entry]:
-        """The latest ``limit``, oldest first."""
-        query = "select time, uuid, name, event, detail from events order by id desc limit ?"
-        return [Entry(*row) for row in reversed(self._read(query, limit))]
+    def events(self, ref: str = "", *, limit: int = 100) -> list[Entry]:
+        """The latest ``limit``, oldest first. :param ref: only of instances with this name or UUID"""
+        query = (
+            "select time, uuid, name, event, detail from events where ? in ('', name, uuid) order by id desc limit ?"
+        )
+        return [Entry(*row) for row in reversed(self._read(query, ref, limit))]
 
     # --- the database -------------------------------------------------------------------------
 
