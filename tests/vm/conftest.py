@@ -17,6 +17,7 @@ import pytest
 from cowshed.errors import CowshedError
 from cowshed.hypervisor import Guest, Hypervisor, session
 from cowshed.tools import run
+from tests.vm import machines
 from tests.vm.two_hosts import Host, missing, two_hosts
 
 MakeXml = Callable[..., str]
@@ -106,7 +107,7 @@ def tiny_xml(guest_dir: Path, tmp_path: Path) -> MakeXml:
   <memory unit='MiB'>{192 if agent else 128}</memory><vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
-    <kernel>{guest_dir}/vmlinuz</kernel><initrd>{initramfs}</initrd><cmdline>console=ttyS0</cmdline>
+    <kernel>{guest_dir}/vmlinuz</kernel><initrd>{initramfs}</initrd><cmdline>{machines.KERNEL_OPTIONS}</cmdline>
   </os>
   <features><acpi/></features>
   <devices>

@@ -23,6 +23,7 @@ import cowshed
 from cowshed import config
 from cowshed.hypervisor import Hypervisor
 from tests.conftest import LoopFs
+from tests.vm.machines import KERNEL_OPTIONS
 
 NOBODY = 65534
 
@@ -179,7 +180,7 @@ def test_from_a_file_on_a_raw_disk(command: Command, guest_dir: Path, hypervisor
 def test_kernel_boot(command: Command, tiny: str, guest_dir: Path):
     command(
         "run", tiny, "--name", "web", "--memory", "128M", "--kernel", guest_dir / "vmlinuz",
-        "--initrd", guest_dir / "initramfs", "--cmdline", "console=ttyS0 mark=ours",
+        "--initrd", guest_dir / "initramfs", "--cmdline", f"{KERNEL_OPTIONS} mark=ours",
         "--wait", "log:cowshed-guest: up", "--timeout", "90s",
     )  # fmt: skip
     assert "mark=ours" in command("log", "web")[0]

@@ -28,6 +28,7 @@ from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import PluggedVif, PortForward, Vif
 from cowshed.tools import run
 from cowshed.units import MiB
+from tests.vm.machines import KERNEL_OPTIONS
 
 MAC = "52:54:00:12:34:56"
 Launch = Callable[..., "Running"]
@@ -200,10 +201,10 @@ def test_disk_boot_with_all_that_an_instance_has(guest_dir: Path, tmp_path: Path
 
 
 def test_console_is_logged_and_interactive_at_once(guest_dir: Path, launch: Launch) -> None:
-    kernel = KernelBoot(guest_dir / "vmlinuz", guest_dir / "initramfs", "console=ttyS0")
+    kernel = KernelBoot(guest_dir / "vmlinuz", guest_dir / "initramfs", KERNEL_OPTIONS)
     guest = launch(kernel=kernel)
     guest.wait("cowshed-guest: up")
-    assert "cowshed-guest: cmdline console=ttyS0" in guest.text
+    assert f"cowshed-guest: cmdline {KERNEL_OPTIONS}" in guest.text
     with guest.guest.open_console() as console:
         console.write(b"\r")
         time.sleep(0.5)
@@ -266,7 +267,7 @@ def test_uefi(machine: str, guest_dir: Path, tmp_path: Path, capabilities: HostC
 def test_many_scsi_disks_share_one_controller(guest_dir: Path, tmp_path: Path, launch: Launch) -> None:
     names = [f"sd{letter}" for letter in "abcdefghij"]
     disks = [AttachedDisk(blank(tmp_path / name, MiB), name, bus=Bus.SCSI) for name in names]
-    guest = launch(disks, kernel=KernelBoot(guest_dir / "vmlinuz", guest_dir / "initramfs", "console=ttyS0"))
+    guest = launch(disks, kernel=KernelBoot(guest_dir / "vmlinuz", guest_dir / "initramfs", KERNEL_OPTIONS))
     guest.wait("cowshed-guest: up")
     assert sorted(re.findall(r"disk (sd\w) 1048576 rw", guest.text)) == names
     assert [one.model for one in guest.live().controllers if one.type == "scsi"] == ["virtio-scsi"]
@@ -288,7 +289,7 @@ def test_the_agent_and_rarer_devices(
         properties["hw_tpm_version"] = "2.0"
     consoles = ConsolePlan(tmp_path / "console.log", spice="spice" in capabilities.graphics, serial_ports=(port,))
     guest = launch(
-        kernel=KernelBoot(guest_dir / "vmlinuz", guest_dir / "initramfs-agent", "console=ttyS0"),
+        kernel=KernelBoot(guest_dir / "vmlinuz", guest_dir / "initramfs-agent", KERNEL_OPTIONS),
         properties=properties,
         consoles=consoles,
         memory=320 * MiB,
@@ -321,7 +322,7 @@ def test_disks_and_interfaces_can_be_added_while_it_runs(
 ) -> None:
     from cowshed.domain.disk import disk
 
-    guest = launch(kernel=KernelBoot(guest_dir / "vmlinuz", guest_dir / "initramfs", "console=ttyS0"))
+    guest = launch(kernel=KernelBoot(guest_dir / "vmlinuz", guest_dir / "initramfs", KERNEL_OPTIONS))
     guest.wait("cowshed-guest: up")
     for number in range(4):
         added = disk(
@@ -336,7 +337,7 @@ def test_windows_is_given_what_it_knows(guest_dir: Path, launch: Launch) -> None
     guest = launch(
         properties={"os_type": "windows", "hw_disk_bus": "sata", "hw_vif_model": "e1000e"},
         vifs=[PluggedVif(Vif("user", MAC), backend="slirp", model="virtio")],
-        kernel=KernelBoot(guest_dir / "vmlinuz", guest_dir / "initramfs", "console=ttyS0"),
+        kernel=KernelBoot(guest_dir / "vmlinuz", guest_dir / "initramfs", KERNEL_OPTIONS),
     )
     guest.wait("cowshed-guest: up")
     clock = guest.live().clock
@@ -363,7 +364,7 @@ def test_many_devices_find_room(machine: str, guest_dir: Path, tmp_path: Path, l
         PluggedVif(Vif(f"{n}", f"52:54:00:12:34:0{n}", forwards=(PortForward(free_port(), 80),)), backend="slirp")
         for n in range(2)
     ]
-    kernel = KernelBoot(guest_dir / "vmlinuz", guest_dir / "initramfs", "console=ttyS0")
+    kernel = KernelBoot(guest_dir / "vmlinuz", guest_dir / "initramfs", KERNEL_OPTIONS)
     guest = launch(disks, {"hw_machine_type": machine}, vifs=vifs, kernel=kernel, memory=320 * MiB)
     guest.wait("cowshed-guest: up")
     assert len(re.findall(r"cowshed-guest: disk vd\w 1048576 rw", guest.text)) == most
@@ -372,7 +373,7 @@ def test_many_devices_find_room(machine: str, guest_dir: Path, tmp_path: Path, l
 
 def test_a_usb_disk(guest_dir_generic: Path, tmp_path: Path, launch: Launch) -> None:
     disk = AttachedDisk(blank(tmp_path / "disk", MiB), "sda", Bus.USB)
-    kernel = KernelBoot(guest_dir_generic / "vmlinuz", guest_dir_generic / "initramfs", "console=ttyS0")
+    kernel = KernelBoot(guest_dir_generic / "vmlinuz", guest_dir_generic / "initramfs", KERNEL_OPTIONS)
     guest = launch([disk], kernel=kernel, consoles=ConsolePlan(tmp_path / "console.log", vnc=False))
     guest.wait("cowshed-guest: up")
     assert [one.model for one in guest.live().controllers if one.type == "usb"] == ["qemu-xhci"]

@@ -33,7 +33,7 @@ from cowshed.model.instance import PowerState
 from cowshed.model.vif import Vif, VifType
 from cowshed.units import GiB, MiB
 from tests.conftest import LoopFs
-from tests.vm.machines import MAC, Machines, forwarded, free_port, machines
+from tests.vm.machines import KERNEL_OPTIONS, MAC, Machines, forwarded, free_port, machines
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_kernel_and_ramdisk_images_boot(house: Machines) -> None:
     kernel, ramdisk = (house.image(name, format="raw") for name in ("vmlinuz", "initramfs"))
     root = house.image(
         "tiny.raw",
-        properties={"kernel_id": kernel.id, "ramdisk_id": ramdisk.id, "os_command_line": "console=ttyS0 mine"},
+        properties={"kernel_id": kernel.id, "ramdisk_id": ramdisk.id, "os_command_line": f"{KERNEL_OPTIONS} mine"},
     )
     instance = house.spawn(root)
     assert "mine" in house.wait(instance, r"cowshed-guest: cmdline .*")

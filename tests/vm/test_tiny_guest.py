@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.vm.machines import KERNEL_OPTIONS
+
 OVMF = Path("/usr/share/OVMF")
 
 
@@ -89,7 +91,7 @@ def test_kernel_boot(guest_dir: Path, tmp_path: Path) -> None:
         "-initrd",
         str(guest_dir / "initramfs"),
         "-append",
-        "console=ttyS0",
+        KERNEL_OPTIONS,
     ]
     with machine(tmp_path, *kernel) as guest:
         guest.wait("cowshed-guest: up")

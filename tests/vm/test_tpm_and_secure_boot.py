@@ -17,7 +17,7 @@ from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
 from cowshed.tools import run
 from cowshed.units import MiB
-from tests.vm.machines import Machines, machines
+from tests.vm.machines import KERNEL_OPTIONS, Machines, machines
 
 # TPM2_ReadClock: of the answer, the octets 26 to 29 are how often this TPM was started, which only its own memory knows.
 READ_CLOCK = r"""#!/bin/sh
@@ -49,7 +49,7 @@ def test_a_tpm_remembers_until_the_instance_is_removed(house: Machines) -> None:
     if run.find("swtpm") is None:
         pytest.skip("needs swtpm: see scripts/packages.sh test")
     kernel, ramdisk = house.image("vmlinuz"), house.image("initramfs")  # in half the time of a boot from the disk
-    properties = {"kernel_id": kernel.id, "ramdisk_id": ramdisk.id, "os_command_line": "console=ttyS0 quiet"}
+    properties = {"kernel_id": kernel.id, "ramdisk_id": ramdisk.id, "os_command_line": KERNEL_OPTIONS}
     image = house.image(properties={"hw_tpm_model": "tpm-crb", **properties})
     instance = house.spawn(image, user_data=READ_CLOCK, flavor=Flavor(vcpus=1, memory=160 * MiB))
     (first,) = starts(house, instance, 1)
