@@ -85,6 +85,16 @@ def hosts() -> Iterator[tuple[Host, Host]]:
         yield both
 
 
+@pytest.fixture(autouse=True)
+def _instances_end_with_their_test() -> Iterator[None]:
+    """Those of the module's fixtures stay. Else guests that nobody looks at any more would boot, and idle, beside all others."""
+    before = [(one, one.made()) for one in machines.OPEN]
+    yield
+    for one, kept in before:
+        if one in machines.OPEN:
+            one.end(kept)
+
+
 @pytest.fixture
 def hypervisor(libvirt_uri: str) -> Iterator[Hypervisor]:
     with Hypervisor(libvirt_uri) as opened:

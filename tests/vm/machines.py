@@ -28,8 +28,11 @@ MAC = "52:54:00:00:00:07"
 KERNEL_OPTIONS = "console=ttyS0 quiet no_timer_check noreplace-smp cryptomgr.notests init_on_alloc=0"
 
 
+OPEN: list[Machines] = []  # those of ``machines``, at this moment
+
+
 class Machines:
-    """``spawn`` makes instances; all are destroyed when the block ends."""
+    """``spawn`` makes instances; all are destroyed when the block ends, those of a test with the test."""
 
     def __init__(self, uri: str, guest_dir: Path, state: Path, **sections: Any) -> None:
         host = HostSection(uri=uri, state=str(state), virt_type="qemu")
@@ -86,10 +89,20 @@ class Machines:
         assert not list((self.state / "instances").glob(f"{instance.uuid}*"))
         assert not self.driver.instance_on_disk(instance)
 
-    def close(self) -> None:
-        for instance in self._made:
+    def made(self) -> int:
+        """How many instances."""
+        return len(self._made)
+
+    def end(self, kept: int = 0) -> None:
+        """Destroy all but the first ``kept``."""
+        while self.made() > kept:
+            instance = self._made[-1]
             self.driver.destroy(None, instance, [])
-        assert not [one for one in self._made if self.driver.instance_exists(one)]
+            assert not self.driver.instance_exists(instance)
+            self._made.pop()
+
+    def close(self) -> None:
+        self.end()
         assert not list((self.state / "instances").glob("*"))
         self.driver.cleanup_host("here")
 
@@ -101,9 +114,11 @@ def machines(uri: str, guest_dir: Path, state: Path | None = None, **sections: A
     place.mkdir(exist_ok=True)
     place.chmod(0o755)
     made = Machines(uri, guest_dir, place, **sections)
+    OPEN.append(made)
     try:
         yield made
     finally:
+        OPEN.remove(made)
         try:
             made.close()
         finally:
