@@ -568,15 +568,16 @@ def test_disks_are_made_ready_for_a_guest_and_let_go(host: Host) -> None:
     who = host.web("rbd")
     assert [disk.target for disk in opening.ready(host.rooms, who)] == ["vda", "vdb"]
     assert len(host.cluster.active) == 1
-    opening.let_go(host.rooms, who.uuid)
-    opening.let_go(host.rooms, who.uuid)
+    opening.let_go(host.rooms, who)
+    opening.let_go(host.rooms, who)
     assert host.cluster.active == set()
 
 
-def test_letting_go_never_fails(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_letting_go_never_fails(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     who = host.web("rbd")
     host.rooms.__dict__["backends"] = {}
-    opening.let_go(host.rooms, who.uuid)
+    opening.let_go(host.rooms, who)
+    assert f"the disks of instance {who.name} are not let go" in caplog.text
 
 
 def test_secrets_go_to_libvirt_before_a_guest_starts(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -419,7 +419,7 @@ def test_disks_on_a_backend_that_is_configured_no_more_are_not_forgotten(
             call(rooms, who)
     assert where(rooms, who) == {"disk": "rbd"}
     assert len(cluster.table) == 1
-    assert driver._disk_infos(who.uuid) == []  # and what the host has left can be told all the same
+    assert driver._disk_infos([who.uuid]) == []  # and what the host has left can be told all the same
 
 
 def test_a_damaged_manifest_does_not_keep_an_instance_from_being_removed(rooms: Rooms, debian: Image) -> None:

@@ -91,18 +91,18 @@ class Lifecycle(LifecycleContract):
         teardown.undefine(self.rooms, instance.uuid)
         if not transit.gone(self.rooms, instance.uuid):
             volumes.disconnect_all(self.rooms, instance, block_device_info)
-        shares.let_go(self.rooms, instance.uuid)
+        shares.let_go(self.rooms, instance)
         if not destroy_disks:
-            opening.let_go(self.rooms, instance.uuid)
+            opening.let_go(self.rooms, instance)
         elif transit.gone(self.rooms, instance.uuid):
             # It runs elsewhere: what both hosts see is that one's.
-            opening.forget_keys(self.rooms, instance.uuid)
+            opening.forget_keys(self.rooms, instance)
             note = transit.noted(self.rooms, instance.uuid, transit.Way.OUT) or {}
-            leaving.delete_local(self.rooms, instance.uuid, shared_path=bool(note.get("shared")))
+            leaving.delete_local(self.rooms, instance, shared_path=bool(note.get("shared")))
             serial.give_back(self.rooms, instance.uuid)
             transit.forget(self.rooms, instance.uuid, transit.Way.OUT)
         else:
-            opening.forget_keys(self.rooms, instance.uuid)
+            opening.forget_keys(self.rooms, instance)
             teardown.delete_disks(self.rooms, instance)
             self.rooms.directory(instance.uuid).delete()
             serial.give_back(self.rooms, instance.uuid)
@@ -135,8 +135,8 @@ class Lifecycle(LifecycleContract):
                 if not teardown.shut_down(self.rooms, guest, section.shutdown_timeout, 10):
                     teardown.power_off(self.rooms, guest)
                 guest.set_autostart(False)
-            shares.let_go(self.rooms, instance.uuid)
-            opening.let_go(self.rooms, instance.uuid)
+            shares.let_go(self.rooms, instance)
+            opening.let_go(self.rooms, instance)
             connect.unplug(self.rooms, locate.remembered_vifs(self.rooms, guest))
 
     def restore(self, instance: Instance) -> None:

@@ -75,7 +75,7 @@ class Power(PowerContract):
             if not (timeout and teardown.shut_down(self.rooms, guest, timeout, retry_interval)):
                 teardown.power_off(self.rooms, guest)
             shares.close(self.rooms, instance.uuid)
-            opening.let_go(self.rooms, instance.uuid)
+            opening.let_go(self.rooms, instance)
 
     def reboot(
         self,

@@ -82,7 +82,7 @@ class Rescue(RescueContract):
             standing.ready(rooms, instance)
             shares.check_recorded(rooms, instance)
             teardown.power_off(rooms, guest)
-            opening.let_go(rooms, instance.uuid)
+            opening.let_go(rooms, instance)
             connect.unplug(rooms, vifs)
             rescuing.end(rooms, instance.uuid)
             try:
@@ -172,5 +172,5 @@ class Rescue(RescueContract):
         if guest.state() in (PowerState.RUNNING, PowerState.PAUSED):
             undo.push("start it as it was", launch.relaunch, self.rooms, instance, vifs)
         teardown.power_off(self.rooms, guest)
-        opening.let_go(self.rooms, instance.uuid)
+        opening.let_go(self.rooms, instance)
         connect.unplug(self.rooms, vifs)

@@ -132,7 +132,7 @@ class Resize(ResizeContract):
         if guest.state() in (PowerState.RUNNING, PowerState.PAUSED):
             undo.push("start it as it was", self._start_again, guest, instance, vifs, deadline, interval)
         self._power_off(guest, deadline, interval)
-        opening.let_go(rooms, instance.uuid)
+        opening.let_go(rooms, instance)
         connect.unplug(rooms, vifs)
 
     def _power_off(self, guest: Guest, deadline: Deadline, interval: float) -> None:
@@ -148,7 +148,7 @@ class Resize(ResizeContract):
         if not guest.ended():
             _log.warning("it was asked to power off; waiting until it has")
         self._power_off(guest, deadline, interval)
-        opening.let_go(self.rooms, instance.uuid)
+        opening.let_go(self.rooms, instance)
         connect.unplug(self.rooms, vifs)
         launch.relaunch(self.rooms, instance, vifs)
 
@@ -183,7 +183,7 @@ class Resize(ResizeContract):
                 wanted = volumes.wanted(rooms, instance, image, block_device_info)
                 connected = volumes.connect_all(rooms, instance, wanted, undo)
                 launch.define(rooms, instance, image, plugged, connected)
-            opening.let_go(rooms, instance.uuid)
+            opening.let_go(rooms, instance)
             connect.unplug(rooms, vifs)
 
     def _grow(self, instance: Instance) -> None:
@@ -207,11 +207,11 @@ class Resize(ResizeContract):
                 filtering.remove(rooms, instance, tuple(network_info or ()))
                 connect.unplug(rooms, tuple(network_info or ()))
                 teardown.undefine(rooms, instance.uuid)
-                opening.forget_keys(rooms, instance.uuid)
+                opening.forget_keys(rooms, instance)
                 passwords.forget(rooms, instance)
                 if note.get("keys"):
-                    leaving.forget_common_keys(rooms, instance.uuid)
-                leaving.delete_local(rooms, instance.uuid, shared_path=bool(note.get("shared")))
+                    leaving.forget_common_keys(rooms, instance)
+                leaving.delete_local(rooms, instance, shared_path=bool(note.get("shared")))
                 serial.give_back(rooms, instance.uuid)
                 shares.unmount_unused(rooms)
             transit.forget(rooms, instance.uuid, Way.OUT)
@@ -230,7 +230,7 @@ class Resize(ResizeContract):
             note = transit.noted(rooms, instance.uuid, Way.OUT)
             if note is not None and note.get("phase") == Phase.KEPT:
                 teardown.stop(rooms, instance.uuid)
-                opening.let_go(rooms, instance.uuid)
+                opening.let_go(rooms, instance)
                 for entry in _entries(note):
                     keeping.give_back(rooms, instance.uuid, entry)
                 keeping.clear(rooms, instance.uuid)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cowshed import log
 from cowshed.contract.resources import Resources as ResourcesContract
 from cowshed.driver.rooms import Rooms
+from cowshed.driver.steps import locate
 from cowshed.errors import CowshedError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Resources(ResourcesContract):
                     if (backend := local[entry.backend]) and (info := backend.measure(uuid, entry)):
                         found.append(info)
             except CowshedError as error:
-                _log.warning("disks of instance %s are not counted: %s", uuid, error)
+                _log.warning("disks of instance %s are not counted: %s", locate.name(self.rooms, uuid), error)
         return found
 
     def _local(self, name: str) -> Backend | None:

@@ -290,12 +290,12 @@ def rollback(rooms: Rooms, instance: Instance, vifs: Sequence[Vif], block_device
         leaving.disconnect(rooms, instance, {"is_shared_instance_path": True})
     else:
         volumes.disconnect_all(rooms, instance, block_devices)
-        opening.forget_keys(rooms, instance.uuid)
+        opening.forget_keys(rooms, instance)
         if note.get("cold"):
-            leaving.forget_common_keys(rooms, instance.uuid)
+            leaving.forget_common_keys(rooms, instance)
             tpm.forget_received(rooms, instance.uuid)
         if destroy_disks:
-            leaving.delete_local(rooms, instance.uuid, shared_path=False)
+            leaving.delete_local(rooms, instance, shared_path=False)
     serial.give_back(rooms, instance.uuid)
     settled(rooms, instance.uuid)
 
@@ -306,7 +306,7 @@ def recover(rooms: Rooms) -> None:
         try:
             recover_one(rooms, uuid)
         except CowshedError as error:
-            _log.warning("the migration of %s to this host is left as it is: %s", uuid, error)
+            _log.warning("the migration of %s to this host is left as it is: %s", locate.name(rooms, uuid), error)
 
 
 def recover_one(rooms: Rooms, uuid: str) -> None:
@@ -331,6 +331,6 @@ def _recover(rooms: Rooms, uuid: str) -> None:
         vifs = locate.remembered_vifs(rooms, guest) if guest else ()
     except InstanceNotFound:
         _log.info("%s was given up this moment, and libvirt has removed it", uuid)
-    _log.warning("removing what was prepared for %s, which did not come", uuid)
     name = (transit.noted(rooms, uuid, Way.IN) or {}).get("name", uuid)
+    _log.warning("removing what was prepared for %s, which did not come", name)
     rollback(rooms, Instance(uuid, name, Flavor()), vifs, None, destroy_disks=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import clock, log
-from cowshed.driver.steps import filtering, transit
+from cowshed.driver.steps import filtering, locate, transit
 from cowshed.driver.steps.transit import Way
 from cowshed.errors import CowshedError, DeadlineExceeded, InstanceNotFound
 from cowshed.hypervisor.events import EventKind
@@ -90,7 +90,7 @@ def _await(rooms: Rooms, uuid: str, watch: Watch, over: threading.Event) -> None
         except InstanceNotFound:
             continue
         except CowshedError as error:
-            _log.warning("the filters of %s are not in force yet: %s", uuid, error)
+            _log.warning("the filters of %s are not in force yet: %s", locate.name(rooms, uuid), error)
 
 
 def _concerns(event: GuestEvent) -> bool:

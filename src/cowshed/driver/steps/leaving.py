@@ -341,19 +341,19 @@ def disconnect(rooms: Rooms, instance: Instance, found: dict[str, Any], *, keep_
             _log.warning("could not disconnect volume %s of %s: %s", volume.id, instance.name, error)
 
 
-def forget_common_keys(rooms: Rooms, uuid: str) -> None:
+def forget_common_keys(rooms: Rooms, instance: Instance) -> None:
     """This host's keys of disks that the other host uses: it has them under ids of its own. What fails is logged."""
     from cowshed.disks import manifest
 
-    for entry in manifest.load(rooms.directory(uuid).path).disks.values():
+    for entry in manifest.load(rooms.directory(instance.uuid).path).disks.values():
         if entry.encryption and rooms.backend(entry.backend).traits.shared:
             try:
                 rooms.keys.delete(entry.encryption.key_id)
             except CowshedError as error:
-                _log.warning("the key of %s of %s is still here: %s", entry.name, uuid, error)
+                _log.warning("the key of %s of %s is still here: %s", entry.name, instance.name, error)
 
 
-def delete_local(rooms: Rooms, uuid: str, *, shared_path: bool) -> None:
+def delete_local(rooms: Rooms, instance: Instance, *, shared_path: bool) -> None:
     """What the instance has left here: never what the other host uses.
 
     :raises CowshedError: the first that failed, after all have been tried
@@ -361,14 +361,14 @@ def delete_local(rooms: Rooms, uuid: str, *, shared_path: bool) -> None:
     if shared_path:
         return
     first: CowshedError | None = None
-    for backend, disk in locate.disks(rooms, uuid):
+    for backend, disk in locate.disks(rooms, instance.uuid):
         if rooms.backend(backend).traits.shared:
             continue
         try:
             disk.delete()
         except CowshedError as error:
-            _log.warning("could not delete %s of %s: %s", disk.name, uuid, error)
+            _log.warning("could not delete %s of %s: %s", disk.name, instance.name, error)
             first = first or error
     if first:
         raise first
-    rooms.directory(uuid).delete()
+    rooms.directory(instance.uuid).delete()

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from cowshed.errors import DataCorrupt
+from cowshed.errors import CowshedError, DataCorrupt
 from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image, ImageStatus
 from cowshed.model.instance import Instance
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from cowshed.hypervisor.guest import Guest
 
 LAUNCH = "launch.json"
+
+
+def name(rooms: Rooms, uuid: str) -> str:
+    """What people call the instance: libvirt's name of it, or its UUID where libvirt does not tell."""
+    try:
+        guest = rooms.hypervisor.find(uuid)
+    except CowshedError:
+        return uuid
+    return guest.name if guest else uuid
 
 
 def console_log(rooms: Rooms, uuid: str) -> Path:

@@ -31,33 +31,33 @@ def ready(rooms: Rooms, instance: Instance) -> list[AttachedDisk]:
     return disks
 
 
-def let_go(rooms: Rooms, uuid: str) -> None:
+def let_go(rooms: Rooms, instance: Instance) -> None:
     """After the guest has ended; what fails is logged: the next start puts it right."""
     try:
-        disks = locate.disks(rooms, uuid)
+        disks = locate.disks(rooms, instance.uuid)
     except CowshedError as error:
-        _log.warning("the disks of instance %s are not let go: %s", uuid, error)
+        _log.warning("the disks of instance %s are not let go: %s", instance.name, error)
         return
     for _, disk in disks:
         try:
             disk.deactivate()
             _forget(rooms, disk)
         except CowshedError as error:
-            _log.warning("could not let go of %s of instance %s: %s", disk.name, uuid, error)
+            _log.warning("could not let go of %s of instance %s: %s", disk.name, instance.name, error)
 
 
-def forget_keys(rooms: Rooms, uuid: str) -> None:
+def forget_keys(rooms: Rooms, instance: Instance) -> None:
     """Let libvirt forget the keys of an instance whose disks go; what fails is logged."""
     try:
-        disks = locate.disks(rooms, uuid)
+        disks = locate.disks(rooms, instance.uuid)
     except CowshedError as error:
-        _log.warning("libvirt may still know keys of instance %s: %s", uuid, error)
+        _log.warning("libvirt may still know keys of instance %s: %s", instance.name, error)
         return
     for _, disk in disks:
         try:
             _forget(rooms, disk)
         except CowshedError as error:
-            _log.warning("libvirt may still know the key of %s of instance %s: %s", disk.name, uuid, error)
+            _log.warning("libvirt may still know the key of %s of instance %s: %s", disk.name, instance.name, error)
 
 
 def _forget(rooms: Rooms, disk: Disk) -> None:

@@ -391,8 +391,8 @@ def discard(rooms: Rooms, instance: Instance) -> None:
         return
     try:
         passwords.forget(rooms, instance)
-        leaving.forget_common_keys(rooms, instance.uuid)
-        leaving.delete_local(rooms, instance.uuid, shared_path=False)
+        leaving.forget_common_keys(rooms, instance)
+        leaving.delete_local(rooms, instance, shared_path=False)
     except CowshedError as error:
         _log.warning("what came of %s is still there: %s", instance.name, error)
         raise

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
 from cowshed.clock import Deadline
-from cowshed.driver.steps import transit
+from cowshed.driver.steps import locate, transit
 from cowshed.driver.steps.transit import Phase, Way
 from cowshed.errors import Busy, CowshedError, DeadlineExceeded, InstanceNotFound, InvalidState
 from cowshed.model.instance import PowerState
@@ -59,7 +59,7 @@ def _look_until(rooms: Rooms, uuid: str, note: dict[str, Any], deadline: Deadlin
         try:
             verdict = _look(rooms, uuid, note)
         except CowshedError as error:
-            _log.warning("where %s runs is not known yet: %s", uuid, error)
+            _log.warning("where %s runs is not known yet: %s", locate.name(rooms, uuid), error)
             verdict = Verdict.OPEN
         if verdict != Verdict.OPEN or deadline.passed:
             return verdict
@@ -139,7 +139,7 @@ def recover(rooms: Rooms) -> None:
         try:
             recover_one(rooms, uuid)
         except CowshedError as error:
-            _log.warning("the migration of %s is left as it is: %s", uuid, error)
+            _log.warning("the migration of %s is left as it is: %s", locate.name(rooms, uuid), error)
 
 
 def recover_one(rooms: Rooms, uuid: str) -> None:
@@ -151,10 +151,10 @@ def recover_one(rooms: Rooms, uuid: str) -> None:
         return
     try:
         with transit.busy(rooms, uuid, Way.OUT):
-            guest = rooms.hypervisor.find(uuid)
+            guest, name = rooms.hypervisor.find(uuid), locate.name(rooms, uuid)
             if guest and migrate.running(guest) is not None:
                 migrate.abort(guest)
             verdict = settle(rooms, uuid, patience=PATIENCE)
-            _log.warning("the migration of %s was interrupted; it runs %s", uuid, verdict)
+            _log.warning("the migration of %s was interrupted; it runs %s", name, verdict)
     except Busy:
         return

@@ -248,12 +248,12 @@ def _named_by_any(rooms: Rooms, target: Path) -> bool:
     return any(mountpoint(rooms, share) == target for share in found)
 
 
-def let_go(rooms: Rooms, uuid: str) -> None:
+def let_go(rooms: Rooms, instance: Instance) -> None:
     """As :func:`close`; what fails is logged."""
     try:
-        close(rooms, uuid)
+        close(rooms, instance.uuid)
     except CowshedError as error:
-        _log.warning("shares of instance %s: %s", uuid, error)
+        _log.warning("shares of instance %s: %s", instance.name, error)
 
 
 def close(rooms: Rooms, uuid: str) -> None:
