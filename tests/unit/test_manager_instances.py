@@ -138,6 +138,7 @@ def test_name_taken_by_another_process_a_moment_later(
         ({"publish": ["22"]}, "is not a port forward"),
         ({"publish": ["2222:22"], "networks": ["none"]}, "need a user network"),
         ({"networks": ["what:ever"]}, "is not a network"),
+        ({"networks": ["user,model=ne1"]}, "not a network card"),
         ({"backend": "tape"}, "no disk backend 'tape'"),
         ({"ssh_key": "/nowhere/id.pub"}, "does not exist"),
         ({"user_data": "/nowhere/cloud.yaml"}, "does not exist"),

@@ -18,6 +18,30 @@ def vifs(*words: str, forwards: tuple[str, ...] = (), default: str = "user") -> 
     return [(vif.type, vif.source) for vif in parse.vifs(words, forwards, instance=INSTANCE, default=default)]
 
 
+def test_a_network_has_options_behind_it() -> None:
+    first, second = parse.vifs(
+        ["bridge:br0,mac=52-54-00-AA-BB-CC,model=e1000e,tag=front", "user,tag=back"], (), instance=INSTANCE, default=""
+    )
+    assert (first.source, first.address, first.model, first.tag) == ("br0", "52:54:00:aa:bb:cc", "e1000e", "front")
+    assert (second.type, second.address, second.tag) == (VifType.USER, mac.derived(INSTANCE, 1), "back")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["user,speed=9"], "no option of an interface"),
+        (["user,tag"], "no option of an interface"),
+        (["user,tag="], "no option of an interface"),
+        (["user,mac=01:00:5e:00:00:01"], "not a MAC address"),
+        (["none,tag=x"], "has no options"),
+        (["user,mac=52:54:00:aa:bb:cc", "user,mac=52:54:00:AA:BB:CC"], "two interfaces have the address"),
+    ],
+)
+def test_wrong_options_are_refused(words: list[str], said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        parse.vifs(words, (), instance=INSTANCE, default="")
+
+
 # --- networks -------------------------------------------------------------------------------------
 
 

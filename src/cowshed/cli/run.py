@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     "--network",
     "networks",
     multiple=True,
-    metavar="NET",
-    help="user, none, bridge:NAME, tap:NAME, macvtap:DEVICE, ovs:BRIDGE or NAME of a libvirt network; "
+    metavar="NET[,OPTION]...",
+    help="user, none, bridge:NAME, tap:NAME, macvtap:DEVICE, ovs:BRIDGE or NAME of a libvirt network, with ,mac= ,model= or ,tag= behind it; "
     "default: as configured; repeatable.",
 )
 @click.option(

@@ -132,7 +132,7 @@ class Host:
         :param disk: the root disk's size; None: the image's
         :param ssh_key: public keys: their text, or paths of their files
         :param user_data: cloud-init's, as text (it has line breaks or begins with #) or the path of a file
-        :param networks: ``user``, ``none``, ``bridge:NAME``, ``tap:NAME``, ``macvtap:DEVICE``, ``ovs:BRIDGE``, or the NAME of a
+        :param networks: each with ``,mac=``, ``,model=`` or ``,tag=`` behind it: ``user``, ``none``, ``bridge:NAME``, ``tap:NAME``, ``macvtap:DEVICE``, ``ovs:BRIDGE``, or the NAME of a
             libvirt network; empty: as configured
         :param publish: port forwards such as ``2222:22``
         :param groups: security groups of every interface; empty: packets are not filtered

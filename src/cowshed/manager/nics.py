@@ -69,11 +69,9 @@ class Nics:
             other. Empty: it has one from DHCP, and any will do
         :param tag: a word by which the guest finds it among its devices
         """
-        from cowshed.domain.naming import VIF_MODELS
         from cowshed.network import parse
 
-        if model and model not in VIF_MODELS:
-            raise InvalidRequest(reason=f"{model!r} is not a network card", hint=f"known: {', '.join(VIF_MODELS)}")
+        check_model(model)
         with self._instances.holding(ref, "given an interface") as record:
             vif = parse.another(
                 network, record.vifs, instance=record.uuid, address=address, model=model, forwards=publish
@@ -217,6 +215,14 @@ def _of(driver: LibvirtDriver, record: Record) -> list[Nic]:
         link = ("up" if one.up else "down") if one and runs else ""
         found.append(Nic(vif, one.target if one else "", link))
     return found
+
+
+def check_model(model: str) -> None:
+    """:raises InvalidRequest: it is no network card; "" is the image's or the host's choice"""
+    from cowshed.domain.naming import VIF_MODELS
+
+    if model and model not in VIF_MODELS:
+        raise InvalidRequest(reason=f"{model!r} is not a network card", hint=f"known: {', '.join(VIF_MODELS)}")
 
 
 def subnets(ip: str) -> tuple[Subnet, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cowshed.errors import InvalidRequest, PermissionDenied
-from cowshed.manager.nics import subnets
+from cowshed.manager.nics import check_model, subnets
 from cowshed.manager.volumes import NewVolume
 from cowshed.model.flavor import Flavor
 from cowshed.model.instance import Instance
@@ -103,6 +103,8 @@ def vifs(
     from cowshed.network import parse
 
     found = parse.vifs(networks, publish, instance=instance, default=default)
+    for vif in found:
+        check_model(vif.model)
     if len(ips) > len([vif for vif in found if vif.type != VifType.NONE]):
         raise InvalidRequest(reason="there are more IP addresses than networks", hint="one address for each --network")
     each = [*ips, *[""] * (len(found) - len(ips))]

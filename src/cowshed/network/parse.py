@@ -22,6 +22,7 @@ _FORWARD = re.compile(
 )
 LAST_PORT = 65535
 WORDS = "user, none, network:NAME, bridge:NAME, tap:NAME, macvtap:DEVICE, ovs:BRIDGE or NAME"
+_OPTIONS = ("mac", "model", "tag")
 _DEVICES = (VifType.TAP, VifType.MACVTAP, VifType.OVS)
 _FORWARD_HINT = "write HOST:GUEST, for example 2222:22, 127.0.0.1:8080:80 or 5353:53/udp; host port 0 is any free one"
 
@@ -30,16 +31,36 @@ def vifs(words: Sequence[str], forwards: Sequence[str], *, instance: str, defaul
     """The interfaces of a new instance.
 
     :param words: ``user``, ``none``, ``network:NAME``, ``bridge:NAME``, ``tap:NAME``, ``macvtap:DEVICE``,
-        ``ovs:BRIDGE`` or the NAME of a libvirt network
+        ``ovs:BRIDGE`` or the NAME of a libvirt network, each with ``,mac=ADDRESS``, ``,model=CARD`` and ``,tag=WORD`` behind it
     :param forwards: port forwards; they belong to the first user network
     :param instance: its UUID; the MAC addresses are derived from it
     :param default: the word to use when ``words`` is empty
     """
-    found = [_vif(word, instance, number) for number, word in enumerate(words or [default])]
+    found = [_optioned(word, instance, number) for number, word in enumerate(words or [default])]
+    addresses = [vif.address for vif in found]
+    if double := next((one for one in addresses if addresses.count(one) > 1), ""):
+        raise InvalidRequest(reason=f"two interfaces have the address {double}")
     parsed = tuple(port_forward(text) for text in forwards)
     if not parsed:
         return tuple(found)
     return _forwarding(found, parsed)
+
+
+def _optioned(word: str, instance: str, number: int) -> Vif:
+    """``NET[,OPTION=VALUE]...``"""
+    network, *options = word.split(",")
+    found = _vif(network, instance, number)
+    given: dict[str, str] = {}
+    for option in options:
+        name, sign, value = option.partition("=")
+        if name not in _OPTIONS or not sign or not value:
+            raise InvalidRequest(reason=f"{option!r} is no option of an interface", hint="known: mac=, model=, tag=")
+        given[name] = check(value) if name == "mac" else value
+    if options and found.type == VifType.NONE:
+        raise InvalidRequest(reason="an interface that leads nowhere has no options")
+    return replace(
+        found, address=given.get("mac", found.address), model=given.get("model", ""), tag=given.get("tag", "")
+    )
 
 
 def another(
