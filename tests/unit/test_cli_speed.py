@@ -153,3 +153,17 @@ def test_nobody_reads(state: Path):
             env={**os.environ, "COWSHED_HOST_STATE": str(state), "COWSHED_CONFIG": os.devnull},
         )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_started_without_streams(state: Path):
+    """With standard output closed (``>&-``) the next file opened would be where all that is printed goes."""
+    environment = {**os.environ, "COWSHED_HOST_STATE": str(state), "COWSHED_CONFIG": os.devnull}
+    for words, closed, silent in (
+        ("ls", ">&-", True),
+        ("ls", "<&- 2>&-", False),
+        ("ls -o json", "<&- >&- 2>&-", True),
+        ("ls -o json", "<&- 2>&-", False),
+    ):
+        script = f"exec {sys.executable} -m cowshed.cli {words} {closed}"
+        done = subprocess.run(["sh", "-c", script], capture_output=True, timeout=50, check=False, env=environment)
+        assert (done.returncode, done.stderr, not done.stdout) == (0, b"", silent), (closed, words)

@@ -11,6 +11,8 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code (see ``cowshed help exit-codes``)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        _reopen()
     try:
         code = _run(words)
     except KeyboardInterrupt:  # while something was still being loaded, or already being left
@@ -18,6 +20,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = INTERRUPTED
     _finish()
     sys.exit(code)
+
+
+def _reopen() -> None:
+    """Give the streams that we were started without (``>&-``) to nobody.
+
+    Else the next file that is opened, a database or a disk, has their number, and what is printed by us
+    or by a tool goes into it.
+    """
+    import os
+
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(number, True)
+    os.close(number)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _finish() -> None:
