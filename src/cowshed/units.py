@@ -11,6 +11,7 @@ KiB: Final = 1 << 10
 MiB: Final = 1 << 20
 GiB: Final = 1 << 30
 TiB: Final = 1 << 40
+LARGEST: Final = (1 << 63) - 1  # what the kernel's, QEMU's and libvirt's numbers hold
 
 _FACTORS: Final = {"": 1, "B": 1, "K": KiB, "M": MiB, "G": GiB, "T": TiB, "P": 1 << 50}
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?", re.IGNORECASE)
@@ -21,20 +22,26 @@ _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhd]?)", re.IGNORECASE)
 def parse_size(text: str | int) -> int:
     """Bytes in ``text``; ``20G``, ``20GB`` and ``20GiB`` all mean 20 * 2**30.
 
-    :raises InvalidRequest: it is not a size
+    :raises InvalidRequest: it is not a size, or one of more than 8 EiB
     """
     if isinstance(text, int):
-        return text
+        return checked_size(text)
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise InvalidRequest(
             reason=f"{text!r} is not a size", hint="write a number and a unit, for example 512M or 20G"
         )
-    return (
-        int(float(match[1]) * _FACTORS[match[2].upper()])
-        if "." in match[1]
-        else int(match[1]) * _FACTORS[match[2].upper()]
-    )
+    whole, factor = "." not in match[1], _FACTORS[match[2].upper()]
+    return checked_size(int(match[1]) * factor if whole else int(float(match[1]) * factor))
+
+
+def checked_size(size: int) -> int:
+    """:raises InvalidRequest: it is negative, or more than the kernel's, QEMU's and libvirt's numbers hold"""
+    if size > LARGEST:
+        raise InvalidRequest(reason=f"{format_size(size)} is more than a disk, a file or a memory can have (8 EiB)")
+    if size < 0:
+        raise InvalidRequest(reason=f"{size} is not a size")
+    return size
 
 
 def format_size(size: int) -> str:

@@ -26,10 +26,17 @@ def test_sizes(text: str, size: int) -> None:
     assert units.parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "G", "-1G", "1X", "1 G G", "0x10", "1e3"])
+@pytest.mark.parametrize("text", ["", "G", "-1G", "1X", "1 G G", "0x10", "1e3", "8192P", "99999999P"])
 def test_nonsense_is_not_a_size(text: str) -> None:
     with pytest.raises(InvalidRequest):
         units.parse_size(text)
+
+
+def test_numbers_that_no_disk_has_are_no_sizes() -> None:
+    assert units.parse_size("8191P") == 8191 << 50
+    for size in (-1, 1 << 63):
+        with pytest.raises(InvalidRequest):
+            units.parse_size(size)
 
 
 @pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1 << 20, "1 MiB"), (3 << 29, "1.5 GiB")])

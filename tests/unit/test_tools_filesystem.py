@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from cowshed.errors import CowshedError, NameTaken, NoSpace, NotFound, OperatorError, PermissionDenied
+from cowshed.errors import (
+    CowshedError,
+    NameTaken,
+    NoSpace,
+    NotFound,
+    OperatorError,
+    PermissionDenied,
+    UnsupportedOperation,
+)
 from cowshed.tools import filesystem, sparse
 from cowshed.units import MiB
 
@@ -151,7 +159,7 @@ def test_a_reader_sees_the_old_or_the_new(tmp_path: Path) -> None:
     [
         (errno.ENOSPC, NoSpace),
         (errno.EDQUOT, NoSpace),
-        (errno.EFBIG, NoSpace),
+        (errno.EFBIG, UnsupportedOperation),
         (errno.EACCES, PermissionDenied),
         (errno.EPERM, PermissionDenied),
         (errno.EROFS, PermissionDenied),

@@ -12,7 +12,7 @@ from cowshed.errors import CowshedError, InvalidRequest
 from cowshed.manager import listing
 from cowshed.manager.records import Record
 from cowshed.model.disk import DiskFormat, DiskSnapshot, LocalDisk
-from cowshed.units import format_size, parse_size
+from cowshed.units import checked_size, format_size, parse_size
 
 if TYPE_CHECKING:
     from cowshed.driver import LibvirtDriver
@@ -160,5 +160,5 @@ class Disks:
 def _wanted(size: str | int, now: int) -> int:
     """:raises InvalidRequest: it is not a size"""
     if isinstance(size, str) and size.strip().startswith("+"):
-        return now + parse_size(size.strip()[1:])
+        return checked_size(now + parse_size(size.strip()[1:]))
     return parse_size(size)

@@ -16,7 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cowshed.errors import CowshedError, NameTaken, NoSpace, NotFound, OperatorError, PermissionDenied
+from cowshed.errors import (
+    CowshedError,
+    NameTaken,
+    NoSpace,
+    NotFound,
+    OperatorError,
+    PermissionDenied,
+    UnsupportedOperation,
+)
 from cowshed.units import format_size
 
 PART = ".part"
@@ -48,7 +56,10 @@ def errors_of(path: Path | str, action: str) -> Iterator[None]:
 
 
 def _translated(error: OSError, path: Path | str, action: str) -> CowshedError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno == errno.EFBIG:
+        place = f"the file system of {Path(path).parent}"
+        return UnsupportedOperation(subject=place, operation=f"{action} a file that large", reason=error.strerror)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = Path(path).parent
         free = free_space(place) if place.exists() else 0
         return NoSpace(place=place, needed="more", free=free, hint="free some space, then try again")
