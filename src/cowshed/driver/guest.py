@@ -128,7 +128,7 @@ class Guest(GuestContract):
 
         guest = self.rooms.hypervisor.guest(instance.uuid)
         if (state := guest.state()) != PowerState.RUNNING:
-            raise InvalidState(name=instance.name, state=state.name.lower(), action="reached through its agent")
+            raise InvalidState(name=instance.name, state=state.word, action="reached through its agent")
         if all(channel.name != AGENT for channel in Domain.parse(guest.xml()).channels):
             raise UnsupportedOperation(
                 subject=instance.name,

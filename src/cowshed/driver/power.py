@@ -108,7 +108,7 @@ class Power(PowerContract):
         if state == PowerState.PAUSED:
             return
         if state != PowerState.RUNNING:
-            raise InvalidState(name=instance.name, state=state.name.lower(), action="paused")
+            raise InvalidState(name=instance.name, state=state.word, action="paused")
         guest.suspend()
         guest.wait(PowerState.PAUSED, timeout=30, what=f"{instance.name} paused")
 
@@ -120,7 +120,7 @@ class Power(PowerContract):
         if state == PowerState.RUNNING:
             return
         if state != PowerState.PAUSED:
-            raise InvalidState(name=instance.name, state=state.name.lower(), action="unpaused")
+            raise InvalidState(name=instance.name, state=state.word, action="unpaused")
         guest.resume()
         guest.wait(PowerState.RUNNING, timeout=30, what=f"{instance.name} running")
 

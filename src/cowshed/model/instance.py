@@ -19,6 +19,11 @@ class PowerState(IntEnum):
     CRASHED = 6
     SUSPENDED = 7
 
+    @property
+    def word(self) -> str:
+        """As the instance's own state is called."""
+        return "stopped" if self is PowerState.SHUTDOWN else self.name.lower()
+
 
 class InstanceState(StrEnum):
     """What the standalone manager records."""

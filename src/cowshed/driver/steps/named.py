@@ -82,7 +82,7 @@ def check_off(rooms: Rooms, instance: Instance, action: str) -> None:
     state = guest.state()
     if state not in OFF:
         hint = f"stop it first: cowshed stop {instance.name}"
-        raise InvalidState(name=instance.name, state=state.name.lower(), action=action, hint=hint)
+        raise InvalidState(name=instance.name, state=state.word, action=action, hint=hint)
     if guest.has_saved():
         hint = "its saved memory knows the disks as they are: resume it, then stop it"
         raise InvalidState(name=instance.name, state="suspended", action=action, hint=hint)

@@ -33,7 +33,7 @@ def demanded(rooms: Rooms, instance: Instance) -> bool:
 def agent(guest: Guest, action: str) -> Agent:
     """:raises InvalidState: it does not run :raises UnsupportedOperation: it was made without a channel for the agent"""
     if (state := guest.state()) != PowerState.RUNNING:
-        raise InvalidState(name=guest.name, state=state.name.lower(), action=action)
+        raise InvalidState(name=guest.name, state=state.word, action=action)
     if _channel(guest) is None:
         raise UnsupportedOperation(
             subject=f"instance {guest.name}",
