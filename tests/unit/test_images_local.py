@@ -164,10 +164,41 @@ def test_no_permission_names_the_file(service: DirectoryService, raw: Path, monk
             pull(service, str(raw))
 
 
-@pytest.mark.parametrize("source", ["", "ftp://h/x", "ssh://h/x", "file://host/x", "file:x://y", "a\0b", "json://{}"])
+@pytest.mark.parametrize(
+    "source", ["", "ftp://h/x", "ssh://h/x", "file://host/x", "file:x://y", "a\0b", "json://{}", "http://[::1"]
+)
 def test_other_sources_are_refused(service: DirectoryService, source: str) -> None:
     with pytest.raises(InvalidRequest):
         pull(service, source, name="a")
+    with pytest.raises(InvalidRequest):
+        pull(service, source)
+    assert empty(service)
+
+
+def test_no_image_has_a_name_that_is_another_ones_id(service: DirectoryService, raw: Path, tmp_path: Path) -> None:
+    image = pull(service, str(raw), name="a")
+    with pytest.raises(InvalidRequest, match="looks like a UUID"):
+        pull(service, str(raw), name=image.id)
+    same = tmp_path / f"{image.id}.raw"
+    same.write_bytes(raw.read_bytes())
+    assert pull(service, str(same)).name == f"image-{image.id}"
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"BZh91AY&SY", "bzip2 file"),
+        (b"7z\xbc\xaf\x27\x1c", "7z archive"),
+        (b"PK\x03\x04", "zip archive"),
+        (b"\x04\x22\x4d\x18", "lz4 file"),
+    ],
+)
+def test_an_archive_is_no_disk(service: DirectoryService, tmp_path: Path, head: bytes, name: str) -> None:
+    """It would be kept as a raw disk that boots nothing."""
+    source = tmp_path / "disk.img"
+    source.write_bytes(head.ljust(4096, b"\1"))
+    with pytest.raises(ImageRejected, match=name):
+        pull(service, str(source))
     assert empty(service)
 
 

@@ -16,6 +16,7 @@ from cowshed.model.image import Image, ImageStatus
 
 VERSION: Final = 1
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 # The digest that was checked when the bytes came in, where the record has another: they were unpacked, or it costs more.
 SOURCE_DIGEST: Final = "source_digest"
@@ -31,6 +32,8 @@ def check_name(name: str) -> str:
             reason=f"{name!r} cannot be the name of an image",
             hint="use up to 128 letters, digits, dots, dashes, colons and underscores, a letter or digit first",
         )
+    if UUID.fullmatch(name):
+        raise InvalidRequest(reason=f"{name!r} looks like a UUID; it could be taken for another image's")
     return name
 
 
@@ -39,14 +42,18 @@ def default_name(source: str) -> str:
 
     :raises InvalidRequest: nothing is left that could be a name
     """
-    path = unquote(urlsplit(source).path) if "://" in source else source
+    try:
+        path = unquote(urlsplit(source).path) if "://" in source else source
+    except ValueError as error:
+        raise InvalidRequest(reason=f"{source.rpartition('@')[2]} is not a URL: {error}") from error
     name = re.sub(r"[^A-Za-z0-9._:-]+", "-", path.rstrip("/").rpartition("/")[2])
     while name.lower().endswith(_ENDINGS):
         name = name.rpartition(".")[0]
     name = name.lstrip("._:-")[:128]
     if not name:
-        raise InvalidRequest(reason=f"{source} gives the image no name", hint="give one with --name")
-    return check_name(name)
+        shown = source.rpartition("@")[2] or "an empty source"  # no password
+        raise InvalidRequest(reason=f"{shown} gives the image no name", hint="give one with --name")
+    return check_name(f"image-{name}" if UUID.fullmatch(name) else name)
 
 
 def encode(image: Image) -> bytes:

@@ -22,7 +22,7 @@ HEAD: Final = 64 * 1024  # every signature but the footers lies in this
 SECTOR: Final = 512
 _OPAQUE: Final = (DiskFormat.AKI, DiskFormat.ARI)
 _PLAIN: Final = (None, DiskFormat.RAW, DiskFormat.AMI)  # an AMI is a raw file system
-_PACKED: Final = ("gzip file", "xz file", "zstd file")  # what a ramdisk usually is
+_PACKED: Final = ("gzip file", "bzip2 file", "xz file", "lz4 file", "zstd file")  # what a ramdisk usually is
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,10 @@ SIGNATURES: Final[dict[str, Callable[[bytes], bool]]] = {
     "Bochs": _starts(b"Bochs Virtual HD Image"),
     "cloop": _starts(b"#!/bin/sh\n#V2.0 Format"),
     "tar archive": _starts(b"ustar", 257),
+    "bzip2 file": lambda head: head[:3] == b"BZh" and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"),
+    "7z archive": _starts(b"7z\xbc\xaf\x27\x1c"),
+    "zip archive": _starts(b"PK\x03\x04"),
+    "lz4 file": _starts(b"\x04\x22\x4d\x18"),
     "gzip file": lambda head: head[:3] == b"\x1f\x8b\x08",
     "xz file": _starts(b"\xfd7zXZ\0"),
     "zstd file": _starts(b"\x28\xb5\x2f\xfd"),
