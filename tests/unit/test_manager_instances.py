@@ -98,6 +98,20 @@ def test_bad_names_are_refused(host: Host, driver: PretendDriver, name: str):
     assert "spawn" not in driver.names()
 
 
+def test_an_empty_name_is_not_taken_for_none(host: Host, driver: PretendDriver):
+    with pytest.raises(InvalidRequest):
+        host.run("tiny", name="")
+    assert "spawn" not in driver.names()
+
+
+@pytest.mark.parametrize("name", ["bad host", "x\nfoo: bar", "-x", "x-", "a..b", ".", "a" * 64, "ü", "a_b"])
+def test_bad_names_of_hosts_are_refused(host: Host, driver: PretendDriver, name: str):
+    with pytest.raises(InvalidRequest, match="name of a host"):
+        host.run("tiny", name="web", hostname=name)
+    assert "spawn" not in driver.names()
+    names.check_host("web-1.example.org")
+
+
 def test_name_that_looks_like_a_uuid_is_refused(host: Host):
     with pytest.raises(InvalidRequest, match="looks like a UUID"):
         host.run("tiny", name="2dd1c88f-fcc9-42a5-996b-fd12a32ba287")

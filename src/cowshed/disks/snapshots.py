@@ -33,7 +33,7 @@ from cowshed.model.disk import DiskSnapshot, ManifestDisk
 from cowshed.tools import filesystem, locks
 
 FOLDER: Final = ".snapshots"
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
 
 class Step(Protocol):
@@ -79,7 +79,7 @@ class RecordedSnapshots(RecordedDisk, Snapshotting):
         if not _NAME.fullmatch(name):
             raise InvalidRequest(
                 reason=f"{name!r} cannot be the name of a snapshot",
-                hint="letters, digits, ._-, not a dot first, 64 at most",
+                hint="letters, digits, ._-, neither a dot nor a dash first, 64 at most",
             )
         with self._alone() as entry:
             if lineage.find(entry, name):

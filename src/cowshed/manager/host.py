@@ -152,7 +152,7 @@ class Host:
         flavor = request.flavor(cpus, memory, root=disk, ephemeral=ephemeral_disk, swap=swap, extra_specs=extra_specs)
         root, devices = request.block_devices(root_volume, volumes)
         identity = str(uuids.uuid4())
-        name = name or names.invent(self.instances.records.exists)
+        name = names.invent(self.instances.records.exists) if name is None else names.check(name)
         self.deleted.reclaim_due()
         self.instances.check_free(name)
         vifs = self._vifs(networks, publish, identity, groups, ips)
@@ -161,7 +161,7 @@ class Host:
             name=name,
             flavor=flavor,
             display_name=name,
-            hostname=hostname or name,
+            hostname=names.check_host(hostname) if hostname else name,
             key_data=request.public_keys(ssh_key),
             user_data=request.text(user_data, "user data"),
             vendor_data=request.text(vendor_data, "vendor data"),

@@ -10,6 +10,8 @@ from cowshed.errors import InvalidRequest
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9-]{0,62}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _HOW = ("brave", "calm", "dappled", "gentle", "jolly", "keen", "lively", "mellow", "nimble", "proud", "quiet", "sunny")
 _WHO = ("angus", "brindle", "bullock", "calf", "daisy", "galloway", "heifer", "highland", "jersey", "ox", "yak", "zebu")
 
@@ -23,6 +25,16 @@ def check(name: str) -> str:
         )
     if _UUID.fullmatch(name):
         raise InvalidRequest(reason=f"{name!r} looks like a UUID; it could be taken for another instance's")
+    return name
+
+
+def check_host(name: str) -> str:
+    """:raises InvalidRequest: it cannot be the name of a host, with or without its domain"""
+    if len(name) > 253 or not _HOST.fullmatch(name):
+        raise InvalidRequest(
+            reason=f"{name!r} cannot be the name of a host",
+            hint="labels of letters, digits and -, at most 63 each, with dots between them",
+        )
     return name
 
 
