@@ -33,7 +33,8 @@ class Result:
         return self.cpu_ours / self.cpu_peer if self.cpu_peer else None
 
 
-def _cpu() -> float:
+def cpu() -> float:
+    """Seconds that this process and those it has waited for have used."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
@@ -42,10 +43,10 @@ def alternate(result: Result, ours: Callable[[int], object], peer: Callable[[int
     """Run both ``rounds`` times, one after the other, each given the number of the round."""
     for number in range(rounds):
         for work, times, name in ((ours, result.ours, "cpu_ours"), (peer, result.peer, "cpu_peer")):
-            cpu, began = _cpu(), time.perf_counter()
+            used, began = cpu(), time.perf_counter()
             work(number)
             times.append(time.perf_counter() - began)
-            setattr(result, name, getattr(result, name) + _cpu() - cpu)
+            setattr(result, name, getattr(result, name) + cpu() - used)
     return result
 
 

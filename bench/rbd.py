@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import inputs
-from bench.measure import Result, alternate, sh, written
+from bench.measure import Result, alternate, cpu, sh, written
 from bench.storage import dense_qcow2, stored, system_qcow2
 from cowshed.config import RbdSection
 from cowshed.contract.callbacks import SILENT
@@ -205,17 +205,22 @@ def first(work: str, make: Callable[[Path], Path], *, algorithm: str = "") -> Ca
             target = url(f"{ceph.pool.name}/qemu-img{number}")
             sh("qemu-img", "convert", "-m", "16", "-W", "-f", "qcow2", "-O", "raw", local, target)
 
-        peers: dict[str, list[float]] = {"nbdcopy": [], "qemu-img": []}
+        calls = {"ours": ours, "nbdcopy": nbdcopy, "qemu-img": convert}
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
+        work_of = dict.fromkeys(calls, 0.0)
         for number in range(rounds):
-            for times, call in ((result.ours, ours), (peers["nbdcopy"], nbdcopy), (peers["qemu-img"], convert)):
-                began = time.perf_counter()
+            for name, call in calls.items():
+                used, began = cpu(), time.perf_counter()
                 call(number)
-                times.append(time.perf_counter() - began)
+                seconds[name].append(time.perf_counter() - began)
+                work_of[name] += cpu() - used
             remove_all(ceph.pool)
-        result.peer = min(peers.values(), key=statistics.median)
+        result.ours, result.cpu_ours = seconds.pop("ours"), work_of["ours"]
+        faster = min(seconds, key=lambda name: statistics.median(seconds[name]))
+        result.peer, result.cpu_peer = seconds[faster], work_of[faster]
         result.notes.append(f"{local_bytes // rounds // 1024} KiB written to the local disk")
         result.notes.append(f"{image.os_hash_algo.upper().replace('SHA', 'SHA-')} checked")
-        result.notes.append(", ".join(f"{tool} {statistics.median(times):.2f} s" for tool, times in peers.items()))
+        result.notes.append(", ".join(f"{tool} {statistics.median(times):.2f} s" for tool, times in seconds.items()))
         return result
 
     return run
