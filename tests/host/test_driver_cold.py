@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cowshed.disks import manifest
-from cowshed.driver.steps import host_state, receiving, tpm
+from cowshed.driver.steps import host_state, taking, tpm
 from cowshed.errors import (
     Conflict,
     CowshedError,
@@ -143,7 +143,7 @@ def test_snapshots_inside_a_file_go_along(sides: tuple[Side, Side], monkeypatch:
     lies = manifest.require(target.rooms.directory(who.uuid).path, "disk")
     told = replace(lies, snapshots=(*lies.snapshots, replace(lies.snapshots[0], name="more")))
     with (target.rooms.directory(who.uuid).path / "disk").open("rb") as file, pytest.raises(DataCorrupt, match="more"):
-        receiving._check_qcow2(file.fileno(), Path("disk"), told)
+        taking.check_qcow2(file.fileno(), Path("disk"), told)
 
 
 def snapshots(side: Side, who: Instance) -> Any:

@@ -12,7 +12,9 @@ import pytest
 
 from cowshed.disks.lvm import LvmBackend
 from cowshed.driver.steps import teardown
-from cowshed.errors import HostUnsuitable, NameTaken, ToolFailed, UnsupportedOperation
+from cowshed.errors import HostUnsuitable, NameTaken, ToolFailed
+from cowshed.migration.transport import Channel
+from cowshed.model.disk import DiskFormat
 from cowshed.model.instance import Instance
 from cowshed.tools import lvm
 from cowshed.units import MiB
@@ -136,7 +138,8 @@ def test_a_full_group_is_found_out_before_it_is_stopped(volumes: Volumes, monkey
     _cleared()
 
 
-def test_an_encrypted_volume_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encrypted_volume_goes_in_cipher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dm-crypt on both hosts; on its way, and in every file, QEMU's. The key there is another one."""
     volumes = Volumes(tmp_path, thin=False)
     source, target = volumes.source, volumes.target
     who = replace(source.web("raw"), backend="lvm")
@@ -144,12 +147,40 @@ def test_an_encrypted_volume_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     new = source.rooms.state / "content"
     new.write_bytes(source.content)
     source.rooms.backends["lvm"].disk(who.uuid, "disk").import_file(new, encrypt=True)  # type: ignore[attr-defined]
-    found = Move(source, target, who)
-    with connected(found, monkeypatch), pytest.raises(UnsupportedOperation, match="in cipher"):
-        found.leave()
-    found.nothing_at(target)
+    keys, found, sent = dict(source.keys.held), Move(source, target, who), []
+    write = Channel._write
+
+    def heard(channel: Channel, data: bytes) -> None:
+        sent.append(bytes(data))
+        write(channel, data)
+
+    monkeypatch.setattr(Channel, "_write", heard)
+    with connected(found, monkeypatch):
+        found.cut = MiB
+        with pytest.raises(ToolFailed):
+            found.leave()
+        found.nothing_at(target)
+        assert volumes.named(target, who) == [] and target.keys.held == {}
+        found.cut = 0
+        found.finish(target, found.leave())
+        assert _plain(target, who) == source.content + bytes(SIZE)
+        assert source.content[:64] not in b"".join(sent)
+        assert len(target.keys.held) == 1 and not set(target.keys.held.values()) & set(keys.values())
+        found.revert()
+        found.nothing_at(target)
+        assert volumes.named(target, who) == [] and target.keys.held == {}
+        assert source.keys.held == keys and _plain(source, who) == source.content
     source.disk(who).delete()
     _cleared()
+
+
+def _plain(side: Side, who: Instance) -> bytes:
+    path = side.rooms.state / "seen"
+    side.disk(who).extract(path, DiskFormat.RAW, plaintext=True)
+    try:
+        return path.read_bytes()
+    finally:
+        path.unlink()
 
 
 def _cleared() -> None:

@@ -231,6 +231,18 @@ class Importing(ABC):
         """
 
 
+class Sealing(ABC):
+    """A disk that is encrypted by other means than QEMU's, and takes over what QEMU has encrypted: never in clear on a disk."""
+
+    @abstractmethod
+    def import_sealed(self, path: Path, key: bytes, *, progress: Progress = SILENT) -> None:
+        """The disk exists, encrypted with a key of its own, with the content of ``path``, which is gone afterwards.
+
+        :param path: a finished raw file, encrypted (LUKS) with ``key``
+        :raises NameTaken: the disk exists already :raises DataCorrupt: it has no LUKS header :raises NoSpace:
+        """
+
+
 class Clonable(ABC):
     """A disk that can stand on an image inside its own storage."""
 

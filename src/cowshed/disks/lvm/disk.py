@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cowshed.contract.callbacks import SILENT, Progress
-from cowshed.contract.storage import Importing
+from cowshed.contract.storage import Importing, Sealing
 from cowshed.disks import manifest
 from cowshed.disks.encryption import Sealed, check_extract, key_of, new_encryption, new_key, require_source
 from cowshed.disks.lvm import content, encryption, temporary
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cowshed.disks.lvm.backend import LvmBackend
 
 
-class LvmDisk(RecordedDisk, SnapshottingVolume, Importing):
+class LvmDisk(RecordedDisk, SnapshottingVolume, Importing, Sealing):
     format = DiskFormat.RAW
     backend = "lvm"
 
@@ -73,6 +73,16 @@ class LvmDisk(RecordedDisk, SnapshottingVolume, Importing):
         base = Base(path, DiskFormat.RAW, size)
         self._wanted(size, base)
         self._make(size, None, lambda device: self._fill(device, size, base, SILENT), encrypt=encrypt)
+        filesystem.remove_file(path)
+
+    def import_sealed(self, path: Path, key: bytes, *, progress: Progress = SILENT) -> None:
+        size = encryption.sealed_size(path)
+
+        def fill(device: Path) -> None:
+            encryption.decrypt(path, key, device, size, progress=progress)
+            content.zero_from(device, size)
+
+        self._make(whole_sectors(size), None, fill, encrypt=True)
         filesystem.remove_file(path)
 
     def _clone(self, size: int, base: Base) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,3 +50,16 @@ def extract(
         copied = DiskSource(DiskType.FILE, format, new.path, encryption=pinned)
         zero = format == DiskFormat.QCOW2
         luks.copy(source, copied, sealed.find, compress=compress, zero=zero, progress=progress, size=size)
+
+
+def sealed_size(path: Path) -> int:
+    """Bytes that a guest sees of a raw file that QEMU has encrypted. :raises DataCorrupt: it has no LUKS header"""
+    with filesystem.errors_of(path, "read"), path.open("rb") as file:
+        return os.fstat(file.fileno()).st_size - luks_header.payload_offset(file.fileno(), path)
+
+
+def decrypt(path: Path, key: bytes, device: Path, size: int, *, progress: Progress) -> None:
+    """Such a file into a volume in clear (which dm-crypt encrypts)."""
+    sealed = Encryption(EncryptionFormat.LUKS, "received")
+    source = DiskSource(DiskType.FILE, DiskFormat.RAW, path, encryption=sealed)
+    luks.copy(source, DiskSource(DiskType.BLOCK, DiskFormat.RAW, device), lambda _: key, progress=progress, size=size)

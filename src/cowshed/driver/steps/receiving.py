@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 import base64
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
-from cowshed.contract.storage import Importing
+from cowshed.contract.storage import Importing, Sealing
 from cowshed.driver.steps import (
     arriving,
     host_state,
     launch,
     leaving,
-    moving,
     nvram,
     passwords,
     provision,
+    taking,
     tpm,
     transit,
     volumes,
 )
-from cowshed.driver.steps.sending import OVERLAY, RAW, SEALED, THERE, may_be_sealed
+from cowshed.driver.steps.sending import OVERLAY, RAW, RESEALED, SEALED, THERE, may_be_sealed
 from cowshed.driver.steps.transit import Way
 from cowshed.errors import (
     CowshedError,
-    DataCorrupt,
     HostUnsuitable,
     InvalidRequest,
     NameTaken,
     NoSpace,
     UnsupportedOperation,
 )
-from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType, ManifestDisk
+from cowshed.model.disk import Base, DiskFormat, ManifestDisk
 from cowshed.model.instance import Instance
 from cowshed.undo import Undo
 
@@ -124,6 +121,8 @@ def _mode(rooms: Rooms, instance: Instance, entry: ManifestDisk, base: Base | No
     if backend.traits.shared:
         return THERE
     stands = not entry.base_path or base is not None or _may_adopt(rooms, entry)
+    if entry.encryption and isinstance(backend.disk(instance.uuid, entry.name), Sealing):
+        return RESEALED
     if entry.encryption:
         if not (may_be_sealed(entry) and isinstance(backend, FileBackend) and stands):
             raise UnsupportedOperation(
@@ -215,16 +214,18 @@ def _take(
         tpm.unpack(rooms, instance.uuid, offer["tpm"])
         for name, entry in entries.items():
             if modes[name] == THERE:
-                manifest.record(directory, _with_own_key(rooms, entry, keys))
+                manifest.record(directory, taking.with_own_key(rooms, entry, keys))
                 continue
             found = known.get(name)
             with provision.taken_back(undo, rooms.backend(entry.backend).disk(instance.uuid, name)):
                 if modes[name] == SEALED:
-                    _sealed(rooms, directory, entry, found, keys, peer)
+                    taking.sealed(rooms, directory, entry, found, keys[name], peer)
+                elif modes[name] == RESEALED:
+                    taking.resealed(rooms, instance, entry, keys[name], peer)
                 elif modes[name] == OVERLAY and (found or not entry.base_path):
-                    _overlay(directory, entry, found, peer)
+                    taking.overlay(directory, entry, found, peer)
                 else:
-                    _raw(rooms, instance, entry, peer)
+                    taking.raw(rooms, instance, entry, peer)
         passwords.keep(rooms, offer["volumes"], offer["passwords"], undo)
         _remember_volumes(directory, offer["volumes"])
     transit.forget(rooms, instance.uuid, Way.IN)
@@ -241,121 +242,6 @@ def _adopt(rooms: Rooms, name: str, entries: Mapping[str, ManifestDisk], peer: C
         image_id=entry.image_id,
     )
     return rooms.cache.adopt(told, lambda fd: peer.receive(fd, size))
-
-
-def _overlay(directory: Path, entry: ManifestDisk, base: Base | None, peer: Channel) -> None:
-    """The file as it is there, standing on this host's base, if on any. Nothing opens it before its header has been looked at."""
-    import os
-
-    from cowshed.disks import manifest
-    from cowshed.tools import filesystem, qemu_img
-
-    with filesystem.publish(directory / entry.name) as new:
-        peer.receive(new.fd, _most(entry))
-        _check_qcow2(new.fd, directory / entry.name, entry)
-        if base:
-            qemu_img.name_base(new.path, DiskFormat.QCOW2, base.path, base.format)
-        os.fsync(new.fd)
-        with manifest.recording(directory, _placed(entry, base)):
-            new.commit()
-            filesystem.sync_directory(directory)
-
-
-def _most(entry: ManifestDisk) -> int:
-    """Bytes of the file of a disk, however it is laid out."""
-    return 2 * entry.virtual_size + sum(one.virtual_size for one in entry.snapshots) + (1 << 30)
-
-
-def _placed(entry: ManifestDisk, base: Base | None) -> ManifestDisk:
-    if base is None:
-        return replace(entry, location=entry.name)
-    return replace(entry, location=entry.name, base_path=str(base.path.absolute()), base_format=base.format)
-
-
-def _check_qcow2(fd: int, path: Path, entry: ManifestDisk) -> None:
-    """:raises DataCorrupt: it is not what was said"""
-    from cowshed.disks.qcow2 import tag
-    from cowshed.tools import qcow2
-    from cowshed.tools.qcow2.header import refuse_unsafe
-
-    try:
-        header = qcow2.read_header(fd)
-        own = replace(header, backing=None, snapshots=0)  # it is no image from outside: both may be
-        refuse_unsafe(own, sealed=entry.encryption is not None)
-        inside = {one.name for one in qcow2.read_snapshots(fd)} if entry.snapshots else set()
-    except qcow2.QcowError as error:
-        raise DataCorrupt(path=path, reason=str(error)) from error
-    if header.size != entry.virtual_size:
-        raise DataCorrupt(path=path, reason=f"it is of {header.size} bytes, and said to be of {entry.virtual_size}")
-    if lost := [one.name for one in entry.snapshots if tag(one.name) not in inside]:
-        raise DataCorrupt(path=path, reason=f"the snapshots {', '.join(lost)} are not in it")
-
-
-def _with_own_key(rooms: Rooms, entry: ManifestDisk, keys: Mapping[str, bytes]) -> ManifestDisk:
-    """The key under an id of this host's own, so that neither host removes the other's, wherever they keep them."""
-    if entry.encryption is None:
-        return entry
-    own = replace(entry.encryption, key_id=str(uuid.uuid4()))
-    rooms.keys.keep(own.key_id, keys[entry.name])
-    return replace(entry, encryption=own)
-
-
-@contextmanager
-def _kept(rooms: Rooms, key_id: str, key: bytes) -> Iterator[None]:
-    """The key of the disk that the block makes; an error takes it away again."""
-    rooms.keys.keep(key_id, key)
-    try:
-        yield
-    except BaseException:
-        with suppress(CowshedError):
-            rooms.keys.delete(key_id)
-        raise
-
-
-def _sealed(
-    rooms: Rooms, directory: Path, entry: ManifestDisk, base: Base | None, keys: Mapping[str, bytes], peer: Channel
-) -> None:
-    """The encrypted file as it is there; the announced line tells who clears up which key it has."""
-    import os
-
-    from cowshed.disks import manifest
-    from cowshed.tools import filesystem, luks, luks_header
-
-    assert entry.encryption is not None
-    encryption, path = replace(entry.encryption, key_id=str(uuid.uuid4())), directory / entry.name
-    placed = replace(_placed(entry, base), encryption=encryption)
-    with (
-        manifest.announcing(directory, placed, taken=path.exists),
-        _kept(rooms, encryption.key_id, keys[entry.name]),
-        filesystem.publish(path) as new,
-    ):
-        peer.receive(new.fd, _most(entry))
-        if entry.format == DiskFormat.QCOW2:
-            _check_qcow2(new.fd, path, entry)
-        elif os.fstat(new.fd).st_size - luks_header.payload_offset(new.fd, path) != entry.virtual_size:
-            raise DataCorrupt(path=path, reason=f"it does not hold the {entry.virtual_size} bytes it is said to")
-        if base:
-            source = DiskSource(DiskType.FILE, entry.format, new.path, encryption=encryption)
-            luks.name_base(source, base.path, base.format, rooms.keys.get)
-        os.fsync(new.fd)
-        with manifest.recording(directory, placed):
-            new.commit()
-            filesystem.sync_directory(directory)
-
-
-def _raw(rooms: Rooms, instance: Instance, entry: ManifestDisk, peer: Channel) -> None:
-    import os
-
-    directory = rooms.directory(instance.uuid).path
-    disk = rooms.backend(entry.backend).disk(instance.uuid, entry.name)
-    assert isinstance(disk, Importing)
-    with moving.scratch(directory) as path:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            peer.receive(fd, entry.virtual_size)
-        finally:
-            os.close(fd)
-        disk.import_file(path)
 
 
 def _remember_volumes(directory: Path, found: list[dict[str, Any]]) -> None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 RAW, OVERLAY, THERE = "raw", "overlay", "there"  # overlay: the file as it is, also of a qcow2 that stands on none
 SEALED = "sealed"  # the file as it is, in cipher, on its base if it has one
+RESEALED = (
+    "resealed"  # what a guest sees, in a file that QEMU has encrypted with the disk's key; there it gets one of its own
+)
 
 
 @contextmanager
@@ -39,7 +42,7 @@ def check(rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk])
 
     :raises UnsupportedOperation: :raises Conflict: :raises NotFound: a key is gone
     """
-    from cowshed.contract.storage import Snapshotting
+    from cowshed.contract.storage import Sealing, Snapshotting
 
     tpm.check_leaves(rooms, instance)
     for name, entry in entries.items():
@@ -47,14 +50,14 @@ def check(rooms: Rooms, instance: Instance, entries: Mapping[str, ManifestDisk])
             rooms.keys.get(entry.encryption.key_id)
         if rooms.backend(entry.backend).traits.shared:
             continue
-        if entry.encryption and not may_be_sealed(entry):
+        disk = rooms.backend(entry.backend).disk(instance.uuid, name)
+        if entry.encryption and not (may_be_sealed(entry) or isinstance(disk, Sealing)):
             raise UnsupportedOperation(
                 subject=f"disk {name}",
                 operation="move to another host",
                 reason=f"it is encrypted, and a disk of the backend {entry.backend} cannot be sent in cipher",
                 hint=f"take its content along in cipher: cowshed disk export {instance.name}",
             )
-        disk = rooms.backend(entry.backend).disk(instance.uuid, name)
         if not keeps_snapshots(entry) and isinstance(disk, Snapshotting) and (points := disk.snapshots()):
             raise Conflict(
                 reason=f"the disk {name} of {instance.name} has snapshots that would not move with it, "
@@ -129,7 +132,7 @@ def send(
         rooms.progress.check()
         if mode in (OVERLAY, SEALED):
             _send_file(rooms, str(rooms.directory(instance.uuid).path / entries[name].location), to)
-        elif mode == RAW:
+        elif mode in (RAW, RESEALED):  # an encrypted one is extracted in cipher
             _send_raw(rooms, instance, entries[name], to)
     to.hear()
 
