@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from cowshed.cli import manual
 from cowshed.cli.app import VERBS, cowshed
@@ -34,9 +35,16 @@ def test_nothing_in_a_text_is_taken_for_a_request() -> None:
     assert "\\efBescapes" in text
 
 
+def test_a_verb_of_two_words_is_given_as_it_is_typed() -> None:
+    for words in (["disk", "move"], ["disk move"]):
+        done = CliRunner().invoke(cowshed, ["manual", *words])
+        assert done.exit_code == 0, done.output
+        assert done.stdout.startswith('.TH "COWSHED-DISK-MOVE"')
+
+
 def test_a_verb_that_is_not_there() -> None:
     with pytest.raises(InvalidRequest, match="nothing"):
-        manual._find(context(), "disk nothing")
+        manual.find(context(), "disk nothing")
 
 
 def test_groff_reads_them_without_a_complaint() -> None:

@@ -13,18 +13,18 @@ from cowshed.errors import InvalidRequest
 
 
 @click.command(cls=Verb)
-@click.argument("verb_name", metavar="[VERB]", required=False, default="")
+@click.argument("words", metavar="[VERB]...", nargs=-1)
 @click.option(
     "--directory", type=click.Path(path_type=Path), help="Write every page there, as cowshed.1, cowshed-run.1, ..."
 )
 @verb
-def manual(session: Session, verb_name: str, directory: Path | None) -> None:
+def manual(session: Session, words: tuple[str, ...], directory: Path | None) -> None:
     """Print a manual page: cowshed manual | man -l -"""
     from cowshed.cli.app import cowshed
 
     context = click.Context(cowshed, info_name="cowshed")
     if directory is None:
-        print(page(*find(context, verb_name)), end="")
+        print(page(*find(context, " ".join(words))), end="")
         return
     directory.mkdir(parents=True, exist_ok=True)
     written = []
