@@ -24,7 +24,7 @@ useradd --create-home "$user"
 .venv/bin/python -m cowshed.tools.privilege "$user" cow-shed tiny >/etc/sudoers.d/cowshed
 chmod 440 /etc/sudoers.d/cowshed
 quietly visudo -c
-export HOME=/home/$user
+export HOME=/home/$user USER=$user LOGNAME=$user  # what is named for a user is not looked for under the caller's name
 # The way to the interpreter and to the project is open to everybody (in the guest's own layer of the file system).
 for place in "$(readlink -f .venv/bin/python)" "$PWD"; do
     while place=$(dirname "$place"); [ "$place" != / ]; do chmod a+x "$place"; done
