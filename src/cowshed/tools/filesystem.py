@@ -57,8 +57,8 @@ def errors_of(path: Path | str, action: str) -> Iterator[None]:
 
 def _translated(error: OSError, path: Path | str, action: str) -> CowshedError:
     if error.errno == errno.EFBIG:
-        place = f"the file system of {Path(path).parent}"
-        return UnsupportedOperation(subject=place, operation=f"{action} a file that large", reason=error.strerror)
+        where = f"the file system of {Path(path).parent}"
+        return UnsupportedOperation(subject=where, operation=f"{action} a file that large", reason=error.strerror)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = Path(path).parent
         free = free_space(place) if place.exists() else 0
