@@ -11,23 +11,21 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 
 from cowshed.config import CacheSection
-from cowshed.contract.callbacks import SILENT, Progress
-from cowshed.contract.imaging import ImageService
 from cowshed.errors import DataCorrupt, DigestMismatch, FetchFailed, ImageRejected, InvalidRequest, NoSpace
 from cowshed.images.cache import Cache, name_of
 from cowshed.images.sweep import sweep
 from cowshed.model.disk import DiskFormat, DiskSource, DiskType
-from cowshed.model.image import Image, Location
+from cowshed.model.image import Image
 from cowshed.tools import transfer
 from cowshed.units import GiB, MiB
 from tests.conftest import LoopFs
+from tests.image_services import OpeningService
 
 NOISE = random.Random(2).randbytes(8 * MiB)
 
@@ -47,7 +45,7 @@ class Stream(io.RawIOBase):
         return piece
 
 
-class Store(ImageService):
+class Store(OpeningService):
     """A service without local files."""
 
     def __init__(self, data: bytes = NOISE, **options: Any) -> None:
@@ -57,27 +55,6 @@ class Store(ImageService):
     def open(self, image: Image, *, offset: int = 0) -> BinaryIO:
         self.streams.append(Stream(self.data, **self.options))
         return self.streams[-1]  # type: ignore[return-value]
-
-    def show(self, ref: str) -> Image:
-        raise NotImplementedError
-
-    def list(self, *, name: str | None = None) -> Sequence[Image]:
-        raise NotImplementedError
-
-    def download(self, image: Image, target: Path, *, progress: Progress = SILENT) -> None:
-        raise NotImplementedError
-
-    def upload(self, image: Image, source: BinaryIO, *, progress: Progress = SILENT) -> Image:
-        raise NotImplementedError
-
-    def update(self, image_id: str, changes: Mapping[str, Any]) -> Image:
-        raise NotImplementedError
-
-    def delete(self, image_id: str) -> None:
-        raise NotImplementedError
-
-    def locations(self, image: Image) -> Sequence[Location]:
-        raise NotImplementedError
 
 
 class LocalStore(Store):

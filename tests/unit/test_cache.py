@@ -8,26 +8,25 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 
 from cowshed.config import CacheSection
-from cowshed.contract.callbacks import SILENT, Progress
-from cowshed.contract.imaging import ImageService
 from cowshed.errors import Busy, DataCorrupt, DigestMismatch, ImageRejected
 from cowshed.images.cache import Cache, name_of
 from cowshed.images.sweep import sweep
 from cowshed.model.disk import DiskFormat
-from cowshed.model.image import Image, Location
+from cowshed.model.image import Image
 from cowshed.units import MiB
+from tests.image_services import OpeningService
 
 DATA = (b"a disk" + bytes(506)) * 2048 + bytes(MiB)
 
 
-class Store(ImageService):
+class Store(OpeningService):
     """Images in memory; notes each fetch in a file, so that other processes are seen too."""
 
     def __init__(self, log: Path, *, pause: float = 0.0, data: bytes = DATA) -> None:
@@ -44,27 +43,6 @@ class Store(ImageService):
     @property
     def fetches(self) -> list[str]:
         return self.log.read_text().split() if self.log.exists() else []
-
-    def show(self, ref: str) -> Image:
-        raise NotImplementedError
-
-    def list(self, *, name: str | None = None) -> Sequence[Image]:
-        raise NotImplementedError
-
-    def download(self, image: Image, target: Path, *, progress: Progress = SILENT) -> None:
-        raise NotImplementedError
-
-    def upload(self, image: Image, source: BinaryIO, *, progress: Progress = SILENT) -> Image:
-        raise NotImplementedError
-
-    def update(self, image_id: str, changes: Mapping[str, Any]) -> Image:
-        raise NotImplementedError
-
-    def delete(self, image_id: str) -> None:
-        raise NotImplementedError
-
-    def locations(self, image: Image) -> Sequence[Location]:
-        raise NotImplementedError
 
 
 @pytest.fixture

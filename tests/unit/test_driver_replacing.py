@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from pathlib import Path
 
 import pytest
@@ -12,15 +10,13 @@ from cowshed.config import Config, DisksSection, GuestSection, HostSection
 from cowshed.disks import manifest
 from cowshed.driver import LibvirtDriver
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import launch, layout, provision, replacing
+from cowshed.driver.steps import launch, layout, replacing
 from cowshed.errors import Busy
-from cowshed.images import pull
-from cowshed.model.disk import DiskFormat
-from cowshed.model.flavor import Flavor
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.undo import Undo
 from cowshed.units import MiB
+from tests import provisioned
 
 
 @pytest.fixture
@@ -37,20 +33,12 @@ def rooms(driver: LibvirtDriver) -> Rooms:
 
 @pytest.fixture
 def image(rooms: Rooms, tmp_path: Path) -> Image:
-    path = tmp_path / "image.raw"
-    path.write_bytes(os.urandom(MiB) + bytes(MiB))
-    return pull.pull(rooms.images, str(path), name="debian", format=DiskFormat.RAW)
+    return provisioned.debian(rooms, tmp_path)
 
 
 @pytest.fixture
 def cow(rooms: Rooms, image: Image) -> Instance:
-    made = Instance(uuid=str(uuid.uuid4()), name="cow", flavor=Flavor(root=4 * MiB, swap=MiB))
-    with Undo() as undo:
-        plan = layout.plan(rooms, made, image, None)
-        provision.directory(rooms, made, undo)
-        layout.remember(rooms, made, plan)
-        provision.disks(rooms, made, image, plan, undo)
-    return made
+    return provisioned.cow(rooms, image, swap=MiB)
 
 
 def begun(rooms: Rooms, who: Instance, image: Image) -> replacing.Replacement:

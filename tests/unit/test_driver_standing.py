@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +13,12 @@ from cowshed.config import Config, DisksSection, GuestSection, HostSection
 from cowshed.disks import manifest
 from cowshed.driver import LibvirtDriver
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import layout, provision, standing
+from cowshed.driver.steps import standing
 from cowshed.errors import DataCorrupt, DigestMismatch, DiskNotFound, ImageNotFound
-from cowshed.images import pull
-from cowshed.model.disk import DiskFormat
-from cowshed.model.flavor import Flavor
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
-from cowshed.undo import Undo
 from cowshed.units import MiB
+from tests import provisioned
 
 
 @pytest.fixture
@@ -33,20 +29,12 @@ def rooms(tmp_path: Path) -> Rooms:
 
 @pytest.fixture
 def image(rooms: Rooms, tmp_path: Path) -> Image:
-    path = tmp_path / "image.raw"
-    path.write_bytes(os.urandom(MiB) + bytes(MiB))
-    return pull.pull(rooms.images, str(path), name="debian", format=DiskFormat.RAW)
+    return provisioned.debian(rooms, tmp_path)
 
 
 @pytest.fixture
 def cow(rooms: Rooms, image: Image) -> Instance:
-    made = Instance(uuid=str(uuid.uuid4()), name="cow", flavor=Flavor(root=4 * MiB))
-    with Undo() as undo:
-        plan = layout.plan(rooms, made, image, None)
-        provision.directory(rooms, made, undo)
-        layout.remember(rooms, made, plan)
-        provision.disks(rooms, made, image, plan, undo)
-    return made
+    return provisioned.cow(rooms, image)
 
 
 def base(rooms: Rooms, who: Instance) -> Path:
