@@ -234,12 +234,19 @@ def unmount_unused(rooms: Rooms) -> None:
         return
     for target in mounts.below(rooms.shares):
         try:
-            if not _named_by_any(rooms, target):
-                with _held(rooms, target):
-                    if not _named_by_any(rooms, target):
-                        mounts.unmount(target)
+            _unmount_if_unused(rooms, target)
         except CowshedError as error:
             _log.warning("could not unmount %s, which nobody uses: %s", target, error)
+
+
+def _unmount_if_unused(rooms: Rooms, target: Path) -> None:
+    from cowshed.tools import mounts
+
+    if _named_by_any(rooms, target):
+        return
+    with _held(rooms, target):
+        if not _named_by_any(rooms, target):  # nobody has come before we held it
+            mounts.unmount(target)
 
 
 def _named_by_any(rooms: Rooms, target: Path) -> bool:
