@@ -16,6 +16,7 @@ import pytest
 
 from cowshed.errors import CowshedError
 from cowshed.hypervisor import Guest, Hypervisor, session
+from cowshed.model.image import Image
 from cowshed.tools import run
 from tests.vm import machines
 from tests.vm.two_hosts import Host, missing, two_hosts
@@ -93,6 +94,27 @@ def _instances_end_with_their_test() -> Iterator[None]:
     for one, kept in before:
         if one in machines.OPEN:
             one.end(kept)
+
+
+@pytest.fixture(scope="module")
+def house(libvirt_uri: str, guest_dir: Path) -> Iterator[machines.Machines]:
+    """A driver with the usual configuration; a file that needs another has its own."""
+    with machines.machines(libvirt_uri, guest_dir) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def tiny(house: machines.Machines) -> Image:
+    return house.image()
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Path]:
+    """Where the storage keeps its files: not below pytest's directory, where a QEMU of another user could not enter."""
+    place = Path(tempfile.mkdtemp(prefix="cowshed-store-", dir="/tmp"))
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture

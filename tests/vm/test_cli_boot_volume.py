@@ -6,7 +6,6 @@ import io
 import re
 import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -35,14 +34,6 @@ class Here(Command):
         assert status == code, f"{words}: {status}\n{said}{told}"
         assert "Traceback" not in told
         return said, told
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[Path]:
-    place = Path(tempfile.mkdtemp(prefix="cowshed-store-", dir="/tmp"))
-    place.chmod(0o755)
-    yield place
-    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -27,11 +27,6 @@ def house(libvirt_uri: str, guest_dir: Path, ceph: Ceph, rbd_pool: str) -> Itera
         yield made
 
 
-@pytest.fixture(scope="module")
-def tiny(house: Machines) -> Image:
-    return house.image()
-
-
 def booted(house: Machines, instance: Instance, times: int, before: int) -> int:
     """It says that it has booted ``times`` from this disk, behind ``before`` bytes of log; returns the log's end."""
     house.wait(instance, rf"(?s)\A.{{{before},}}?cowshed-guest: boot {times}\b.*?cowshed-guest: up")

@@ -8,10 +8,8 @@ import io
 import json
 import os
 import socket
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,18 +28,7 @@ from cowshed.errors import (
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import Vif
-from tests.vm.machines import Machines, forwarded, free_port, machines
-
-
-@pytest.fixture(scope="module")
-def house(libvirt_uri: str, guest_dir: Path) -> Iterator[Machines]:
-    with machines(libvirt_uri, guest_dir) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def tiny(house: Machines) -> Image:
-    return house.image()
+from tests.vm.machines import Machines, forwarded, free_port
 
 
 @pytest.fixture(scope="module")

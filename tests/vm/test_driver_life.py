@@ -27,11 +27,6 @@ def house(libvirt_uri: str, guest_dir: Path) -> Iterator[Machines]:
 
 
 @pytest.fixture(scope="module")
-def tiny(house: Machines) -> Image:
-    return house.image()
-
-
-@pytest.fixture(scope="module")
 def running(house: Machines, tiny: Image) -> Instance:
     """One guest for the tests that only look."""
     instance = house.spawn(tiny, vifs=forwarded(free_port()))

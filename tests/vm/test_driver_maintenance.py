@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,7 @@ from cowshed.driver.steps import marks
 from cowshed.errors import HostUnsuitable, InstanceNotFound
 from cowshed.model.instance import Instance, PowerState
 from tests.vm.conftest import end, start_daemon
-from tests.vm.machines import Machines, machines
-
-
-@pytest.fixture(scope="module")
-def house(libvirt_uri: str, guest_dir: Path) -> Iterator[Machines]:
-    with machines(libvirt_uri, guest_dir) as made:
-        yield made
+from tests.vm.machines import Machines
 
 
 @pytest.fixture(scope="module")

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from bench import periodic
 from cowshed.driver import LibvirtDriver
 from cowshed.model.instance import Instance, PowerState
-from tests.vm.machines import Machines, machines
-
-
-@pytest.fixture(scope="module")
-def house(libvirt_uri: str, guest_dir: Path) -> Iterator[Machines]:
-    with machines(libvirt_uri, guest_dir) as made:
-        yield made
+from tests.vm.machines import Machines
 
 
 @pytest.fixture(scope="module")

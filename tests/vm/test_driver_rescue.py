@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,7 @@ from cowshed.model.flavor import Flavor
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
 from cowshed.units import GiB, MiB
-from tests.vm.machines import Machines, machines
-
-
-@pytest.fixture(scope="module")
-def house(libvirt_uri: str, guest_dir: Path) -> Iterator[Machines]:
-    with machines(libvirt_uri, guest_dir) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def tiny(house: Machines) -> Image:
-    return house.image()
+from tests.vm.machines import Machines
 
 
 def names(house: Machines, instance: Instance) -> set[str]:

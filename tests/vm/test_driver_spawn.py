@@ -8,7 +8,6 @@ import shutil
 import socket
 import time
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -34,18 +33,6 @@ from cowshed.model.vif import Vif, VifType
 from cowshed.units import GiB, MiB
 from tests.conftest import LoopFs
 from tests.vm.machines import KERNEL_OPTIONS, MAC, Machines, forwarded, free_port, machines
-
-
-@pytest.fixture(scope="module")
-def house(libvirt_uri: str, guest_dir: Path) -> Iterator[Machines]:
-    with machines(libvirt_uri, guest_dir) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def tiny(house: Machines) -> Image:
-    return house.image()
-
 
 # --- what an instance gets ------------------------------------------------------------------------
 

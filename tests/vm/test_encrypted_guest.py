@@ -38,11 +38,6 @@ def house(libvirt_uri: str, guest_dir: Path) -> Iterator[Machines]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def tiny(house: Machines) -> Image:
-    return house.image()
-
-
 @pytest.fixture(autouse=True)
 def others(libvirt_uri: str) -> Iterator[set[str]]:
     """Secrets that other tests have left with this libvirt; :func:`told` does not speak of them."""

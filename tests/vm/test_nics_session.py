@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from cowshed.errors import InstanceNotFound, InvalidRequest, InvalidState, NetworkNotFound, UnsupportedOperation
 from cowshed.model.instance import Instance
 from cowshed.model.vif import PortForward, Vif, VifType
-from tests.vm.machines import Machines, free_port, machines
-
-
-@pytest.fixture(scope="module")
-def house(libvirt_uri: str, guest_dir: Path) -> Iterator[Machines]:
-    with machines(libvirt_uri, guest_dir) as made:
-        yield made
+from tests.vm.machines import Machines, free_port
 
 
 @pytest.fixture(scope="module")

@@ -38,21 +38,10 @@ from cowshed.tools import filesystem
 from cowshed.units import MiB
 from tests.vm import slow_backup
 from tests.vm.conftest import end, start_daemon
-from tests.vm.machines import Machines, machines
+from tests.vm.machines import Machines
 
 ROOT = Path(__file__).parents[2]
 FLAVOR = Flavor(memory=192 * MiB, root=160 * MiB, ephemeral=64 * MiB, swap=16 * MiB)
-
-
-@pytest.fixture(scope="module")
-def house(libvirt_uri: str, guest_dir: Path) -> Iterator[Machines]:
-    with machines(libvirt_uri, guest_dir) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def tiny(house: Machines) -> Image:
-    return house.image()
 
 
 @pytest.fixture(scope="module")

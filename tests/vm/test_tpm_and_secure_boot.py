@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
 from cowshed.tools import run
 from cowshed.units import MiB
-from tests.vm.machines import KERNEL_OPTIONS, Machines, machines
+from tests.vm.machines import KERNEL_OPTIONS, Machines
 
 # TPM2_ReadClock: of the answer, the octets 26 to 29 are how often this TPM was started, which only its own memory knows.
 READ_CLOCK = r"""#!/bin/sh
@@ -26,12 +25,6 @@ printf '\200\001\0\0\0\012\0\0\001\201' >&3
 dd bs=4096 count=1 <&3 2>/dev/null >/run/answer
 echo "cowshed-guest: tpm $(hexdump -v -s 26 -n 4 -e '4/1 "%02x"' /run/answer)"
 """
-
-
-@pytest.fixture(scope="module")
-def house(libvirt_uri: str, guest_dir: Path) -> Iterator[Machines]:
-    with machines(libvirt_uri, guest_dir) as made:
-        yield made
 
 
 def starts(house: Machines, instance: Instance, number: int) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,6 @@ from cowshed.model.instance import Instance, PowerState
 from cowshed.volumes import chain
 from tests import volume_servers as servers
 from tests.vm.machines import Machines, machines
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[Path]:
-    place = Path(tempfile.mkdtemp(prefix="cowshed-store-", dir="/tmp"))
-    place.chmod(0o755)
-    yield place
-    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

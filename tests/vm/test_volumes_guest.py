@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
@@ -88,15 +86,6 @@ while :; do
 done >/dev/console 2>&1
 ) &
 """
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[Path]:
-    """Where the storage keeps its files: not below pytest's directory, where a QEMU of another user could not enter."""
-    place = Path(tempfile.mkdtemp(prefix="cowshed-store-", dir="/tmp"))
-    place.chmod(0o755)
-    yield place
-    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
