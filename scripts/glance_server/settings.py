@@ -23,6 +23,8 @@ provider = fernet
 expiration = 3600
 [fernet_tokens]
 key_repository = {place}/fernet
+[fernet_receipts]
+key_repository = {place}/fernet
 [credential]
 key_repository = {place}/credential
 [cache]
