@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from cowshed.errors import (
     NetworkNotFound,
     PermissionDenied,
 )
-from cowshed.hypervisor import Hypervisor, dial, session
+from cowshed.hypervisor import Hypervisor, dial, look, session
 from cowshed.model.event import Transition
 from cowshed.model.instance import PowerState
 from cowshed.tools import run
@@ -175,6 +177,19 @@ def test_other_addresses_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None
         assert session.prepare(uri, hide_kvm=True) == uri
     assert session.is_session("qemu+unix:///session?socket=/x")
     assert not session.is_session("qemu:///system")
+
+
+def test_a_quick_look_at_a_daemon_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It listens and never answers: `cowshed ls` must not wait for it for ever."""
+    (tmp_path / "libvirt").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(look, "PATIENCE", 0.3)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as daemon:
+        daemon.bind(str(tmp_path / "libvirt" / look.SOCKETS[0]))
+        daemon.listen()
+        before = time.monotonic()
+        assert look.states() is None
+        assert 0.3 <= time.monotonic() - before < 5
 
 
 def test_the_command_that_starts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import os
 from urllib.parse import quote
 
 SOCKETS = ("libvirt-sock", "virtqemud-sock")
+PATIENCE = 3.0  # seconds for an answer
 _STATE_ONLY = 1  # VIR_DOMAIN_STATS_STATE
 _NO_WAIT = 1 << 29  # VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 
@@ -27,8 +28,19 @@ def states() -> dict[str, int] | None:
     for name in SOCKETS:
         path = os.path.join(folder(), name)
         if os.path.exists(path):
-            return _ask(f"qemu+unix:///session?socket={quote(path)}")
+            return _in_time(f"qemu+unix:///session?socket={quote(path)}")
     return None
+
+
+def _in_time(uri: str) -> dict[str, int] | None:
+    """None also of a daemon that hangs: nothing else bounds its answer, and the usual way says what is wrong."""
+    from threading import Thread
+
+    found: list[dict[str, int] | None] = []
+    thread = Thread(target=lambda: found.append(_ask(uri)), daemon=True)  # not waited for at the end
+    thread.start()
+    thread.join(PATIENCE)
+    return found[0] if found else None
 
 
 def _ask(uri: str) -> dict[str, int] | None:
