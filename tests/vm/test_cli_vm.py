@@ -141,24 +141,21 @@ def test_whole_life(command: Command, tiny: str, tmp_path: Path, hypervisor: Hyp
     command("disk", "snapshot", "rollback", "web", "stopped", "--yes")
     command("disk", "snapshot", "rm", "web", "stopped", "--yes")
     assert command.json("disk", "move", "web", "--to", "raw")["disk"]["format"] == "raw"
-    command("start", "web")
-    command("wait", "web", "--for", "log:cowshed-guest: up", "--timeout", "90s")
-    assert boots(command) == ["1", "2"]  # the disk is the same
-    command("restart", "web", "--hard")
-    assert command.instances()[0]["state"] == "running"
     kept = command.json("rm", "--soft", "web")["instances"][0]
     assert (kept["state"], kept["reclaim_at"], command.instances()) == ("soft-deleted", None, [])
     assert command.json("ls", "--deleted")["instances"] == [kept]
     command.refused("start", "web", code=4, said="web is softly deleted; it cannot be started")
     command("restore", "web")
     command("wait", "web", "--for", "log:cowshed-guest: up", "--timeout", "90s")
+    assert boots(command) == ["1", "2"]  # the disk is the same
+    command("restart", "web", "--hard")
     assert command.instances()[0]["state"] == "running"
     assert command("rm", "--yes", "web")[0] == "REMOVED\nweb\n"
     events = [row["event"] for row in command.json("events")["events"]]
     assert events == [
         "created", "paused", "resumed", "suspended", "started", "disk resized", "stopped", "snapshot taken",
-        "rolled back", "snapshot removed", "disk moved", "started", "restarted",
-        "softly deleted", "restored", "removed",
+        "rolled back", "snapshot removed", "disk moved", "softly deleted", "restored",
+        "restarted", "removed",
     ]  # fmt: skip
     clean(command, hypervisor)
     bases = command.json("image", "prune", "--yes")["bases"]
