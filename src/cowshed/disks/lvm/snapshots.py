@@ -30,7 +30,7 @@ from cowshed.units import MiB
 if TYPE_CHECKING:
     from cowshed.disks.lvm.backend import LvmBackend
 
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _ROLLING: Final = "rolling-back"  # tag of a thick volume: to which snapshot
 _REPLACES: Final = "replaces"  # tag of a thin volume: it is becoming the disk
 _LOCK: Final = ".volumes"
@@ -63,7 +63,8 @@ class SnapshottingVolume(Snapshotting):
     def take(self, name: str, *, progress: Progress = SILENT) -> None:
         if not _NAME.fullmatch(name):
             raise InvalidRequest(
-                reason=f"{name!r} cannot be the name of a snapshot", hint="letters, digits, . _ -; 64 at most"
+                reason=f"{name!r} cannot be the name of a snapshot",
+                hint="letters, digits, . _ -, neither a dot nor a dash first; 64 at most",
             )
         self._entry()
         with self.working():
