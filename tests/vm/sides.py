@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cowshed.config import Config, ConsoleSection, GuestSection, MigrationSection
+from cowshed.driver.steps import transit
 from cowshed.hypervisor import migrate
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
@@ -164,14 +165,19 @@ def go(
     if meanwhile:
         meanwhile.join()
     if calls.made == ["post"]:
-        source.driver.post_live_migration(None, instance, disks, calls.data)
-        source.driver.post_live_migration_at_source(None, instance, nics)
-        source.driver.cleanup(None, instance, nics, migrate_data=calls.data)
-        target.driver.post_live_migration_at_destination(None, instance, nics, True, disks)
+        left(source, target, instance, calls.data, nics, disks)
     else:
         for _ in range(2):
             target.driver.rollback_live_migration_at_destination(None, instance, nics, disks, migrate_data=data)
     return calls
+
+
+def left(source: Side, target: Side, instance: Instance, data: Any, nics: Any = (), disks: Any = None) -> None:
+    """Both sides' part of the end, once it runs at the target."""
+    source.driver.post_live_migration(None, instance, disks, data)
+    source.driver.post_live_migration_at_source(None, instance, nics)
+    source.driver.cleanup(None, instance, nics, migrate_data=data)
+    target.driver.post_live_migration_at_destination(None, instance, nics, True, disks)
 
 
 def one_guest(instance: Instance, *sides: Side) -> list[Side]:
@@ -192,6 +198,11 @@ def goes_on(where: Side, instance: Instance) -> None:
     while "tick" not in where.log(instance)[seen:]:
         assert time.monotonic() < deadline, where.log(instance)[-500:]
         time.sleep(0.1)
+
+
+def went_on(source: Side, instance: Instance) -> bool:
+    """Has the source found out that its libvirt let the guest go on after the last step, and stopped it?"""
+    return bool((transit.noted(source.driver.rooms, instance.uuid, transit.Way.OUT) or {}).get("went_on"))
 
 
 def nothing_at(side: Side, instance: Instance) -> None:
