@@ -215,6 +215,8 @@ def test_export(cowshed: Command, stopped: str, tmp_path: Path) -> None:
         assert file.read(4) != b"QFI\xfb"
     assert (tmp_path / "out.raw").stat().st_size == MiB
     refused(cowshed("disk", "export", "web", out), 4, "out.qcow2")
+    refused(cowshed("disk", "export", "web", tmp_path / "x.vmdk"), 2, "not vmdk")
+    assert not (tmp_path / "x.vmdk").exists()
     refused(cowshed("disk", "export", "web", tmp_path / "x", "--format", "raw", "--compress"), 2, "compress")
     refused(cowshed("disk", "export", "web", tmp_path / "no" / "x"), 3, "no")
     assert sorted(path.name for path in tmp_path.glob("*out*")) == ["out.qcow2", "out.raw"]

@@ -473,6 +473,7 @@ def test_events(cowshed: Command, web: str):
     cowshed("stop", "web", "--force")
     rows = cowshed("events", "-o", "json").json["events"]
     assert [(row["name"], row["event"]) for row in rows] == [("web", "created"), ("web", "stopped")]
+    refused(cowshed("events", "--limit", "-1"), 2, "-1")
     assert cowshed("events", "--limit", "1").out.splitlines()[1].split()[2:4] == ["web", "stopped"]
     cowshed("run", "tiny", "--name", "db")
     assert cowshed("events", "web", "-o", "json").json["events"] == rows
@@ -572,6 +573,8 @@ def test_ssh_options_end_at_the_command(cowshed: Command, tiny: Path, monkeypatc
     ):
         assert cowshed("ssh", *words).code == 0
         assert seen[-1][-6:] == ["-l", "root", "--", "127.0.0.2", "ls", "-la"]
+    cowshed("ssh", "-i", "key", "web")
+    assert seen[-1][-4:] == ["-i", "key", "--", "127.0.0.2"]
     cowshed("ssh", "web")
     assert seen[-1][-2:] == ["--", "127.0.0.2"]
     cowshed("ssh", "web", "uptime", "-o", "-q", "--help")

@@ -122,15 +122,16 @@ def _takes_value(option: click.Parameter) -> bool:
 @click.command(cls=SshCommand)
 @instance_argument()
 @click.option("-l", "--user", default="", help="Who to be in the guest; default: your own name.")
+@click.option("-i", "--identity", default="", metavar="FILE", help="Private key; default: ssh's own choice.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @verb
-def ssh(session: Session, instance: str, user: str, command: tuple[str, ...]) -> None:
+def ssh(session: Session, instance: str, user: str, identity: str, command: tuple[str, ...]) -> None:
     """Open a shell in INSTANCE, or run COMMAND there (its exit code is passed on).
 
     The instance is reached through its port forward to port 22, or at the address its guest agent names.
     """
     from cowshed.tools import run
 
-    words = session.host.machine(instance).ssh_command(*command, user=user)
+    words = session.host.machine(instance).ssh_command(*command, user=user, identity=identity)
     sys.stdout.flush()
     run.replace(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -185,7 +186,7 @@ def export(
     *before, target = words
     if len(before) > 1:
         raise click.UsageError(f"too many words: {' '.join(words)}", click.get_current_context())
-    disk_format = disk_format or ("raw" if target.lower().endswith(".raw") else "qcow2")
+    disk_format = disk_format or _format_of(target)
     with session.working() as host:
         path = host.disks.export(
             instance,
@@ -197,3 +198,14 @@ def export(
             key_file=key_file,
         )
     session.emit("file", {"name": str(path), "format": disk_format, "size": path.stat().st_size})
+
+
+def _format_of(target: str) -> str:
+    """:raises InvalidRequest: the name promises a format that is not written"""
+    suffix = os.path.splitext(target)[1].lower()
+    if suffix in (".vmdk", ".vdi", ".vhd", ".vhdx", ".iso", ".ova"):
+        raise InvalidRequest(
+            reason=f"{target}: raw and qcow2 are written, not {suffix[1:]}",
+            hint="--format names what the file shall be",
+        )
+    return "raw" if suffix == ".raw" else "qcow2"

@@ -60,7 +60,14 @@ def config_show(session: Session) -> None:
 @click.command(cls=Verb)
 @click.argument("instance", required=False, default="", shell_complete=every_name)
 @click.option("-f", "--follow", is_flag=True, help="Go on showing what happens, until ^C.")
-@click.option("--limit", type=int, default=100, show_default=True, metavar="NUMBER", help="How many of the past ones.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    metavar="NUMBER",
+    help="How many of the past ones.",
+)
 @verb
 def events(session: Session, instance: str, follow: bool, limit: int) -> None:
     """Show what happened to INSTANCE, or to all instances, oldest first.

@@ -269,12 +269,15 @@ class Machine:
             hint="its guest agent names the address: is qemu-guest-agent installed there, and has the guest booted?",
         )
 
-    def ssh_command(self, *command: str, user: str = "") -> list[str]:
-        """The words of an ssh call. Its host key is remembered with the instance, and goes with it."""
+    def ssh_command(self, *command: str, user: str = "", identity: str = "") -> list[str]:
+        """The words of an ssh call. Its host key is remembered with the instance, and goes with it.
+
+        :param identity: path of a private key
+        """
         address, port = self.ssh_endpoint()
         known = self._host.driver.console_log_path(self.record.instance).with_name("known_hosts")
         options = ["-o", "StrictHostKeyChecking=accept-new", "-o", f"UserKnownHostsFile={known}"]
-        who = ["-l", user] if user else []
+        who = [*(["-l", user] if user else []), *(["-i", identity] if identity else [])]
         return ["ssh", "-p", str(port), *options, *who, "--", address, *command]
 
     def _ssh_forward(self) -> PortForward | None:
