@@ -182,12 +182,8 @@ def test_no_space_leaves_nothing_and_a_retry_finds_room(libvirt_uri: str, guest_
         house.assert_nothing_left(instance)
         assert not house.driver.cache.bases()
         filler.unlink()
-        # The test's libvirtd has a mount namespace of its own and does not see this file system: no guest starts here,
-        # but the disk that found no room is made, and the failure after it leaves nothing either.
-        with pytest.raises(HypervisorError):
-            house.start(instance, image)
-        assert house.driver.cache.find(image.id)
-        house.assert_nothing_left(instance)
+        house.start(instance, image)
+        assert house.state_of(instance) == PowerState.RUNNING
 
 
 def test_a_qemu_that_does_not_start_leaves_nothing(house: Machines, tiny: Image) -> None:
