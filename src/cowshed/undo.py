@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import ParamSpec
 
 from cowshed import log
 from cowshed.errors import CowshedError
 
 _log = log.logger(__name__)
+
+_P = ParamSpec("_P")
 
 
 class Undo:
@@ -24,9 +26,9 @@ class Undo:
     """
 
     def __init__(self) -> None:
-        self._steps: list[tuple[str, Callable[[], Any]]] = []
+        self._steps: list[tuple[str, Callable[[], object]]] = []
 
-    def push(self, what: str, inverse: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    def push(self, what: str, inverse: Callable[_P, object], *args: _P.args, **kwargs: _P.kwargs) -> None:
         """Register ``inverse``; ``what`` names it in the log."""
         self._steps.append((what, lambda: inverse(*args, **kwargs)))
 

@@ -141,7 +141,7 @@ def prepare(
         else:
             _check_bases(rooms, instance)
         plugged = connect.plug(rooms, vifs, undo)
-        undo.push("let libvirt forget its keys", opening.forget_keys, rooms, instance.uuid)
+        undo.push("let libvirt forget its keys", opening.forget_keys, rooms, instance)
         image = locate.remembered_image(rooms, instance)
         connected = volumes.connect_all(rooms, instance, _volumes(rooms, instance, image, block_devices, found), undo)
         undo.push("give the serial port back", serial.give_back, rooms, instance.uuid)

@@ -58,7 +58,7 @@ def build(
         provision.config_drive(rooms, instance, metadata, encrypt=layout.encrypts(rooms, instance, image))
         plugged = connect.plug(rooms, vifs, undo)
         undo.push("remove its packet filters", filtering.remove, rooms, instance, vifs)
-        undo.push("let libvirt forget its keys", opening.forget_keys, rooms, instance.uuid)
+        undo.push("let libvirt forget its keys", opening.forget_keys, rooms, instance)
         connected = volumes.connect_all(rooms, instance, plan.volumes, undo)
         undo.push("forget its shares", shares.forget, rooms, instance)
         shares.keep(rooms, instance, directories)

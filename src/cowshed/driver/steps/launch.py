@@ -204,7 +204,7 @@ def relaunch(
     shares.check_recorded(rooms, instance)
     with Undo() as undo:
         plugged = connect.plug(rooms, vifs, undo)
-        undo.push("let go of the disks", opening.let_go, rooms, instance.uuid)
+        undo.push("let go of the disks", opening.let_go, rooms, instance)
         connected = volumes.connect_all(rooms, instance, wanted, undo, bad=bad_volumes)
         opened = shares.open_all(rooms, instance, undo)
         guest = define(rooms, instance, image, plugged, connected, opened)

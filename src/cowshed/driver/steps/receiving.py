@@ -207,7 +207,7 @@ def _take(
             known.update({disk: base for disk, one in entries.items() if Path(one.base_path or "").name == name})
         provision.directory(rooms, instance, undo)
         filesystem.write_atomically(directory / RECEIVED, _me(rooms))
-        undo.push("forget the keys of what stays where it is", leaving.forget_common_keys, rooms, instance.uuid)
+        undo.push("forget the keys of what stays where it is", leaving.forget_common_keys, rooms, instance)
         arriving.write_records(directory, offer["records"])
         nvram.unpack(directory, str(offer["nvram"]))
         undo.push("remove what its TPM remembers", tpm.forget_received, rooms, instance.uuid)
