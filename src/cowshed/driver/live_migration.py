@@ -70,7 +70,7 @@ class LiveMigration(LiveMigrationContract):
             arriving.recover_one(rooms, instance.uuid)
             arriving.refuse_taken(rooms, instance)
             _check_version(src_compute_info, rooms.hypervisor.version())
-            launch.check_memory(instance)
+            launch.check_memory(instance.flavor.memory)
             free = arriving.available(rooms)
             if block_migration and not disk_over_commit:
                 arriving.check_flavor(rooms, instance, free)

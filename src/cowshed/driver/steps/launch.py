@@ -50,7 +50,7 @@ def check(
     """
     from cowshed.domain import assemble
 
-    check_memory(instance)
+    check_memory(instance.flavor.memory)
     shares.check(rooms, instance, directories)
     assemble.check(
         instance,
@@ -63,11 +63,11 @@ def check(
     )
 
 
-def check_memory(instance: Instance) -> None:
-    """What its flavor promises would not be given to QEMU. :raises HostUnsuitable:"""
+def check_memory(wanted: int) -> None:
+    """:param wanted: bytes of a flavor :raises HostUnsuitable: QEMU would not be given them"""
     from cowshed.host import facts
 
-    wanted, most = instance.flavor.memory, facts.most_memory()
+    most = facts.most_memory()
     if most is not None and wanted > most:
         raise HostUnsuitable(
             reason=f"{format_size(wanted)} of memory are more than the {format_size(most)} this host has, swap included",

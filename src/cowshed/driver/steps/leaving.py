@@ -6,7 +6,8 @@ import base64
 import dataclasses
 import re
 import zlib
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 from cowshed import log
 from cowshed.contract.storage import Snapshotting
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from cowshed.model.disk import ManifestDisk
 
 _log = log.logger(__name__)
+
+_P = ParamSpec("_P")
 
 PROBE: Final = re.compile(r"\.shared-[0-9a-f]{32}")
 LOOK: Final = 0.2  # seconds between two looks at a migration
@@ -310,9 +313,9 @@ def pause(guest: Guest) -> None:
     guest.suspend()
 
 
-def _quietly(what: str, function: Any, *arguments: Any) -> None:
+def _quietly(what: str, function: Callable[_P, object], *args: _P.args, **kwargs: _P.kwargs) -> None:
     try:
-        function(*arguments)
+        function(*args, **kwargs)
     except CowshedError as error:
         _log.info("could not %s: %s", what, error)
 

@@ -56,7 +56,7 @@ def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Ch
     entries = {line["name"]: manifest.disk(dict(line)) for line in offer["disks"]}
     host_state.refuse_disabled(rooms)
     _check_arch(rooms, str(offer["arch"]))
-    launch.check_memory(replace(instance, flavor=replace(instance.flavor, memory=int(offer["memory"]))))
+    launch.check_memory(int(offer["memory"]))
     arriving.recover_one(rooms, instance.uuid)
     arriving.refuse_taken(rooms, instance)
     place, shared = rooms.directory(instance.uuid), _is_shared(rooms, instance, str(offer["probe"]))

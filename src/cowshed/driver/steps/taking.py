@@ -94,7 +94,7 @@ def sealed(rooms: Rooms, directory: Path, entry: ManifestDisk, base: Base | None
     import os
 
     from cowshed.disks import manifest
-    from cowshed.tools import filesystem, luks, luks_header
+    from cowshed.tools import filesystem, luks
 
     assert entry.encryption is not None
     encryption, path = replace(entry.encryption, key_id=str(uuid.uuid4())), directory / entry.name
@@ -107,8 +107,8 @@ def sealed(rooms: Rooms, directory: Path, entry: ManifestDisk, base: Base | None
         peer.receive(new.fd, _most(entry))
         if entry.format == DiskFormat.QCOW2:
             check_qcow2(new.fd, path, entry)
-        elif os.fstat(new.fd).st_size - luks_header.payload_offset(new.fd, path) != entry.virtual_size:
-            raise DataCorrupt(path=path, reason=f"it does not hold the {entry.virtual_size} bytes it is said to")
+        else:
+            _check_luks(new.fd, path, entry)
         if base:
             source = DiskSource(DiskType.FILE, entry.format, new.path, encryption=encryption)
             luks.name_base(source, base.path, base.format, rooms.keys.get)
@@ -119,35 +119,41 @@ def sealed(rooms: Rooms, directory: Path, entry: ManifestDisk, base: Base | None
 
 
 def raw(rooms: Rooms, instance: Instance, entry: ManifestDisk, peer: Channel) -> None:
-    import os
-
-    directory = rooms.directory(instance.uuid).path
     disk = rooms.backend(entry.backend).disk(instance.uuid, entry.name)
     assert isinstance(disk, Importing)
-    with moving.scratch(directory) as path:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            peer.receive(fd, entry.virtual_size)
-        finally:
-            os.close(fd)
+    with _received(rooms, instance, entry.virtual_size, peer) as path:
         disk.import_file(path)
 
 
 def resealed(rooms: Rooms, instance: Instance, entry: ManifestDisk, key: bytes, peer: Channel) -> None:
     """A disk that is encrypted by other means than QEMU's: it comes in cipher, and gets a key of its own."""
+    disk = rooms.backend(entry.backend).disk(instance.uuid, entry.name)
+    assert isinstance(disk, Sealing)
+    with _received(rooms, instance, _most(entry), peer) as path:
+        with path.open("rb") as file:
+            _check_luks(file.fileno(), path, entry)
+        disk.import_sealed(path, key, progress=rooms.progress)
+
+
+@contextmanager
+def _received(rooms: Rooms, instance: Instance, most: int, peer: Channel) -> Iterator[Path]:
+    """What comes, at most ``most`` bytes, as a file of the block, which nobody has open."""
+    import os
+
+    with moving.scratch(rooms.directory(instance.uuid).path) as path:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            peer.receive(fd, most)
+        finally:
+            os.close(fd)
+        yield path
+
+
+def _check_luks(fd: int, path: Path, entry: ManifestDisk) -> None:
+    """:raises DataCorrupt: it is not what was said"""
     import os
 
     from cowshed.tools import luks_header
 
-    directory = rooms.directory(instance.uuid).path
-    disk = rooms.backend(entry.backend).disk(instance.uuid, entry.name)
-    assert isinstance(disk, Sealing)
-    with moving.scratch(directory) as path:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            peer.receive(fd, _most(entry))
-            if os.fstat(fd).st_size - luks_header.payload_offset(fd, path) != entry.virtual_size:
-                raise DataCorrupt(path=path, reason=f"it does not hold the {entry.virtual_size} bytes it is said to")
-        finally:
-            os.close(fd)
-        disk.import_sealed(path, key, progress=rooms.progress)
+    if os.fstat(fd).st_size - luks_header.payload_offset(fd, path) != entry.virtual_size:
+        raise DataCorrupt(path=path, reason=f"it does not hold the {entry.virtual_size} bytes it is said to")
