@@ -372,3 +372,15 @@ def test_a_pool_that_was_made_a_moment_ago(ceph: Ceph, access: Access) -> None:
         name = f"new-{time.monotonic_ns()}"
         ceph.command("osd", "pool", "create", name, 1)
         assert Pool(cluster(access), name).capacity().free > 0
+
+
+def test_a_cluster_that_has_not_heard_of_its_osds_yet(
+    access: Access, rbd_pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first answers know no room and no pool, for a moment after its start; that is no lack of space."""
+    found = cluster(access)
+    nothing = {"stats": {"total_bytes": 0, "total_avail_bytes": 0}, "pools": []}
+    first, ask = [nothing, nothing], found.ask
+    monkeypatch.setattr(found, "ask", lambda *words, **more: first.pop() if first else ask(*words, **more))
+    Pool(found, rbd_pool).check_space(MiB)
+    assert not first

@@ -19,6 +19,7 @@ from cowshed.tools.rbd.url import ImageSpec
 _PAGE: Final = 512  # names per question
 _FACTS: Final = "cowshed"  # the key of our own facts in an image's metadata
 _TRASH: Final = "cowshed-trash_"
+_UNCOUNTED: Final = 10.0  # seconds: the manager tells the monitors what it has heard every 5
 _WATCHED: Final = 35.0  # seconds: a watcher of a client that died is forgotten after 30
 
 
@@ -121,7 +122,7 @@ class Pool:
         if self.namespace:
             with self.ioctx() as ioctx:
                 self._check_namespace(ioctx)
-        answer = self.cluster.ask("df", detail="detail")
+        answer = self._counted()
         for pool in answer["pools"]:
             if pool["name"] == self.name:
                 stats = pool["stats"]
@@ -132,6 +133,15 @@ class Pool:
         with self.ioctx():  # there is such a pool, so new that nobody has counted what is in it
             free = int(answer["stats"]["total_avail_bytes"])
             return Capacity(total=free, free=free, used=0)
+
+    def _counted(self) -> Any:
+        """What the cluster counts. A new one knows of no room at all until its manager has heard of an OSD."""
+        deadline = clock.Deadline(_UNCOUNTED, "statistics of the Ceph cluster")
+        while True:
+            answer = self.cluster.ask("df", detail="detail")
+            if answer["stats"]["total_bytes"] or deadline.passed:
+                return answer
+            clock.current().sleep(0.1)
 
     def check_space(self, needed: int) -> None:
         """:raises NoSpace: so many bytes do not fit, as far as the cluster knows"""
