@@ -18,6 +18,7 @@ from cowshed.tools import format as formats
 from cowshed.tools.qcow2 import create_blank, mapping, read_header
 from cowshed.tools.qcow2.mapping import Kind, data_bytes
 from cowshed.units import GiB, MiB, TiB
+from tests.luks_images import qemu_img
 
 
 def sh(*command: object) -> str:
@@ -25,19 +26,8 @@ def sh(*command: object) -> str:
 
 
 def encrypt(format: str, options: str, path: Path, size: str) -> None:
-    """Make an encrypted image; ``options`` name the secret s.
-
-    qemu-img measures its key derivation first, and every tenth time or so sees no CPU time pass ("Unable to get
-    accurate CPU usage"): nothing but chance, whatever the iteration time asked for, and so it is asked again.
-    """
-    secret = ["--object", "secret,id=s,data=abc"]
-    for attempt in range(50):
-        try:
-            sh("qemu-img", "create", "-q", "-f", format, *secret, "-o", options, path, size)
-            return
-        except subprocess.CalledProcessError as error:
-            if "accurate CPU usage" not in error.stderr or attempt == 49:
-                pytest.fail(f"qemu-img: {error.stderr}")
+    """Make an encrypted image; ``options`` name the secret s."""
+    qemu_img("create", "-q", "-f", format, "--object", "secret,id=s,data=abc", "-o", options, path, size)
 
 
 def inspect(path: Path, declared: DiskFormat | None = None) -> formats.Inspection:

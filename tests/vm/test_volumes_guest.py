@@ -34,6 +34,7 @@ from cowshed.model.volume import AttachedVolume, VolumeState
 from cowshed.units import GiB, MiB
 from cowshed.volumes import record
 from tests import volume_servers as servers
+from tests.luks_images import qemu_img
 from tests.vm import conftest as vm_tests
 from tests.vm.machines import Machines, machines
 
@@ -506,8 +507,8 @@ def test_a_luks_volume_is_opened_in_qemu(house: Machines, running: Instance, sto
     key = house.driver.rooms.keys.create(key_id)
     secret, path = store / "key", store / "v-luks.img"
     secret.write_bytes(key)
-    run(
-        *("qemu-img", "convert", "-q", "-f", "raw", "-O", "luks", "--object", f"secret,id=k,file={secret}"),
+    qemu_img(
+        *("convert", "-q", "-f", "raw", "-O", "luks", "--object", f"secret,id=k,file={secret}"),
         *("-o", "key-secret=k,iter-time=10", plain, path),
     )
     secret.unlink()
