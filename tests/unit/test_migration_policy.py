@@ -33,6 +33,16 @@ def test_progress_keeps_it_going_and_none_ends_it() -> None:
     assert monitor.next(sample(41, 4 * GiB)) == Action.CARRY_ON  # it is told once
 
 
+def test_a_round_that_begins_with_more_than_the_last_has_ended_with_gets_further() -> None:
+    """As QEMU counts: down to nearly nothing in each round, then what the guest has changed meanwhile."""
+    monitor = Monitor(Policy(stall=10, completion=0))
+    for number in range(1, 4):
+        for second in range(30):
+            told = monitor.next(sample(number * 30 + second, (30 - second) * GiB // number, iteration=number))
+            assert told in (Action.CARRY_ON, Action.DOWNTIME)
+    assert monitor.next(sample(130, GiB // 3, iteration=3)) == Action.ABORT
+
+
 def test_the_time_for_all_of_it_grows_with_its_size() -> None:
     monitor = Monitor(Policy(completion=10, stall=0))
     assert monitor.next(sample(40, 100)) == Action.CARRY_ON

@@ -48,6 +48,7 @@ class Monitor:
 
     policy: Policy
     forced: bool = False
+    _round: int = field(default=0, init=False)
     _least: int | None = field(default=None, init=False)
     _progress_at: float = field(default=0.0, init=False)
     _step: int = field(default=0, init=False)
@@ -79,7 +80,9 @@ class Monitor:
         return round(LEAST_DOWNTIME * factor)
 
     def _note(self, sample: Sample) -> None:
-        if self._least is None or sample.remaining < self._least:
+        """What is dirtied meanwhile counts from the next round on: each begins with more than the last has ended with."""
+        if self._least is None or sample.remaining < self._least or sample.iteration > self._round:
+            self._round = sample.iteration
             self._least = sample.remaining
             self._progress_at = sample.elapsed
 
