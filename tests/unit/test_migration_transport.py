@@ -124,6 +124,12 @@ def test_a_side_that_says_nothing(pair: Pair) -> None:
         Channel(pair.here_in, pair.here_out, silence=0.05).hear()
 
 
+def test_a_side_that_reads_nothing(pair: Pair) -> None:
+    """More than the pipe takes in one piece."""
+    with pytest.raises(DeadlineExceeded):
+        Channel(pair.here_in, pair.here_out, silence=0.05).say({"much": "x" * MiB})
+
+
 @pytest.mark.parametrize(
     "error",
     [

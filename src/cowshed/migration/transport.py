@@ -15,6 +15,7 @@ import os
 import select
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from cowshed import errors
@@ -38,7 +39,8 @@ class Channel:
         self._reader = reader
         self._writer = writer
         self._silence = silence
-        self._buffer = b""
+        self._buffer = bytearray()
+        os.set_blocking(writer, False)  # a piece larger than what the pipe takes would wait for a dead reader for ever
 
     # --- lines --------------------------------------------------------------------------------
 
@@ -56,7 +58,7 @@ class Channel:
             if len(self._buffer) > LONGEST:
                 raise DataCorrupt(path="what the other host says", reason="a line without an end")
             self._buffer += self._more()
-        line, _, self._buffer = self._buffer.partition(b"\n")
+        line = self._taken(self._buffer.index(b"\n") + 1)
         try:
             message = dict(json.loads(line))
         except (ValueError, TypeError) as error:
@@ -113,12 +115,17 @@ class Channel:
         view = memoryview(data)
         while view:
             self._wait(self._writer, select.POLLOUT)
-            view = view[os.write(self._writer, view) :]
+            with suppress(BlockingIOError):
+                view = view[os.write(self._writer, view) :]
 
     def _exactly(self, count: int) -> bytes:
         while len(self._buffer) < count:
             self._buffer += self._more()
-        data, self._buffer = self._buffer[:count], self._buffer[count:]
+        return self._taken(count)
+
+    def _taken(self, count: int) -> bytes:
+        data = bytes(self._buffer[:count])
+        del self._buffer[:count]
         return data
 
     def _more(self) -> bytes:
