@@ -12,7 +12,7 @@ from cowshed import log
 from cowshed.config import Config, HostSection
 from cowshed.driver import LibvirtDriver
 from cowshed.driver.steps import arriving, awaiting, leaving, settling, transit
-from cowshed.errors import HypervisorError, InstanceNotFound
+from cowshed.errors import Busy, HypervisorError, InstanceNotFound
 from cowshed.hypervisor import migrate
 from cowshed.hypervisor.migrate import Statistics
 from cowshed.model.flavor import Flavor
@@ -82,3 +82,24 @@ def test_what_libvirt_removes_at_this_moment_did_not_come(tmp_path: Path, monkey
     transit.note(rooms, uuid, transit.Way.IN, shared=False, name="web")
     arriving.recover_one(rooms, uuid)
     assert removed == [uuid]
+
+
+def test_nobody_else_prepares_while_it_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second try would find what the first one is about to remove, and lose what it makes itself."""
+    rooms, found = house(tmp_path / "state"), []
+    rooms.__dict__["hypervisor"] = SimpleNamespace(guests=list)
+    monkeypatch.setattr(arriving, "check_guest", lambda *_: None)
+
+    def refuse(*_: Any) -> bool:
+        raise HypervisorError(action="look", reason="it hangs")
+
+    def forget(*_: Any) -> None:
+        with pytest.raises(Busy), transit.busy(rooms, INSTANCE.uuid, transit.Way.IN):
+            pass
+        found.append("still held")
+
+    monkeypatch.setattr(awaiting, "held", refuse)
+    monkeypatch.setattr(transit, "forget", forget)
+    with pytest.raises(HypervisorError):
+        arriving.prepare(rooms, INSTANCE, None, (), {"is_shared_instance_path": False})
+    assert found == ["still held"]

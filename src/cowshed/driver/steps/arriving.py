@@ -128,8 +128,8 @@ def prepare(
         raise _other_directory(place.path, shared)
     connect.check(rooms, vifs)
     filtering.check(rooms, instance, vifs)
-    with Undo() as undo, ExitStack() as stack:
-        stack.enter_context(transit.busy(rooms, instance.uuid, Way.IN))
+    with ExitStack() as stack, Undo() as undo:
+        stack.enter_context(transit.busy(rooms, instance.uuid, Way.IN))  # also while it is taken back
         undo.push("forget that it comes", transit.forget, rooms, instance.uuid, Way.IN)
         held = awaiting.held(rooms, instance, vifs, found)
         transit.note(rooms, instance.uuid, Way.IN, shared=shared, name=instance.name, held=held)
