@@ -246,6 +246,17 @@ def test_what_may_run_there_is_not_taken_back_there(hosts: tuple[Host, Host], kn
     assert here.instances.find("web")
 
 
+def test_why_it_stays_is_said_also_when_the_other_host_cannot_clear_up(
+    hosts: tuple[Host, Host], caplog: pytest.LogCaptureFixture
+) -> None:
+    here, there = hosts
+    of(there).fail["rollback"] = HostUnsuitable(reason="its libvirt is away")
+    with pytest.raises(HostUnsuitable, match="stays here: no route"):
+        here.migrations.live("web", THERE)
+    assert of(there).names() == ["rollback"]
+    assert "its libvirt is away" in caplog.text
+
+
 def test_two_ways_that_part_are_refused(hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch) -> None:
     """[migration] uri and command."""
     asked: list[str] = []

@@ -64,7 +64,7 @@ class Migrations:
             )  # fmt: skip
         finally:
             if ended != ["there"] and not data.get("open"):
-                other.ask("rollback", record=encode(record))
+                _take_back(record, other)
         if data.get("open"):
             from cowshed.driver.steps import handing_over
 
@@ -220,6 +220,16 @@ class Migrations:
     def _require_resized(self, record: Record, action: str) -> None:
         if not self._driver.resized(record.instance):
             raise InvalidState(name=record.name, state="not resized", action=action)
+
+
+def _take_back(record: Record, other: Channel) -> None:
+    """What was prepared there. What fails is logged: why the guest stays is what the user must hear."""
+    try:
+        other.ask("rollback", record=encode(record))
+    except (CowshedError, OSError, EOFError) as error:
+        _log.warning(
+            "what was prepared for %s is still on the other host, until it begins again: %s", record.name, error
+        )
 
 
 def _stays(record: Record, dest: str, ended: list[str], data: Mapping[str, Any]) -> CowshedError:

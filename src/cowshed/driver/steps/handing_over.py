@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cowshed import log
 from cowshed.contract.callbacks import Placed
 from cowshed.contract.compute import ComputeDriver
-from cowshed.errors import HostUnsuitable
+from cowshed.errors import CowshedError, HostUnsuitable
 from cowshed.model.instance import Instance
 from cowshed.model.vif import Vif
+
+_log = log.logger(__name__)
 
 
 def move(source: ComputeDriver, place: Placed, instance: Instance, vifs: Sequence[Vif]) -> None:
@@ -32,7 +35,10 @@ def move(source: ComputeDriver, place: Placed, instance: Instance, vifs: Sequenc
         source.live_migration(None, instance, place.host, post, recover, bool(data["block_migration"]), data)
     finally:
         if not ended and not data.get("open"):
-            there.rollback_live_migration_at_destination(None, instance, vifs, None, migrate_data=data)
+            try:
+                there.rollback_live_migration_at_destination(None, instance, vifs, None, migrate_data=data)
+            except CowshedError as error:  # why it stays is what the caller must hear
+                _log.warning("what was prepared for %s is still on %s: %s", instance.name, place.host, error)
     if data.get("open"):
         raise unknown(instance.name, place.host)
     if not ended:
