@@ -182,6 +182,18 @@ def test_a_copy_that_breaks_off_leaves_all_as_it_was(move: Move) -> None:
     grown(move)
 
 
+def test_what_came_before_and_was_given_up_makes_room(move: Move) -> None:
+    """The source was killed, or did not hear that all had come: nobody has told the target that it shall go."""
+    source, target, who = move.source, move.target, move.instance
+    keys = dict(source.keys.held)
+    move.leave()
+    source.driver.finish_revert_migration(None, who, [], power_on=False)
+    assert target.rooms.directory(who.uuid).exists()
+    move.finish(target, move.leave())
+    grown(move)
+    assert sorted(target.keys.held.values()) == sorted(keys.values())
+
+
 def test_keys_that_both_hosts_keep_in_one_place_outlive_the_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,7 @@ def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Ch
     arriving.refuse_taken(rooms, instance)
     place, shared = rooms.directory(instance.uuid), _is_shared(rooms, instance, str(offer["probe"]))
     if place.exists() and not shared:
-        raise NameTaken(kind="instance directory", name=place.path)
+        _make_room(rooms, instance)
     known = {} if shared else {name: arriving.base_here(rooms, one) for name, one in entries.items() if one.base_path}
     modes = {name: THERE if shared else _mode(rooms, instance, one, known.get(name)) for name, one in entries.items()}
     bases = sorted(
@@ -83,6 +83,17 @@ def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Ch
             return tpm.unpack(rooms, instance.uuid, told["tpm"])
     keys = {name: base64.b64decode(told["keys"][name]) for name in wanted}
     _take(rooms, instance, entries, modes, bases, known, keys, {**offer, **told}, peer)
+
+
+def _make_room(rooms: Rooms, instance: Instance) -> None:
+    """There is no domain; the other host has the instance whole, whatever came of it before.
+
+    :raises NameTaken: what is here did not come from another host
+    """
+    if not _was_received(rooms, instance):
+        raise NameTaken(kind="instance directory", name=rooms.directory(instance.uuid).path)
+    _log.warning("removing what came of %s before: it was given up, or nobody heard that it had come", instance.name)
+    discard(rooms, instance)
 
 
 def _check_arch(rooms: Rooms, arch: str) -> None:
