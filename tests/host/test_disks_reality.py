@@ -16,7 +16,7 @@ from cowshed import clock
 from cowshed.config import DisksSection
 from cowshed.disks import BACKENDS, blank, config_drive, manifest, open_backends
 from cowshed.disks.file import FileDisk
-from cowshed.errors import Busy, InvalidRequest, NameTaken, NoSpace, ToolFailed
+from cowshed.errors import Busy, InvalidRequest, NameTaken, NoSpace, SnapshotNotFound, ToolFailed
 from cowshed.model.disk import Base, DiskFormat
 from cowshed.tools import filesystem, qemu_img, sparse
 from cowshed.units import GiB, KiB, MiB
@@ -162,6 +162,18 @@ def test_internal_snapshots_of_others_are_left_alone(tmp_path: Path) -> None:
     found = qemu_img.info(disk.data, DiskFormat.QCOW2)["snapshots"]
     assert [snapshot["name"] for snapshot in found] == ["one", "1", "two"]
     qemu_img.check(disk.data, DiskFormat.QCOW2)
+
+
+def test_a_snapshot_that_others_have_removed_does_not_take_the_disk_along(tmp_path: Path) -> None:
+    disk = make_disk(tmp_path, "qcow2")
+    disk.create(16 * MiB)
+    disk.take("one")
+    subprocess.run(["qemu-img", "snapshot", "-d", "cowshed:one", str(disk.data)], check=True)
+    with pytest.raises(SnapshotNotFound, match="one"):
+        disk.roll_back("one")
+    assert disk.info().virtual_size == 16 * MiB
+    disk.remove("one")
+    assert list(disk.snapshots()) == []
 
 
 # --- blank and config drive -------------------------------------------------------------------

@@ -13,7 +13,7 @@ from cowshed.disks import manifest
 from cowshed.disks.encryption import Sealed
 from cowshed.disks.file import RESERVING, FileBackend, FileDisk
 from cowshed.disks.snapshots import Step
-from cowshed.errors import DataCorrupt, InvalidRequest
+from cowshed.errors import DataCorrupt, InvalidRequest, SnapshotNotFound
 from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType, ManifestDisk, Preallocation
 from cowshed.tools import filesystem, luks, luks_header, qcow2, qemu_img, qemu_lock, sparse
 from cowshed.tools.filesystem import Publication
@@ -116,7 +116,12 @@ class Qcow2Disk(FileDisk):
         yield lambda: self._snapshot(entry, qemu_img.TAKE, name)
 
     def _prepare(self, entry: ManifestDisk, name: str, progress: Progress) -> None:
+        """:raises SnapshotNotFound: the file does not have it; once it is written down that the disk becomes it, there is no way back"""
         qemu_lock.refuse_held(self.path, self.label)
+        if tag(name) not in self._tags():
+            raise SnapshotNotFound(
+                name=f"{name} of {self.label}", hint="its file does not have it any more: remove the snapshot"
+            )
 
     def _restore(self, entry: ManifestDisk, name: str) -> None:
         self._snapshot(entry, qemu_img.APPLY, name)
