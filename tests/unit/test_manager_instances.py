@@ -6,6 +6,7 @@ import dataclasses
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from cowshed.errors import (
 )
 from cowshed.manager import Host, names
 from cowshed.model.instance import InstanceState, PowerState
-from cowshed.model.vif import PortForward
+from cowshed.model.vif import PortForward, Vif
 from cowshed.testing.clock import FakeClock
 from tests.manager_fakes import PretendDriver, raw_image, settings
 
@@ -560,6 +561,31 @@ def test_one_verb_at_a_time(host: Host, driver: PretendDriver, monkeypatch: pyte
         again(host).machine("web").stop()
     assert driver.names() == ["spawn"]
     machine.stop()
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_remove_that_has_waited_looks_again(
+    host: Host, driver: PretendDriver, monkeypatch: pytest.MonkeyPatch, moved: bool
+):
+    """Moved to another host meanwhile, it may have its disks where both see them; or it has got another interface."""
+    record = host.run("tiny", name="web").record
+    find, found, vifs = host.instances.records.find, [], []
+    monkeypatch.setattr(host.instances.records, "find", lambda ref: found.append(ref) or find(ref))
+    monkeypatch.setattr(driver, "destroy", lambda context, instance, network_info: vifs.extend(network_info))
+    with ThreadPoolExecutor() as pool:
+        with host.instances.locked("web"):
+            removal = pool.submit(host.instances.remove, record.uuid)
+            clock.poll(lambda: bool(found), clock.Deadline(10, "the first look"))
+            if moved:
+                host.instances.records.remove(record, "migrated")
+            else:
+                host.instances.records.update(dataclasses.replace(record, vifs=(Vif("user", "52:54:00:00:00:09"),)))
+        if moved:
+            with pytest.raises(InstanceNotFound):
+                removal.result(20)
+        else:
+            removal.result(20)
+    assert [vif.address for vif in vifs] == ([] if moved else ["52:54:00:00:00:09"])
 
 
 # --- remove -------------------------------------------------------------------------------------------------------------

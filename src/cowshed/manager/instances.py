@@ -104,9 +104,11 @@ class Instances(States):
         """Stop it and delete all it has; half gone is fine.
 
         :raises Conflict: it belongs to another libvirt
+        :raises InstanceNotFound: also where who had its lock has removed it, or moved it to another host
         """
-        record = self.records.find(ref)
-        with self.locked(record.name):
+        found = self.records.find(ref)
+        with self.locked(found.name):
+            record = self.records.find(found.uuid)
             self.delete(record)
         return record
 
