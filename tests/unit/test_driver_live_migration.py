@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from cowshed import log
+from cowshed import clock, log
 from cowshed.config import Config, HostSection
 from cowshed.driver import LibvirtDriver
-from cowshed.driver.steps import arriving, awaiting, leaving, settling, transit
+from cowshed.driver.steps import arriving, awaiting, leaving, locate, settling, transit
 from cowshed.errors import Busy, HypervisorError, InstanceNotFound
 from cowshed.hypervisor import migrate
 from cowshed.hypervisor.migrate import Statistics
 from cowshed.model.flavor import Flavor
 from cowshed.model.instance import Instance, PowerState
+from cowshed.testing import FakeClock
 from cowshed.units import MiB
 from tests.unit.test_driver_provision import house
 
@@ -77,11 +78,29 @@ def test_what_libvirt_removes_at_this_moment_did_not_come(tmp_path: Path, monkey
     def gone(*_: Any) -> None:
         raise InstanceNotFound(name=uuid)
 
+    monkeypatch.setattr(migrate, "running", lambda _: None)
     monkeypatch.setattr(awaiting, "arrived", gone)
     monkeypatch.setattr(arriving, "rollback", lambda rooms, instance, *_, **__: removed.append(instance.uuid))
     transit.note(rooms, uuid, transit.Way.IN, shared=False, name="web")
     arriving.recover_one(rooms, uuid)
     assert removed == [uuid]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_restarted_destination_removes_nothing_that_is_coming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """Unless it ends within a moment."""
+    rooms, removed, looks = house(tmp_path / "state"), [], iter([Statistics(), Statistics()])
+    rooms.__dict__["hypervisor"] = SimpleNamespace(find=lambda uuid: SimpleNamespace(name="web"))
+    monkeypatch.setattr(migrate, "running", lambda _: next(looks, None) if ends else Statistics())
+    monkeypatch.setattr(awaiting, "arrived", lambda *_: None)
+    monkeypatch.setattr(locate, "remembered_vifs", lambda *_: ())
+    monkeypatch.setattr(arriving, "rollback", lambda rooms, instance, *_, **__: removed.append(instance.uuid))
+    transit.note(rooms, INSTANCE.uuid, transit.Way.IN, shared=False, name="web")
+    with clock.using(FakeClock()):
+        arriving.recover_one(rooms, INSTANCE.uuid)
+    assert removed == ([INSTANCE.uuid] if ends else [])
 
 
 def test_nobody_else_prepares_while_it_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

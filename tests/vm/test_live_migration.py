@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cowshed.contract.callbacks import NoProgress
+from cowshed.disks import config_drive
+from cowshed.driver.steps import locate, provision, tagged
 from cowshed.errors import CowshedError, HostUnsuitable, Interrupted, InvalidRequest, InvalidState, NameTaken
 from cowshed.hypervisor import migrate
 from cowshed.model.image import Image
@@ -63,7 +66,7 @@ def image(apart: tuple[Side, Side]) -> Image:
 def test_disks_are_copied_and_the_guest_goes_on(apart: tuple[Side, Side], image: Image, backend: str) -> None:
     source, target = apart
     # Two kinds of user networks: libvirt's own, and one that is given to QEMU directly for its forwards.
-    vifs = forwarded(2222) if backend == "raw" else [Vif("user", MAC)]
+    vifs = forwarded(2222) if backend == "raw" else [Vif("user", MAC, tag="front")]
     instance = booted(source, image, vifs=vifs, backend=backend)
     try:
         data = prepared(source, target, instance, vifs)
@@ -80,6 +83,14 @@ def test_disks_are_copied_and_the_guest_goes_on(apart: tuple[Side, Side], image:
         # It is that host's as if it had begun there: its definition, its paths, its config drive.
         assert str(source.state) not in target.driver.rooms.hypervisor.guest(instance.uuid).xml()
         assert (target.directory(instance) / "disk.config").stat().st_size > 0
+        if backend == "qcow2":  # what its config drive says of devices went along, and is as true there after a restart
+            told = devices(target, instance)
+            assert [(one["mac"], one["tags"]) for one in told] == [(MAC, ["front"])]
+            note = target.directory(instance) / "devices.json"
+            assert json.loads(note.read_text()) == {"disk.config": told}
+            target.driver.reboot(None, instance, vifs, "HARD")
+            found = target.driver.rooms.hypervisor.guest(instance.uuid)
+            assert devices(target, instance) == tagged.described(target.driver.rooms, instance, found)
         if backend == "raw":  # all of it was copied
             target.driver.power_off(instance)
             target.driver.power_on(None, instance, vifs)
@@ -87,6 +98,13 @@ def test_disks_are_copied_and_the_guest_goes_on(apart: tuple[Side, Side], image:
     finally:
         target.driver.destroy(None, instance, [])
         source.driver.destroy(None, instance, [])
+
+
+def devices(where: Side, instance: Instance) -> list[dict[str, Any]]:
+    """What the guest's config drive says of them."""
+    disk = locate.disk(where.driver.rooms, instance.uuid, "disk.config")
+    files, _ = config_drive.read(provision.file_of(disk))
+    return list(json.loads(files["meta-data"])["devices"])
 
 
 @pytest.fixture(scope="module")
@@ -320,6 +338,29 @@ def test_a_killed_driver_on_both_sides(
     target.driver.rooms.arrivals.pop(guest.uuid).close()  # its process is gone as well
     side(hosts[1], guest_dir).driver.cleanup_host("there")
     at_source(source, target, guest)
+
+
+def test_a_restarted_destination_lets_it_come(
+    hosts: tuple[Host, Host], apart: tuple[Side, Side], image: Image, guest_dir: Path
+) -> None:
+    source, target = capped(hosts, guest_dir), apart[1]
+    instance = booted(source, image)
+    try:
+        data = prepared(source, target, instance)
+
+        def restart() -> None:
+            target.driver.rooms.arrivals.pop(instance.uuid).close()  # its process is gone
+            side(hosts[1], guest_dir).driver.cleanup_host("there")  # init_host
+            source.driver.live_migration_force_complete(instance)
+
+        calls = go(source, target, instance, data, slowly(source, instance.uuid, restart))
+        assert calls.made == ["post"], calls.data.get("error")
+        goes_on(target, instance)
+        nothing_at(source, instance)
+        assert not list((target.state / "transit").glob("*"))
+    finally:
+        target.driver.destroy(None, instance, [])
+        source.driver.destroy(None, instance, [])
 
 
 @pytest.mark.parametrize("post_copy", [False, True])

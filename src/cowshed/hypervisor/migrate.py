@@ -19,6 +19,7 @@ from cowshed.errors import (
     HostUnsuitable,
     HypervisorError,
     HypervisorUnavailable,
+    InstanceNotFound,
     InvalidState,
 )
 from cowshed.hypervisor import power
@@ -37,6 +38,9 @@ UNLIMITED: Final = (1 << 63) // MiB - 1  # MiB/s: the most libvirt takes
 _TELL: Final = 2.0  # seconds for the statistics of the end, which come as an event
 _MIGRATION_CANCELED: Final = 6  # VIR_DOMAIN_RUNNING_MIGRATION_CANCELED
 _CPU_INCOMPATIBLE: Final = 91  # VIR_ERR_CPU_INCOMPATIBLE
+_ONLY_AT_THE_SOURCE: Final = (
+    84  # VIR_ERR_OPERATION_UNSUPPORTED: "migration statistics are available only on the source host"
+)
 
 
 class Flag(IntFlag):
@@ -209,10 +213,23 @@ class Migration:
 
 
 def running(guest: Guest) -> Statistics | None:
-    """Of the job under way on ``guest``; None: there is none, or no guest any more."""
+    """Of the job under way on ``guest``; empty where it is coming in; None: there is none, or no guest any more.
+
+    :raises CowshedError: libvirt does not say
+    """
+    module = libvirt()
+
+    def look(domain: Any) -> dict[str, Any]:
+        try:
+            return dict(domain.jobStats(0))
+        except module.libvirtError as error:
+            if error.get_error_code() == _ONLY_AT_THE_SOURCE:
+                return {"type": JobType.UNBOUNDED}
+            raise
+
     try:
-        found = guest.call("ask for the job of", lambda d: dict(d.jobStats(0)), repeat=True)
-    except CowshedError:
+        found = guest.call("ask for the job of", look, repeat=True)
+    except (InvalidState, InstanceNotFound):
         return None
     kind = found.get("type", JobType.NONE)
     return Statistics.of(found) if kind in (JobType.BOUNDED, JobType.UNBOUNDED) else None

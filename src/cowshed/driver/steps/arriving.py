@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cowshed import log
+from cowshed import clock, log
 from cowshed.driver.steps import (
     awaiting,
     bases,
@@ -51,6 +51,7 @@ _log = log.logger(__name__)
 
 
 PATIENCE: Final = 5.0  # seconds for a process whose other end was killed to notice
+_PAUSE: Final = 0.1
 
 
 # --- before anything is touched -------------------------------------------------------------------
@@ -278,9 +279,10 @@ def rollback(rooms: Rooms, instance: Instance, vifs: Sequence[Vif], block_device
     note = transit.noted(rooms, instance.uuid, Way.IN)
     if note is None:
         return let_go(rooms, instance.uuid)
-    if awaiting.arrived(rooms, instance.uuid):
+    guest = rooms.hypervisor.find(instance.uuid)
+    if guest and guest.persistent():
         raise InvalidState(name=instance.name, state="running here", action="taken back", hint="it has arrived")
-    if guest := rooms.hypervisor.find(instance.uuid):
+    if guest:
         guest.destroy()
         guest.wait(PowerState.SHUTDOWN, timeout=30, what=f"{instance.name} off")
     filtering.remove(rooms, instance, vifs)
@@ -317,20 +319,31 @@ def recover_one(rooms: Rooms, uuid: str) -> None:
 
 
 def _recover(rooms: Rooms, uuid: str) -> None:
-    from cowshed.hypervisor import migrate
     from cowshed.model.flavor import Flavor
 
     guest = rooms.hypervisor.find(uuid)
     vifs: Sequence[Vif] = ()
     try:
+        if guest and _is_coming(guest):
+            return  # whoever sends it says how it ended
         if guest and awaiting.arrived(rooms, uuid):
             _log.info("%s has arrived", guest.name)
             return taken_over(rooms, guest)
-        if guest and migrate.running(guest) is not None:
-            return  # it is coming; whoever sends it says how it ended
         vifs = locate.remembered_vifs(rooms, guest) if guest else ()
     except InstanceNotFound:
         _log.info("%s was given up this moment, and libvirt has removed it", uuid)
     name = (transit.noted(rooms, uuid, Way.IN) or {}).get("name", uuid)
     _log.warning("removing what was prepared for %s, which did not come", name)
     rollback(rooms, Instance(uuid, name, Flavor()), vifs, None, destroy_disks=True)
+
+
+def _is_coming(guest: Guest) -> bool:
+    """Still, after a while: where the source has just given it up, libvirt needs a moment to end it here."""
+    from cowshed.hypervisor import migrate
+
+    deadline = clock.Deadline(PATIENCE, f"the end of the migration of {guest.name}")
+    while migrate.running(guest) is not None:
+        if deadline.passed:
+            return True
+        clock.current().sleep(_PAUSE)
+    return False
