@@ -248,6 +248,9 @@ def test_bug_says_how_to_see_the_trace(cowshed: Command, tiny: Path, monkeypatch
         (["log", "web", "--timeout", "5s"], "--timeout limits waiting"),
         (["wait", "web", "--timeout", "soon"], "is not a duration"),
         (["run", "tiny", "--wait", "lunch"], "cannot wait for 'lunch'"),
+        (["run", "tiny", "--wait", "ssh"], "nothing would lead from this host to its ssh server"),
+        (["run", "tiny", "--wait", "ssh", "--network", "none"], "nothing would lead"),
+        (["run", "tiny", "--wait", "ssh", "-p", "8080:80", "-p", "2222:22/udp"], "nothing would lead"),
         (["run", "tiny", "--timeout", "soon"], "is not a duration"),
         (["image", "frobnicate"], "frobnicate"),
         (["help", "everything"], "there is no verb 'everything'"),
@@ -342,6 +345,20 @@ def test_run_that_waited_in_vain_goes_on_running(cowshed: Command, tiny: Path):
 def test_run_waits(cowshed: Command, tiny: Path, tmp_path: Path):
     (tmp_path / "state" / "web.log").write_bytes(b"it is up\n")
     assert cowshed("run", "tiny", "--name", "web", "--wait", "log:is up").code == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["-p", "0:22"], ["--network", "default"], ["--network", "user", "--network", "default"]]
+)
+def test_run_waits_for_ssh_where_something_may_lead_to_it(cowshed: Command, tiny: Path, words: list[str]):
+    assert cowshed("run", "tiny", "--name", "web", "--wait", "ssh", "--timeout", "10ms", *words).code == 7
+    assert cowshed("ls", "-q").out == "web\n"
+
+
+def test_run_that_would_wait_for_ssh_in_vain_brings_no_image(cowshed: Command, tmp_path: Path):
+    disk = raw_image(tmp_path / "new.raw")
+    refused(cowshed("run", disk, "--wait", "ssh"), 2, "nothing would lead", "-p 2222:22")
+    assert cowshed("image", "ls", "-q").out == ""
 
 
 @pytest.mark.parametrize(

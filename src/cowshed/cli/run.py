@@ -133,7 +133,7 @@ def run(session: Session, image: str, **options: Any) -> None:
     """
     from cowshed.cli.instances import describe
 
-    _check(options)
+    _check(session, options)
     with session.working() as host:
         machine = host.run(
             image,
@@ -186,7 +186,7 @@ def _tell(host: Host, machine: Machine) -> None:
         output.note(f"  without KVM: {note}")
 
 
-def _check(options: dict[str, Any]) -> None:
+def _check(session: Session, options: dict[str, Any]) -> None:
     """What can be refused before anything is made."""
     parse_duration(options["timeout"])
     _limits(options)
@@ -196,6 +196,8 @@ def _check(options: dict[str, Any]) -> None:
         from cowshed.manager.machine import check_condition
 
         check_condition(condition)
+        if condition == "ssh":
+            session.host.check_ssh(options["networks"], options["publish"])
 
 
 def _properties(options: dict[str, Any]) -> dict[str, str]:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from cowshed import config as configuration
 from cowshed import log
-from cowshed.errors import CowshedError, InstanceNotFound, InvalidState
+from cowshed.errors import CowshedError, InstanceNotFound, InvalidRequest, InvalidState
 from cowshed.manager import names, request
 from cowshed.manager.deleted import Deleted
 from cowshed.manager.disks import Disks
 from cowshed.manager.images import Images
 from cowshed.manager.instances import Instances
-from cowshed.manager.machine import Machine
+from cowshed.manager.machine import Machine, may_reach_ssh
 from cowshed.manager.migrations import Migrations
 from cowshed.manager.nics import Nics
 from cowshed.manager.records import Entry, Record
@@ -176,6 +176,17 @@ class Host:
         chosen = {**(properties or {}), **_without_empty(os_command_line=cmdline)}
         new = NewInstance(instance, vifs, chosen, password, devices, root)
         return Machine(self, self._create(new, image, kernel, initrd), ephemeral=ephemeral)
+
+    def check_ssh(self, networks: Sequence[str] = (), publish: Sequence[str] = ()) -> None:
+        """Before :meth:`run` with these: may anything lead from this host to the ssh server of the instance?
+
+        :raises InvalidRequest: nothing would, so that waiting for ssh is in vain
+        """
+        if not may_reach_ssh(self._vifs(networks, publish, str(uuids.uuid4()), (), ())):
+            raise InvalidRequest(
+                reason="ssh would be waited for in vain: nothing would lead from this host to its ssh server",
+                hint="give -p 2222:22, or a libvirt network or a bridge as --network",
+            )
 
     def _create(self, new: NewInstance, image: str, kernel: str | None, initrd: str | None) -> Record:
         try:

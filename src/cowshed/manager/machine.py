@@ -15,7 +15,7 @@ from cowshed.manager.records import Record
 from cowshed.manager.states import check_kept
 from cowshed.model.console import SpiceConsole, VncConsole
 from cowshed.model.instance import InstanceState
-from cowshed.model.vif import PortForward, Protocol, VifType
+from cowshed.model.vif import LOCAL, PortForward, Protocol, Vif
 
 if TYPE_CHECKING:
     from cowshed.hypervisor.agent_files import Executed
@@ -42,6 +42,17 @@ def check_condition(condition: str) -> None:
         raise InvalidRequest(
             reason=f"cannot wait for {condition!r}", hint=f"ssh, address, log:TEXT, or {', '.join(InstanceState)}"
         )
+
+
+def ssh_forward(vifs: Sequence[Vif]) -> PortForward | None:
+    """The one that leads to the guest's ssh server."""
+    forwards = (forward for vif in vifs for forward in vif.forwards)
+    return next((one for one in forwards if one.guest_port == 22 and one.protocol == Protocol.TCP), None)
+
+
+def may_reach_ssh(vifs: Sequence[Vif]) -> bool:
+    """False: nothing leads from the host to the ssh server behind these interfaces, and nothing ever will."""
+    return ssh_forward(vifs) is not None or any(vif.type not in LOCAL for vif in vifs)
 
 
 class Machine:
@@ -257,7 +268,7 @@ class Machine:
         """(host, port) where its ssh server is reached. :raises InvalidState: no way is known"""
         check_kept(self.record, "reached by ssh")
         self._check_way()
-        if forward := self._ssh_forward():
+        if forward := ssh_forward(self.record.vifs):
             return forward.host_address, forward.host_port
         for address in self.addresses():
             if not address.startswith(_SLIRP):
@@ -280,12 +291,9 @@ class Machine:
         who = [*(["-l", user] if user else []), *(["-i", identity] if identity else [])]
         return ["ssh", "-p", str(port), *options, *who, "--", address, *command]
 
-    def _ssh_forward(self) -> PortForward | None:
-        return next((one for one in self.forwards if one.guest_port == 22 and one.protocol == Protocol.TCP), None)
-
     def _check_way(self) -> None:
         """:raises InvalidState: nothing leads from the host to its ssh server, and nothing ever will"""
-        if self._ssh_forward() is None and all(vif.type in (VifType.USER, VifType.NONE) for vif in self.record.vifs):
+        if not may_reach_ssh(self.record.vifs):
             raise InvalidState(
                 name=self.name,
                 state="on no network that the host reaches",
