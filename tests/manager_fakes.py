@@ -108,6 +108,10 @@ class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport
         self._call("reboot", instance, reboot_type)
         self.power[instance.uuid] = PowerState.RUNNING
 
+    def restart(self, instance: Instance, network_info: Any, *, timeout: float) -> None:
+        self._call("restart", instance, timeout)
+        self.power[instance.uuid] = PowerState.RUNNING
+
     def pause(self, instance: Instance) -> None:
         self._call("pause", instance)
         if self.power[instance.uuid] not in (PowerState.RUNNING, PowerState.PAUSED):

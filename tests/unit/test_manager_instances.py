@@ -443,6 +443,15 @@ def test_stop_gives_the_guest_the_configured_time(host: Host, driver: PretendDri
     assert driver.calls[-1] == ("power_off", "web", "0")
 
 
+def test_restart_gives_the_guest_the_time_that_is_said_or_configured(host: Host, driver: PretendDriver):
+    machine = host.run("tiny", name="web")
+    for given, called in (({}, ("reboot", "web", "SOFT")), ({"timeout": 5}, ("restart", "web", "5"))):
+        machine.restart(**given)
+        assert driver.calls[-1] == called
+    assert machine.state == "running"
+    assert [entry.event for entry in host.events()] == ["created", "restarted", "restarted"]
+
+
 @pytest.mark.parametrize("verb", ["stop", "restart"])
 def test_saved_memory_is_not_dropped_by_accident(host: Host, driver: PretendDriver, verb: str):
     machine = host.run("tiny", name="web")

@@ -10,6 +10,7 @@ import click
 from cowshed.cli import output
 from cowshed.cli.context import Session, Verb, instances_argument, verb
 from cowshed.cli.instances import describe
+from cowshed.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from cowshed.manager.host import Host
@@ -44,22 +45,35 @@ def start(session: Session, instances: tuple[str, ...]) -> None:
 @verb
 def stop(session: Session, instances: tuple[str, ...], timeout: str | None, force: bool) -> None:
     """Ask INSTANCES to shut down; end them hard after a time."""
-    from cowshed.units import parse_duration
+    given = _seconds(timeout)
 
     def act(host: Host, ref: str) -> Record:
-        seconds = parse_duration(timeout) if timeout else host.config.power.shutdown_timeout
+        seconds = host.config.power.shutdown_timeout if given is None else given
         return host.instances.stop(ref, timeout=seconds, force=force)
 
     _each(session, instances, act)
 
 
+def _seconds(timeout: str | None) -> float | None:
+    """None: it was not given. :raises InvalidRequest: it is no time; before any instance is touched"""
+    from cowshed.units import parse_duration
+
+    return None if timeout is None else parse_duration(timeout)
+
+
 @click.command(cls=Verb)
 @instances_argument()
+@click.option("--timeout", metavar="TIME", help="How long the guest may take when asked; default: as configured.")
 @click.option("--hard", is_flag=True, help="Like pressing the reset button.")
 @verb
-def restart(session: Session, instances: tuple[str, ...], hard: bool) -> None:
-    """Ask INSTANCES to shut down, then start them again."""
-    _each(session, instances, lambda host, ref: host.instances.restart(ref, hard=hard))
+def restart(session: Session, instances: tuple[str, ...], timeout: str | None, hard: bool) -> None:
+    """Ask INSTANCES to shut down, then start them again; reset them after a time."""
+    given = _seconds(timeout)
+    if hard and given is not None:
+        raise InvalidRequest(
+            reason="--hard does not ask the guest, so that --timeout limits nothing", hint="leave one of them out"
+        )
+    _each(session, instances, lambda host, ref: host.instances.restart(ref, timeout=given, hard=hard))
 
 
 def _simple(name: str, text: str) -> Any:

@@ -86,14 +86,28 @@ class Power(PowerContract):
         block_device_info: BlockDevices = None,
         bad_volumes_callback: Callable[[list[str]], None] | None = None,
     ) -> None:
-        vifs = tuple(network_info or ())
+        timeout = self.rooms.config.power.soft_reboot_timeout if reboot_type == RebootType.SOFT else 0
+        self._restart(instance, tuple(network_info or ()), timeout, block_device_info, bad_volumes_callback)
+
+    def restart(self, instance: Instance, network_info: Sequence[Vif], *, timeout: float) -> None:
+        """A soft reboot that gives the guest ``timeout`` seconds to shut down; 0: hard at once (beside the contract)."""
+        self._restart(instance, tuple(network_info), timeout)
+
+    def _restart(
+        self,
+        instance: Instance,
+        vifs: Sequence[Vif],
+        timeout: float,
+        block_device_info: BlockDevices = None,
+        bad_volumes_callback: Callable[[list[str]], None] | None = None,
+    ) -> None:
         with log.about(instance.name):
             guest = self.rooms.hypervisor.guest(instance.uuid)
             marks.refuse_marked(self.rooms, instance, "restarted")
             standing.ready(self.rooms, instance)
             shares.check_recorded(self.rooms, instance)
-            if reboot_type == RebootType.SOFT and guest.state() == PowerState.RUNNING:
-                if teardown.shut_down(self.rooms, guest, self.rooms.config.power.soft_reboot_timeout, 0):
+            if timeout and guest.state() == PowerState.RUNNING:
+                if teardown.shut_down(self.rooms, guest, timeout, 0):
                     return launch.relaunch(self.rooms, instance, vifs, block_device_info, bad_volumes_callback)
                 _log.warning("the guest did not shut down when asked; resetting it")
             if guest.has_saved():

@@ -173,13 +173,19 @@ class Instances(States):
             self.driver.power_off(record.instance, timeout=0 if force else timeout, retry_interval=10)
         return self.find(record.uuid)
 
-    def restart(self, ref: str, *, hard: bool = False) -> Record:
-        """:raises InvalidState: it is suspended; its saved memory is dropped only with ``hard``"""
+    def restart(self, ref: str, *, timeout: float | None = None, hard: bool = False) -> Record:
+        """Ask the guest to shut down and start it again, reset after ``timeout`` seconds (at once with ``hard``).
+
+        :param timeout: None: as configured for a reboot
+        :raises InvalidState: it is suspended; its saved memory is dropped only with ``hard``
+        """
         with self.changing(ref, "restarted", InstanceState.RUNNING) as record:
             if not hard:
                 check_not_suspended(record, "restarted", "cowshed restart --hard")
-            kind = RebootType.HARD if hard else RebootType.SOFT
-            self.driver.reboot(None, record.instance, record.vifs, kind)
+            if hard or timeout is None:
+                self.driver.reboot(None, record.instance, record.vifs, RebootType.HARD if hard else RebootType.SOFT)
+            else:
+                self.driver.restart(record.instance, record.vifs, timeout=timeout)
         return self.find(record.uuid)
 
     def pause(self, ref: str) -> Record:

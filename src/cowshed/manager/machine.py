@@ -95,8 +95,9 @@ class Machine:
         seconds = self._host.config.power.shutdown_timeout if timeout is None else timeout
         self.record = self._instances.stop(self.uuid, timeout=seconds, force=force)
 
-    def restart(self, *, hard: bool = False) -> None:
-        self.record = self._instances.restart(self.uuid, hard=hard)
+    def restart(self, *, timeout: float | None = None, hard: bool = False) -> None:
+        """:param timeout: seconds the guest gets to shut down; None: as configured"""
+        self.record = self._instances.restart(self.uuid, timeout=timeout, hard=hard)
 
     def pause(self) -> None:
         self.record = self._instances.pause(self.uuid)

@@ -208,9 +208,14 @@ class FakeLifecycle(Table):
         block_device_info: BlockDevices = None,
         bad_volumes_callback: Callable[[list[str]], None] | None = None,
     ) -> None:
+        soft = reboot_type == RebootType.SOFT
+        self.restart(instance, network_info, timeout=self.rooms.config.power.soft_reboot_timeout if soft else 0)
+
+    def restart(self, instance: Instance, network_info: NetworkInfo, *, timeout: float) -> None:
+        """As the real driver's: a reboot that gives the guest ``timeout`` seconds."""
         guest = self._find(instance)
-        if reboot_type == RebootType.SOFT and guest.running and guest.deaf:
-            clock.current().sleep(self.rooms.config.power.soft_reboot_timeout)
+        if timeout and guest.running and guest.deaf:
+            clock.current().sleep(timeout)
         self._off(guest)
         self._boot(guest)
 

@@ -1,0 +1,73 @@
+"""A restart gives the guest the time that is said, then resets it. The guest is pretended."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cowshed import clock
+from cowshed.driver.steps import launch
+from cowshed.errors import DeadlineExceeded
+from cowshed.model.instance import Instance, PowerState
+from cowshed.testing.clock import FakeClock
+from tests.cold_moves import Idle, Side
+
+
+class Deaf(Idle):
+    """Runs, and does not react to the power button."""
+
+    def __init__(self) -> None:
+        super().__init__(PowerState.RUNNING)
+        self.told: list[str] = []
+
+    def ended(self) -> bool:
+        return self.power == PowerState.SHUTDOWN
+
+    def shutdown(self) -> None:
+        self.told.append("button")
+
+    def destroy(self) -> None:
+        self.told.append("hard")
+        self.power = PowerState.SHUTDOWN
+
+    def wait(self, state: Collection[PowerState], timeout: float | None, what: str) -> PowerState:
+        if self.power not in state:
+            clock.current().sleep(timeout or 0)
+            raise DeadlineExceeded(what=what, seconds=timeout)
+        return self.power
+
+
+@pytest.fixture
+def side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Side:
+    found = Side(tmp_path / "host-a")
+    found.defined, found.guest = True, Deaf()
+
+    def relaunch(rooms: Any, instance: Instance, *_: Any) -> None:
+        assert found.guest.power == PowerState.SHUTDOWN
+        found.guest.power = PowerState.RUNNING
+
+    monkeypatch.setattr(launch, "relaunch", relaunch)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds", "told"),
+    [
+        (lambda driver, who: driver.restart(who, [], timeout=5), 5, ["button", "hard"]),
+        (lambda driver, who: driver.restart(who, [], timeout=0), 0, ["hard"]),
+        (lambda driver, who: driver.reboot(None, who, [], "SOFT"), 120, ["button", "hard"]),
+        (lambda driver, who: driver.reboot(None, who, [], "HARD"), 0, ["hard"]),
+    ],
+)
+def test_a_deaf_guest_is_reset_after_its_time(side: Side, asked: Any, seconds: float, told: list[str]) -> None:
+    who = side.web()
+    with clock.using(FakeClock()) as now:
+        begun = now.monotonic()
+        asked(side.driver, who)
+        assert now.monotonic() - begun == seconds
+    assert isinstance(side.guest, Deaf)
+    assert side.guest.told == told
+    assert side.guest.power == PowerState.RUNNING
