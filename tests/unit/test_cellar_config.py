@@ -30,6 +30,39 @@ def test_what_cannot_be_read_is_said_in_words(tmp_path: Path) -> None:
         config.load(files=[tmp_path], environ={})
 
 
+@pytest.mark.parametrize(
+    ("link", "read"),
+    [
+        ("cowshed/config.toml", "cowshed/config.toml"),
+        ("cowshed", "cowshed/config.toml"),
+        ("cowshed/conf.d", "cowshed/conf.d"),
+        ("cowshed/conf.d/a.toml", "cowshed/conf.d/a.toml"),
+    ],
+)
+def test_a_link_that_leads_nowhere_is_not_the_same_as_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str, read: str
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    place = tmp_path / link
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to("/gone/from/here")
+    with pytest.raises(ConfigError) as caught:
+        config.load(environ={"XDG_CONFIG_HOME": str(tmp_path)})
+    assert str(caught.value) == f"{tmp_path / read}: {place} is a link to /gone/from/here, which is not there"
+    place.unlink()
+    assert config.load(environ={"XDG_CONFIG_HOME": str(tmp_path)}).sources == {}
+
+
+def test_the_chosen_file_is_no_link_that_leads_nowhere(tmp_path: Path) -> None:
+    chosen = tmp_path / "mine.toml"
+    chosen.symlink_to("gone.toml")
+    with pytest.raises(ConfigError, match=r"mine\.toml is a link to gone\.toml, which is not there"):
+        config.load(environ={"COWSHED_CONFIG": str(chosen)})
+    chosen.unlink()
+    with pytest.raises(ConfigError, match="COWSHED_CONFIG names it, but it is not there"):
+        config.load(environ={"COWSHED_CONFIG": str(chosen)})
+
+
 def test_later_file_wins_and_sources_are_known(tmp_path: Path) -> None:
     first = write(tmp_path / "a.toml", '[disks]\nbackend = "raw"\ncache = "none"\n')
     second = write(tmp_path / "b.toml", '[disks]\nbackend = "qcow2"\n')

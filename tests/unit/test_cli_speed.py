@@ -51,6 +51,26 @@ def test_looking_loads_little(tmp_path: Path, words: list[str]):
     assert loaded(cowshed(*words, state=tmp_path)) == set()
 
 
+@pytest.mark.parametrize("link", ["cowshed", "cowshed/config.toml"])
+def test_ls_is_not_answered_quickly_where_something_is_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], link: str
+):
+    """Not even by a link that leads nowhere: the usual verb refuses it."""
+    from cowshed.cli import quick
+
+    for name in [name for name in os.environ if name.startswith("COWSHED_")] + ["LIBVIRT_DEFAULT_URI"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("COWSHED_HOST_STATE", str(tmp_path / "state"))
+    assert quick.ls()
+    assert capsys.readouterr().out
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to("/gone/from/here")
+    assert not quick.ls()
+    assert not capsys.readouterr().out
+
+
 def complete(state: Path, *words: str, shell: str = "bash") -> set[str]:
     line = " ".join(["cowshed", *words])
     done = cowshed(

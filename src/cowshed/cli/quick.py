@@ -35,15 +35,15 @@ def ls() -> bool:
 
 
 def _ordinary() -> bool:
-    """Nothing is configured, and the session's libvirt is the one to ask."""
+    """Nothing is configured (a link that leads nowhere is refused by the usual verb), and the session's libvirt is the one to ask."""
     environ = os.environ
     if any(name.startswith("COWSHED_") and name not in _OURS for name in environ) or environ.get("LIBVIRT_DEFAULT_URI"):
         return False
     if os.geteuid() == 0:
         system = any(os.path.exists(f"/run/libvirt/{name}") for name in ("libvirt-sock", "virtqemud-sock"))
-        return not system and not os.path.exists("/etc/cowshed")
+        return not system and not os.path.lexists("/etc/cowshed")
     folder = environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
-    return not os.path.exists(os.path.join(folder, "cowshed"))
+    return not os.path.lexists(os.path.join(folder, "cowshed"))
 
 
 def _state() -> str:

@@ -6,6 +6,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -18,13 +19,17 @@ BACKEND_KEYS = {"lvm": ("lvm", "volume_group"), "rbd": ("rbd", "pool")}
 
 
 def default_files(environ: Mapping[str, str] = os.environ) -> list[Path]:
-    """The files that are read, in order; ``COWSHED_CONFIG`` names one instead of the usual places."""
+    """The files that are read, in order; ``COWSHED_CONFIG`` names one instead of the usual places.
+
+    :raises ConfigError: their directory is a link that leads nowhere
+    """
     if chosen := environ.get("COWSHED_CONFIG"):
         return [Path(chosen)]
     if os.geteuid() == 0:
         folder = Path("/etc/cowshed")
     else:
         folder = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "cowshed"
+    _refuse_dangling(folder / "conf.d", folder / "conf.d")
     return [folder / "config.toml", *sorted((folder / "conf.d").glob("*.toml"))]
 
 
@@ -35,6 +40,7 @@ def load(files: list[Path] | None = None, environ: Mapping[str, str] = os.enviro
     """
     config = Config()
     if (chosen := environ.get("COWSHED_CONFIG")) and files is None and not Path(chosen).exists():
+        _check_way(Path(chosen))
         raise ConfigError(source=chosen, reason="COWSHED_CONFIG names it, but it is not there")
     for path in default_files(environ) if files is None else files:
         config = _merge(config, _read(path), str(path))
@@ -45,6 +51,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:
+        _check_way(path)
         return {}
     except PermissionError as error:
         raise PermissionDenied(action="read", path=path) from error
@@ -54,6 +61,26 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(source=path, reason=f"it cannot be read: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(source=path, reason=str(error)) from error
+
+
+def _check_way(path: Path) -> None:
+    """:raises ConfigError: ``path`` is not there because a link on the way to it leads nowhere"""
+    for one in (path, *path.parents):
+        _refuse_dangling(one, path)
+
+
+def _refuse_dangling(link: Path, source: Path) -> None:
+    """Somebody meant to configure something: that is not the same as no file.
+
+    :raises ConfigError: ``link`` leads nowhere
+    """
+    with suppress(PermissionError):  # what it names may be there
+        if link.is_symlink() and not link.exists():
+            raise ConfigError(
+                source=source,
+                reason=f"{link} is a link to {link.readlink()}, which is not there",
+                hint="make what it names, or remove the link",
+            )
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
