@@ -609,6 +609,25 @@ def test_remove(host: Host, driver: PretendDriver):
     assert [entry.event for entry in host.events()] == ["created", "removed"]
 
 
+def test_many_who_remove_it_at_once(host: Host, driver: PretendDriver):
+    """One does, and the event stands there once."""
+    host.run("tiny", name="web")
+
+    def remove() -> str:
+        try:
+            again(host).instances.remove("web")
+        except InstanceNotFound:
+            return "gone"
+        return "removed"
+
+    with ThreadPoolExecutor(6) as pool:
+        with host.instances.locked("web"):
+            removals = [pool.submit(remove) for _ in range(6)]
+        assert sorted(removal.result(20) for removal in removals) == ["gone"] * 5 + ["removed"]
+    assert driver.names().count("destroy") == 1
+    assert [entry.event for entry in host.events()] == ["created", "removed"]
+
+
 def test_failed_remove_can_be_repeated(host: Host, driver: PretendDriver):
     machine = host.run("tiny", name="web")
     driver.fail["destroy"] = HypervisorError(action="destroy", reason="busy")
