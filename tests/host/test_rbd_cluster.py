@@ -228,6 +228,37 @@ def test_a_key_the_cluster_does_not_know(ceph: Ceph, tmp_path: Path) -> None:
         Cluster(Access(ceph_conf=str(ceph.conf), keyring=str(keyring))).rados()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"nothing of Ceph\n",
+        b"\x89PNG\r\n\x1a\n\xff\xfe\n",
+        b"AQCvCbtToC6MDhAATtuT70Sl+DymPCfDSsyV4w==\n",
+        b"[client.other]\nkey = AQCvCbtToC6MDhAATtuT70Sl+DymPCfDSsyV4w==\n",
+    ],
+    ids=["empty", "words", "binary", "a key alone", "another user's"],
+)
+def test_a_keyring_that_holds_no_key(ceph: Ceph, tmp_path: Path, content: bytes) -> None:
+    """librados says "I/O error", or "permission denied"."""
+    keyring = tmp_path / "keyring"
+    keyring.write_bytes(content)
+    with within(10), pytest.raises(ConfigError) as caught:
+        Cluster(Access(ceph_conf=str(ceph.conf), keyring=str(keyring))).rados()
+    assert str(caught.value) == f"the keyring {keyring}: it holds no key of client.admin"
+    assert "[rbd] keyring" in caught.value.hint
+
+
+def test_a_keyring_that_ceph_cannot_read(ceph: Ceph, tmp_path: Path) -> None:
+    keyring = tmp_path / "keyring"
+    for content in ("[client.admin]\nkey = no+base64!\n", f"no line of a keyring\n{ceph.keyring.read_text()}"):
+        keyring.write_text(content)
+        with within(10), pytest.raises(ConfigError, match=f"the keyring {keyring}: Ceph cannot read it"):
+            Cluster(Access(ceph_conf=str(ceph.conf), keyring=str(keyring))).rados()
+    with within(10), pytest.raises(ConfigError, match=f"the keyring {tmp_path}: it holds no key"):
+        Cluster(Access(ceph_conf=str(ceph.conf), keyring=str(tmp_path))).rados()
+
+
 def test_no_key_at_all(ceph: Ceph) -> None:
     with within(10), pytest.raises(PermissionDenied, match=r"connect as client\.nobody.*") as caught:
         Cluster(Access(ceph_conf=str(ceph.conf), user="nobody")).rados()

@@ -81,7 +81,7 @@ class Cluster:
         """The connected handle. A cluster that has just been silent is not asked again at once: whoever lists many disks,
         or asks from many threads, would wait for it once for each.
 
-        :raises ConfigError: Ceph's configuration cannot be read
+        :raises ConfigError: Ceph's configuration cannot be read, or there is no key in the keyring
         :raises PermissionDenied: there is no key, or the cluster does not accept it
         :raises DeadlineExceeded: no monitor answers in time
         """
@@ -109,7 +109,7 @@ class Cluster:
         try:
             _in_a_new_thread(handle.connect)
         except rados.Error as error:
-            raise self._refused(error) from error
+            raise self._refused(error, handle) from error
         _log.debug("connected to the Ceph cluster of %s as client.%s", self.source, self.user)
         return handle
 
@@ -136,7 +136,7 @@ class Cluster:
     def _seconds(timeout: float) -> str:
         return str(max(1, math.ceil(timeout)))
 
-    def _refused(self, error: Exception) -> Exception:
+    def _refused(self, error: Exception, handle: Any) -> Exception:
         number, name = errors.number_of(error), f"the Ceph cluster of {self.source}"
         if isinstance(error, errors.bindings()[0].TimedOut) or number == 110:
             return DeadlineExceeded(
@@ -148,11 +148,26 @@ class Cluster:
             return PermissionDenied(
                 action=f"connect as client.{self.user} to", path=name, hint="there is no keyring with its key"
             )
+        if number in (1, 5, 13, 21, 22) and (useless := self._useless_keyring(handle, error)):
+            return useless
         if number in (1, 13, 22):
             return PermissionDenied(
                 action=f"connect as client.{self.user} to", path=name, hint="the cluster does not know this key"
             )
         return ToolFailed(command=f"librados: connect to {name}", status=number, output=str(error))
+
+    def _useless_keyring(self, handle: Any, error: Exception) -> ConfigError | None:
+        """Of a file without the key librados says "I/O error" or "permission denied", and never its name."""
+        keyring = next((path for path in _keyrings(handle) if os.access(path, os.R_OK)), None)
+        if keyring is None or handle.conf_get("key") or handle.conf_get("keyfile"):
+            return None
+        source, entity = f"the keyring {keyring}", f"client.{self.user}"
+        hint = f"name a file with the key of {entity} in [rbd] keyring"
+        if not _key_in(keyring, entity):
+            return ConfigError(source=source, reason=f"it holds no key of {entity}", hint=hint)
+        if errors.number_of(error) == 5:  # an I/O error
+            return ConfigError(source=source, reason=f"Ceph cannot read it: {error}", hint=hint)
+        return None
 
     def drop(self, handle: Any) -> None:
         """``handle`` is of no more use; the next call connects anew."""
@@ -308,8 +323,8 @@ class Cluster:
             return str(key)
         if keyfile := handle.conf_get("keyfile"):
             return Path(keyfile).read_text().strip()
-        for path in filter(None, re.split(r"[,; ]+", handle.conf_get("keyring") or "")):
-            if key := _key_in(Path(path), f"client.{self.user}"):
+        for path in _keyrings(handle):
+            if key := _key_in(path, f"client.{self.user}"):
                 return key
         raise NotFound(
             kind=f"key of client.{self.user} in",
@@ -349,16 +364,21 @@ def _check(kind: str, what: str, number: int, words: str, seconds: float) -> Non
         raise errors.translated(error, "ask", kind, what, seconds) from error
 
 
+def _keyrings(handle: Any) -> list[Path]:
+    """Ceph takes the first that it can open."""
+    return [Path(path) for path in re.split(r"[,; ]+", handle.conf_get("keyring") or "") if path]
+
+
 def _key_in(keyring: Path, entity: str) -> str:
     try:
-        text = keyring.read_text()
+        text = keyring.read_text(errors="replace")
     except OSError:
         return ""
     section = ""
     for line in map(str.strip, text.splitlines()):
         if line.startswith("["):
             section = line.strip("[]")
-        elif section == entity and (found := re.fullmatch(r"key\s*=\s*(\S+)", line)):
+        elif section == entity and (found := re.match(r"key\s*=\s*(\S+)", line)):
             return found[1]
     return ""
 
