@@ -333,8 +333,28 @@ def test_bad_input(command: Command, tiny: str, hypervisor: Hypervisor, tmp_path
     command.refused("run", tiny, "--name", "x y", code=2, said="cannot be the name")
     command.refused("run", "unknown", code=3, said="image unknown does not exist")
     command.refused("run", tiny, "--property", "hw_disk_bus=floppy", code=2, said="hw_disk_bus")
-    command.refused("run", tiny, code=8, said="/nowhere/qemu is not installed", COWSHED_HOST_EMULATOR="/nowhere/qemu")
     clean(command, hypervisor)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/nowhere/qemu", "/nowhere/qemu does not exist"),
+        ("qemu-system-x86_64", "qemu-system-x86_64 is no absolute path"),
+        ("/bin/ls", "/bin/ls is no QEMU system emulator"),
+        ("/usr/bin/qemu-system-i386", "Emulator '/usr/bin/qemu-system-i386' does not support arch 'x86_64'"),
+    ],
+    ids=["missing", "a name", "no QEMU", "another machine's"],
+)
+def test_an_emulator_that_is_of_no_use(command: Command, tiny: str, hypervisor: Hypervisor, path: str, why: str):
+    command.refused("run", tiny, code=2, said="cowshed: [host] emulator: ", COWSHED_HOST_EMULATOR=path)
+    command.refused("run", tiny, code=2, said=why, COWSHED_HOST_EMULATOR=path)
+    clean(command, hypervisor)
+    out, _ = command("doctor", "-o", "json", code=1, COWSHED_HOST_EMULATOR=path)
+    errors = [one for one in json.loads(out)["findings"] if one["level"] == "error"]
+    assert [one["subject"] for one in errors] == ["QEMU"]
+    assert errors[0]["sentence"].startswith("[host] emulator: ")
+    assert why in errors[0]["sentence"]
 
 
 def test_two_instances_on_one_port(command: Command, tiny: str):

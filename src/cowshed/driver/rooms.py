@@ -22,6 +22,7 @@ from cowshed.contract.filters import NoRules, RuleProvider
 from cowshed.contract.imaging import ImageService
 from cowshed.contract.plugging import Plugger
 from cowshed.contract.storage import Backend, KeySource
+from cowshed.errors import ConfigError, HypervisorError, InvalidRequest, ToolMissing
 from cowshed.model.host import HostCapabilities, VirtType
 from cowshed.model.share import Share
 from cowshed.model.vif import VifType
@@ -184,14 +185,23 @@ class Rooms:
 
     @cached_property
     def capabilities(self) -> HostCapabilities:
-        """What domains may use here."""
+        """What domains may use here.
+
+        :raises ConfigError: the emulator that is configured is of no use
+        """
         virt_type, note = self._virt_type()
-        return self.hypervisor.capabilities(
-            cache=self.facts / "capabilities.json",
-            virt_type=virt_type,
-            note=note,
-            emulator=self.config.host.emulator,
-        )
+        emulator = self.config.host.emulator
+        try:
+            return self.hypervisor.capabilities(
+                cache=self.facts / "capabilities.json", virt_type=virt_type, note=note, emulator=emulator
+            )
+        except (HypervisorError, InvalidRequest, ToolMissing) as error:
+            if not emulator:
+                raise
+            from cowshed.host import emulator as emulators
+
+            reason = emulators.unusable(emulator) or f"libvirt cannot use it: {error}"
+            raise ConfigError(source="[host] emulator", reason=reason, hint=emulators.REMEDY) from error
 
     def _virt_type(self) -> tuple[VirtType, str]:
         wanted = self.config.host.virt_type

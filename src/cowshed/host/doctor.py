@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from cowshed.host import emulator as emulators
 from cowshed.host import facts, interpreter
 from cowshed.host.kvm import KvmState
 from cowshed.model.host import Finding, Firmware
@@ -57,14 +58,24 @@ def _words(version: Sequence[int]) -> str:
 # --- programs and libraries -------------------------------------------------------------------
 
 
-def emulator(path: str | None, version: tuple[int, int, int] = (0, 0, 0)) -> list[Finding]:
-    """:param path: the QEMU system emulator; None: none was found"""
+def emulator(path: str | None, version: tuple[int, int, int] = (0, 0, 0), *, configured: bool = False) -> list[Finding]:
+    """
+    :param path: the QEMU system emulator; None: none was found
+    :param configured: it is the one that ``[host] emulator`` names
+    """
+    if configured and path and (reason := emulators.unusable(path)):
+        return unusable_emulator(reason)
     if not path or run.find(path) is None:
         return [Finding(ERROR, "QEMU", "QEMU is not installed: no instance can run", _install("qemu-system-x86"))]
     if any(version) and version < QEMU_FLOOR:
         sentence = f"QEMU {_words(version)} is older than {_words(QEMU_FLOOR)}, the oldest that is tested"
         return [Finding(WARNING, "QEMU", sentence, "upgrade QEMU")]
     return [Finding(OK, "QEMU", f"{path}{' ' + _words(version) if any(version) else ''}")]
+
+
+def unusable_emulator(reason: str) -> list[Finding]:
+    """:param reason: why the one that the configuration names is of no use"""
+    return [Finding(ERROR, "QEMU", f"[host] emulator: {reason}", emulators.REMEDY)]
 
 
 def qemu_img() -> list[Finding]:
@@ -275,7 +286,7 @@ def leftovers(names: Sequence[str], *, what: str = "leftovers of broken operatio
 def local(*, state: Path, kvm_state: KvmState, virt_type: str = "auto", emulator_path: str = "") -> list[Finding]:
     """All checks that need no libvirt, in the order a reader wants."""
     return [
-        *emulator(emulator_path or run.find("qemu-system-x86_64")),
+        *emulator(emulator_path or run.find("qemu-system-x86_64"), configured=bool(emulator_path)),
         *qemu_img(),
         *binding(),
         *modules(),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from cowshed.driver.steps import examine_storage
-from cowshed.errors import CowshedError
+from cowshed.errors import ConfigError, CowshedError
 from cowshed.model.host import Finding
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _qemu_user(rooms: Rooms) -> tuple[int, int] | None:
 
 
 def _libvirt(rooms: Rooms) -> list[Finding]:
-    from cowshed.host import doctor
+    from cowshed.host import doctor, emulator
 
     if not doctor.bound():  # which is told already
         return doctor.daemon(rooms.uri)
@@ -69,6 +69,9 @@ def _libvirt(rooms: Rooms) -> list[Finding]:
         rooms.hypervisor.open()
         capabilities = rooms.capabilities
         networks = {network.name: network.active for network in rooms.hypervisor.networks()}
+    except ConfigError as error:  # of the emulator
+        told = emulator.unusable(rooms.config.host.emulator)
+        return [*doctor.libvirt(rooms.uri), *([] if told else doctor.unusable_emulator(error.reason))]
     except CowshedError as error:
         return doctor.libvirt(rooms.uri, error=str(error), hint=error.hint or "")
     state = None if "default" not in networks else "active" if networks["default"] else "inactive"
