@@ -42,6 +42,16 @@ def test_room(total: int, free: int, level: str) -> None:
     assert "the pool vms" in finding.sentence
 
 
+@pytest.mark.parametrize("used", [0, GiB])
+def test_a_small_place_that_is_nearly_empty_is_not_to_be_cleared(used: int) -> None:
+    (finding,) = doctor.room("lvm", "the volume group vms", total=4 * GiB, free=4 * GiB - used)
+    assert (finding.level, "free in the volume group vms, which is small" in finding.sentence) == ("warning", True)
+    assert finding.remedy == "make it larger"
+    (finding,) = doctor.room("lvm", "the volume group vms", total=4 * GiB, free=GiB)
+    assert "small" not in finding.sentence
+    assert "remove disks" in finding.remedy
+
+
 @pytest.mark.parametrize(
     ("data", "metadata", "level"),
     [(0.5, 0.1, "ok"), (0.85, 0.1, "warning"), (0.1, 0.85, "warning"), (0.97, 0.1, "error"), (0.1, 0.97, "error")],

@@ -14,7 +14,8 @@ from cowshed.model.host import Finding
 from cowshed.tools import run
 from cowshed.units import GiB, format_size
 
-_NEARLY: Final = 0.80  # shares of a pool that are used
+_HALF: Final = 0.50  # shares of a pool that are used
+_NEARLY: Final = 0.80
 _ALMOST: Final = 0.95
 _LITTLE: Final = 5 * GiB
 _MODULES: Final = ("/usr/lib/*/qemu", "/usr/lib/qemu", "/usr/lib64/qemu")
@@ -59,6 +60,8 @@ def room(name: str, place: str, *, total: int, free: int) -> list[Finding]:
     remedy = "remove disks or snapshots, let `cowshed image prune` remove unused bases, or make it larger"
     if used >= _ALMOST:
         return [Finding(ERROR, f"backend {name}", sentence, remedy)]
+    if free < _LITTLE and used < _HALF:  # there is nothing to be removed that would help
+        return [Finding(WARNING, f"backend {name}", f"{sentence}, which is small", "make it larger")]
     if used >= _NEARLY or free < _LITTLE:
         return [Finding(WARNING, f"backend {name}", sentence, remedy)]
     return [Finding(OK, f"backend {name}", sentence)]
