@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import threading
@@ -14,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from cowshed.config import Config, DisksSection, GuestSection, HostSection
+from cowshed.config import Config, DisksSection, GuestSection, HostSection, LvmSection
 from cowshed.contract.callbacks import NoProgress
-from cowshed.disks import manifest
+from cowshed.disks import manifest, open_backends
 from cowshed.driver import LibvirtDriver
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import bases, layout, locate, provision, shown, sweep, teardown
@@ -29,6 +30,7 @@ from cowshed.errors import (
     NameTaken,
     NoSpace,
     NotFound,
+    ToolFailed,
 )
 from cowshed.images import pull
 from cowshed.images.cache import name_of
@@ -37,7 +39,7 @@ from cowshed.model.flavor import Flavor
 from cowshed.model.image import Image, Location
 from cowshed.model.instance import Instance
 from cowshed.testing import MemoryCluster
-from cowshed.tools import run
+from cowshed.tools import privilege, run
 from cowshed.undo import Undo
 from cowshed.units import MiB
 
@@ -514,3 +516,21 @@ def test_the_sweep_never_looks_into_a_guests_disk(rooms: Rooms, debian: Image) -
     with disk.open("r+b") as file:
         file.write(b"QFI\xfb" + b"\xff" * 508)
     assert prune(rooms, all_unused=True) == [("cache", name_of(debian.id))]
+
+
+@pytest.mark.parametrize("pool", ["", "pool"])
+def test_a_volume_group_that_is_not_there_is_one_error_before_anything_is_made(
+    rooms: Rooms, debian: Image, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, pool: str
+) -> None:
+    def not_there(words: Sequence[str], **_: Any) -> Any:
+        raise ToolFailed(command=words[0], status=5, output=f'Volume group "{words[-1]}" not found')
+
+    monkeypatch.setattr(privilege, "run", not_there)
+    section = LvmSection(volume_group="nowhere", thin_pool=pool)
+    rooms.__dict__["backends"] = open_backends(rooms.instances, rooms.config.disks, lvm=section)
+    caplog.set_level(logging.INFO, "cowshed")
+    with pytest.raises(NotFound, match="volume group nowhere does not exist"):
+        make(rooms, instance(backend="lvm"), debian)
+    assert caplog.messages == []
+    assert not rooms.instances.exists()
+    assert not rooms.cache.root.exists()

@@ -62,6 +62,7 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
 
     :raises InvalidRequest: a bus has no room left, or the machine lacks it
     :raises DiskTooSmall:
+    :raises NotFound: the place of a backend is not there
     :raises UnsupportedOperation: guests here cannot open such a disk, or it cannot be encrypted
     """
     from cowshed.driver.steps import driving, provision
@@ -144,15 +145,23 @@ class _Backends:
         self._usual = instance.backend or rooms.config.disks.backend
         self._wanted = {disk_name(word): backend for word, backend in instance.disk_backends.items()}
         self._left = dict(self._wanted)
+        self._there: set[str] = set()
 
     def chosen(self, spec: DiskSpec) -> DiskSpec:
-        """:raises ConfigError: :raises InvalidRequest: there is no such backend here"""
+        """:raises ConfigError: :raises InvalidRequest: there is no such backend here :raises NotFound: nor its place"""
         if spec.name in LOCAL_ONLY:
             return spec
         self._left.pop(spec.name, None)
         backend = self._wanted.get(spec.name) or self._usual
-        self._rooms.backend(backend)
+        self._check(backend)
         return dataclasses.replace(spec, backend=backend)
+
+    def _check(self, name: str) -> None:
+        """Of disks that are devices, whether one exists is read from their records: that says nothing of the place."""
+        backend = self._rooms.backend(name)
+        if backend.traits.block and name not in self._there:
+            backend.capacity()
+            self._there.add(name)
 
     def check_all_used(self) -> None:
         """:raises InvalidRequest: a backend was asked for a disk that is not there"""
