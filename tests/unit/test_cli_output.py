@@ -42,3 +42,29 @@ def test_plain_progress_of_a_short_phase_is_one_line(seconds: list[float], capfd
         shown.phase("hash", MiB)
         shown.update(MiB)
     assert capfd.readouterr().err.splitlines() == ["hash 1 MiB"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        ("plain", "cowshed: it waits?\n"),
+        ("json", '{"note": "it waits\\u0007"}\n'),
+        ("auto", "cowshed: it waits?\n"),
+        ("none", ""),
+    ],
+)
+def test_a_note_is_told_also_where_there_is_no_terminal(
+    kind: str, shown: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with progress.chosen(kind) as meter:
+        meter.note("it waits\a")
+    assert capfd.readouterr().err == shown
+
+
+def test_a_note_stands_alone_on_a_terminal(seconds: list[float], capfd: pytest.CaptureFixture[str]) -> None:
+    bar = progress.Bar()
+    bar.phase("download", 4 * MiB)
+    seconds[0] += 1
+    bar.update(MiB)
+    bar.note("it waits")
+    assert capfd.readouterr().err.endswith("\r\x1b[Kcowshed: it waits\n")

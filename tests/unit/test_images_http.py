@@ -15,6 +15,7 @@ import pytest
 
 from cowshed import clock
 from cowshed.config import ImagesSection
+from cowshed.contract.callbacks import NoProgress
 from cowshed.errors import (
     CowshedError,
     DigestMismatch,
@@ -225,19 +226,54 @@ def test_what_may_pass_is_tried_again(tmp_path: Path, status: str) -> None:
     ("value", "least", "most"),
     [
         ("7", 7, 7.1),
-        ("999999999999", 60, 60.1),
+        ("150", 150, 150.1),
         ("-5", 0.3, 1),
         ("soon", 0.3, 1),
-        (formatdate(time.time() + 3600), 60, 60.1),
+        ("in 90 s", 80, 90.1),
     ],
-    ids=["seconds", "absurd", "negative", "nonsense", "date"],
+    ids=["seconds", "long", "negative", "nonsense", "date"],
 )
 def test_retry_after_is_honoured_within_reason(
     tmp_path: Path, quick: QuickClock, value: str, least: float, most: float
 ) -> None:
+    if value == "in 90 s":
+        value = formatdate(time.time() + 90)
     with serving(says("503 Busy", Retry_After=value), file(DATA)) as server:
         pull(store(tmp_path), server.url + "/a.raw")
     assert least <= sum(quick.slept) <= most
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("999999999999", "11574 d 1 h"),
+        ("181", "3 min 1 s"),
+        (formatdate(time.time() + 86400 + 1800), "1 d"),
+        ("100", "1 min 40 s"),
+    ],
+    ids=["absurd", "a little too long", "date", "again and again"],
+)
+def test_a_server_that_asks_for_too_much_patience_is_an_error(
+    tmp_path: Path, quick: QuickClock, value: str, words: str
+) -> None:
+    with serving(says("503 Busy", Retry_After=value)) as server, pytest.raises(FetchFailed) as caught:
+        pull(store(tmp_path), server.url + "/a.raw")
+    assert f"503 Busy; the server asks to wait {words}" in str(caught.value)
+    assert "3 min" in str(caught.value)
+    assert caught.value.hint == "try again later"
+    assert sum(quick.slept) == (100 if value == "100" else 0)
+
+
+def test_a_wait_that_the_server_asks_for_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Listening(NoProgress):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    with serving(says("503 Busy", Retry_After=30), says("503 Busy", Retry_After=1), file(DATA)) as server:
+        pull(store(tmp_path), server.url + "/a.raw?key=secret", progress=Listening())
+        assert told == [f"{server.url}/a.raw?...: the server answers 503 Busy; the server asks to wait 30 s"]
 
 
 # --- servers that do not recover --------------------------------------------------------------

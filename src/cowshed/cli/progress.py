@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cowshed.contract.callbacks import SILENT, Progress
+from cowshed.contract.callbacks import SILENT, NoProgress, Progress
 from cowshed.units import format_duration, format_size
 
 _PATIENCE = 0.4  # seconds; shorter phases are not worth a line
@@ -44,6 +44,10 @@ class Meter:
     def check(self) -> None:
         pass
 
+    def note(self, text: str) -> None:
+        with self._lock:
+            self.told(text)
+
     def end(self) -> None:
         with self._lock:
             self._finish()
@@ -61,6 +65,9 @@ class Meter:
     def done(self, name: str, done: int, seconds: float) -> None:
         raise NotImplementedError
 
+    def told(self, text: str) -> None:
+        _tell(text)
+
 
 class Bar(Meter):
     """One line that is written over."""
@@ -71,6 +78,10 @@ class Bar(Meter):
 
     def done(self, name: str, done: int, seconds: float) -> None:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def told(self, text: str) -> None:
+        print("\r\x1b[K", end="", file=sys.stderr)
+        _tell(text)
 
 
 class Plain(Meter):
@@ -96,7 +107,9 @@ class Plain(Meter):
 
 
 class Json(Meter):
-    """JSON lines: {"phase": ..., "done": bytes, "total": bytes or null, "seconds": ...}; a phase with bytes ends with done = total."""
+    """JSON lines: {"phase": ..., "done": bytes, "total": bytes or null, "seconds": ...}; a phase with bytes ends with done = total.
+    Between them {"note": ...}: why nothing goes on for a while.
+    """
 
     every = True
 
@@ -111,12 +124,31 @@ class Json(Meter):
     def done(self, name: str, done: int, seconds: float) -> None:
         self.show(name, done, done, seconds)
 
+    def told(self, text: str) -> None:
+        print(json.dumps({"note": text}), file=sys.stderr, flush=True)
+
+
+class Notes(NoProgress):
+    """Only what nobody would expect."""
+
+    def note(self, text: str) -> None:
+        _tell(text)
+
+
+def _tell(text: str) -> None:
+    from cowshed.cli import output
+
+    output.note(f"cowshed: {output.printable(text)}")
+
 
 @contextmanager
 def chosen(kind: str) -> Iterator[Progress]:
-    """The progress of ``--progress kind``; ``auto`` is silent unless standard error is a terminal."""
-    if kind == "none" or (kind == "auto" and not sys.stderr.isatty()):
+    """The progress of ``--progress kind``; ``auto`` shows only notes unless standard error is a terminal."""
+    if kind == "none":
         yield SILENT
+        return
+    if kind == "auto" and not sys.stderr.isatty():
+        yield Notes()
         return
     if kind == "auto" and os.environ.get("TERM", "dumb") == "dumb":
         kind = "plain"  # it cannot write a line over

@@ -27,6 +27,9 @@ class Progress(Protocol):
     def check(self) -> None:
         """Called between steps. :raises Interrupted: the work shall stop"""
 
+    def note(self, text: str) -> None:
+        """A sentence for whoever waits: why nothing goes on for a while."""
+
 
 class NoProgress:
     """Progress that nobody watches."""
@@ -38,6 +41,9 @@ class NoProgress:
         pass
 
     def check(self) -> None:
+        pass
+
+    def note(self, text: str) -> None:
         pass
 
 

@@ -10,11 +10,13 @@ from typing import Final
 from cowshed import clock, log
 from cowshed.contract.callbacks import Progress
 from cowshed.errors import CowshedError
+from cowshed.units import format_duration
 
 _log = log.logger(__name__)
 
-_LONGEST_WAIT: Final = 60.0  # seconds for one Retry-After
+_LONGEST_WAIT: Final = 60.0  # seconds, unless the server asks for more
 _LONGEST_TOTAL: Final = 180.0
+_WORTH_A_WORD: Final = 2.0
 _FIRST_WAIT: Final = 0.5
 _STEP: Final = 0.5  # how soon an interruption is noticed
 
@@ -66,16 +68,26 @@ class Attempts:
         if not self._left:
             raise self._enough(error) from self._first
         wait = _FIRST_WAIT * 2 ** (self._retries - self._left) * random.uniform(0.75, 1.25)
-        wait = min(_LONGEST_WAIT, max(wait, error.wait or 0.0))
+        asked = error.wait or 0.0
+        wait = max(min(_LONGEST_WAIT, wait), asked)
         self._left -= 1
         self._total += wait
         if self._total > _LONGEST_TOTAL:
-            raise self._failed(f"{error}; it asks for too much patience") from self._first
+            raise self._too_long(error, asked) from self._first
+        if asked >= _WORTH_A_WORD:
+            self._progress.note(f"{self._what}: {error}; the server asks to wait {format_duration(asked)}")
         _log.info("%s: %s; trying again in %.1f s", self._what, error, wait)
         while wait > 0:
             self._progress.check()
             clock.current().sleep(min(wait, _STEP))
             wait -= _STEP
+
+    def _too_long(self, error: Transient, asked: float) -> CowshedError:
+        most = format_duration(_LONGEST_TOTAL)
+        wish = f"the server asks to wait {format_duration(asked)}" if asked else "it needs too much patience"
+        failed = self._failed(f"{error}; {wish}, and {most} in all is the longest wait")
+        failed.hint = failed.hint or "try again later"
+        return failed
 
     def _enough(self, error: Transient) -> CowshedError:
         reason = f"{error} ({self._turns} attempts)" if self._turns > 1 else str(error)

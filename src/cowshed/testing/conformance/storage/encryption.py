@@ -310,6 +310,9 @@ class _Stopped:
     def check(self) -> None:
         raise Interrupted(what="working")
 
+    def note(self, text: str) -> None:
+        raise Interrupted(what="working")
+
 
 def _marked(size: int) -> bytes:
     return (MARK * (size // len(MARK) + 1))[:size]

@@ -262,3 +262,6 @@ class _Stopped:
 
     def check(self) -> None:
         raise Interrupted(what="working")
+
+    def note(self, text: str) -> None:
+        raise Interrupted(what="working")
