@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from cowshed.errors import (
     PermissionDenied,
 )
 from cowshed.manager import Host, names
+from cowshed.model.image import Image
 from cowshed.model.instance import InstanceState, PowerState
 from cowshed.model.vif import PortForward, Vif
 from cowshed.testing.clock import FakeClock
@@ -374,6 +376,23 @@ def test_two_callers_bring_a_file_in_once(host: Host, tmp_path: Path):
     assert failures == []
     assert len(host.machines()) == 4
     assert sorted(image.name for image in host.images.list()) == ["appliance", "tiny"]
+
+
+def test_a_name_that_two_callers_drew_at_once_is_drawn_again(host: Host, monkeypatch: pytest.MonkeyPatch):
+    """Neither sees the other's when it draws: both have yet to bring their image in."""
+    drawn = iter(["calm-ox", "calm-yak"])
+    monkeypatch.setattr("cowshed.manager.names.invent", lambda taken: next(drawn))
+    bring_in = host._at_hand
+
+    def meanwhile(*parts: str | None) -> AbstractContextManager[tuple[Image, dict[str, str]]]:
+        again(host).run("tiny", name="calm-ox")
+        return bring_in(*parts)
+
+    monkeypatch.setattr(host, "_at_hand", meanwhile)
+    assert host.run("tiny").name == "calm-yak"
+    instance = host.instances.records.find("calm-yak").instance
+    assert (instance.hostname, instance.display_name) == ("calm-yak", "calm-yak")
+    assert sorted(machine.name for machine in host.machines()) == ["calm-ox", "calm-yak"]
 
 
 @pytest.mark.parametrize(

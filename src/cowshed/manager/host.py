@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cowshed import config as configuration
 from cowshed import log
-from cowshed.errors import CowshedError, InstanceNotFound, InvalidRequest, InvalidState
+from cowshed.errors import CowshedError, InstanceNotFound, InvalidRequest, InvalidState, NameTaken
 from cowshed.manager import names, request
 from cowshed.manager.deleted import Deleted
 from cowshed.manager.disks import Disks
@@ -152,9 +152,11 @@ class Host:
         flavor = request.flavor(cpus, memory, root=disk, ephemeral=ephemeral_disk, swap=swap, extra_specs=extra_specs)
         root, devices = request.block_devices(root_volume, volumes)
         identity = str(uuids.uuid4())
+        invented = name is None
         name = names.invent(self.instances.records.exists) if name is None else names.check(name)
         self.deleted.reclaim_due()
-        self.instances.check_free(name)
+        if not invented:
+            self.instances.check_free(name)
         vifs = self._vifs(networks, publish, identity, groups, ips)
         instance = Instance(
             uuid=identity,
@@ -175,7 +177,8 @@ class Host:
             self.driver.give_shares(None, instance, parse(shares))
         chosen = {**(properties or {}), **_without_empty(os_command_line=cmdline)}
         new = NewInstance(instance, vifs, chosen, password, devices, root)
-        return Machine(self, self._create(new, image, kernel, initrd), ephemeral=ephemeral)
+        record = self._create(new, image, kernel, initrd, invented=invented)
+        return Machine(self, record, ephemeral=ephemeral)
 
     def check_ssh(self, networks: Sequence[str] = (), publish: Sequence[str] = ()) -> None:
         """Before :meth:`run` with these: may anything lead from this host to the ssh server of the instance?
@@ -188,10 +191,20 @@ class Host:
                 hint="give -p 2222:22, or a libvirt network or a bridge as --network",
             )
 
-    def _create(self, new: NewInstance, image: str, kernel: str | None, initrd: str | None) -> Record:
+    def _create(
+        self, new: NewInstance, image: str, kernel: str | None, initrd: str | None, *, invented: bool
+    ) -> Record:
+        """:param invented: nobody chose its name, so that it gets another where that was taken meanwhile"""
         try:
             with self._at_hand(image, kernel, initrd) as (found, parts):
-                return self.instances.create(new.with_properties(parts), found)
+                new = new.with_properties(parts)
+                while True:
+                    try:
+                        return self.instances.create(new, found)
+                    except NameTaken:
+                        if not (invented and self.instances.records.exists(new.instance.name)):
+                            raise
+                    new = new.renamed(names.invent(self.instances.records.exists))
         except KeyboardInterrupt:
             self._drop(new.instance.uuid)  # it may have come a moment after all was done
             raise

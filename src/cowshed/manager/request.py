@@ -39,6 +39,13 @@ class NewInstance:
     def with_properties(self, more: Mapping[str, str]) -> NewInstance:
         return dataclasses.replace(self, properties={**self.properties, **more})
 
+    def renamed(self, name: str) -> NewInstance:
+        """Its host name too, where that is its name."""
+        now = self.instance
+        hostname = name if now.hostname == now.name else now.hostname
+        instance = dataclasses.replace(now, name=name, display_name=name, hostname=hostname)
+        return dataclasses.replace(self, instance=instance)
+
 
 def check_boot(
     image: str,
