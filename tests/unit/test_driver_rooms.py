@@ -28,6 +28,7 @@ from cowshed.errors import (
     PortInUse,
     UnsupportedOperation,
 )
+from cowshed.host.kvm import KvmState
 from cowshed.hypervisor.capabilities import qemu_user
 from cowshed.model.disk import Base, Bus, Device, DiskFormat
 from cowshed.model.flavor import Flavor
@@ -68,6 +69,20 @@ def image(**fields: Any) -> Image:
 # --- refused before anything happens --------------------------------------------------------------
 
 
+def test_kvm_is_tried_with_the_emulator_of_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another QEMU in the PATH, or none, says nothing of it."""
+    asked: list[str] = []
+
+    def probe(timeout: float, cache: Path, *, emulator: str) -> KvmState:
+        asked.append(emulator)
+        return KvmState(usable=True)
+
+    monkeypatch.setattr("cowshed.host.kvm.probe", probe)
+    for configured in ("/opt/qemu/bin/qemu", ""):
+        assert Rooms(Config(host=HostSection(state=str(tmp_path), emulator=configured))).kvm.usable
+    assert asked == ["/opt/qemu/bin/qemu", "qemu-system-x86_64"]
+
+
 @pytest.mark.parametrize("name", UNFULFILLED)
 def test_what_is_not_fulfilled_says_so_before_it_does_anything(config: Config, name: str) -> None:
     driver = LibvirtDriver(config=config)
@@ -100,8 +115,6 @@ def test_without_libvirt_a_start_says_so(config: Config) -> None:
 
 
 def test_without_libvirt_the_doctor_goes_on(config: Config) -> None:
-    from cowshed.host.kvm import KvmState
-
     rooms = Rooms(config)
     rooms.__dict__["kvm"] = KvmState(usable=False, reason="not here")
     subjects = [finding.subject for finding in examine.host(rooms)]

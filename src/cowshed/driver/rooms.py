@@ -168,7 +168,8 @@ class Rooms:
         """Whether KVM runs guests here; asked once and remembered on disk."""
         from cowshed.host import kvm
 
-        return kvm.probe(self.config.host.kvm_probe_timeout, self.facts / "kvm.json")
+        host = self.config.host
+        return kvm.probe(host.kvm_probe_timeout, self.facts / "kvm.json", emulator=host.emulator or kvm.EMULATOR)
 
     @cached_property
     def hypervisor(self) -> Hypervisor:
