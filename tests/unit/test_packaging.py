@@ -30,6 +30,19 @@ def test_types_are_shipped():
     assert Path(cowshed.__file__).with_name("py.typed").exists()
 
 
+def test_package_data_is_what_there_is_beside_the_code():
+    """A pattern that names nothing hides that a file has gone; a file that no pattern names is not shipped."""
+    source = ROOT / "src"
+    named = {
+        path
+        for package, patterns in PROJECT["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for path in [*source.glob(f"{package}/{pattern}")] or [f"{package}/{pattern}"]
+    }
+    there = {path for path in source.glob("cowshed/**/*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert named == there
+
+
 def test_import_loads_neither_libvirt_nor_rooms():
     heavy = ("libvirt", "cowshed", "rich", "click", "httpx", "sqlite3")
     code = f"import sys, cowshed; print(*[name for name in sys.modules if name.split('.')[0] in {heavy}])"
