@@ -13,7 +13,14 @@ import pytest
 from cowshed import clock
 from cowshed.driver.steps import launch, transit
 from cowshed.driver.steps.transit import Way
-from cowshed.errors import CowshedError, DeadlineExceeded, HostUnsuitable, InvalidState
+from cowshed.errors import (
+    CowshedError,
+    DeadlineExceeded,
+    HostUnsuitable,
+    InvalidRequest,
+    InvalidState,
+    SnapshotNotFound,
+)
 from cowshed.host import facts
 from cowshed.model.flavor import Flavor
 from cowshed.model.host import HostCapabilities
@@ -148,3 +155,21 @@ def test_what_this_host_cannot_run_is_refused_before_it_is_stopped(
         resize(side, who, dataclasses.replace(who.flavor, **changes))
     assert of(side).told == []
     assert of(side).power == PowerState.RUNNING
+
+
+@pytest.mark.parametrize("backend", ["raw", "qcow2"])
+def test_what_is_kept_for_a_revert_is_nobody_else_s(side: Side, backend: str) -> None:
+    """Neither is a snapshot of the user's taken for it and removed, nor can what it goes back to be taken away."""
+    who = side.web(backend)
+    of(side).power = PowerState.SHUTDOWN
+    with pytest.raises(InvalidRequest, match="resize"):
+        side.driver.take_disk_snapshot(who, "before-resize")
+    resize(side, who)
+    with pytest.raises(InvalidState, match="resized"):
+        side.driver.remove_disk_snapshot(who, "before-resize")
+    with pytest.raises(InvalidState, match="resized"):
+        side.driver.move_disk(who, "rbd")
+    side.driver.confirm_migration(None, who, [])
+    with pytest.raises(SnapshotNotFound):
+        side.driver.remove_disk_snapshot(who, "before-resize")
+    assert side.driver.move_disk(who, "rbd")

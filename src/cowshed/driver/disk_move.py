@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cowshed import log
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import moving, named
+from cowshed.driver.steps import moving, named, transit
 from cowshed.model.instance import Instance
 
 
@@ -17,7 +17,7 @@ class DiskMove:
         The copy is compared before the old disk goes; interrupted anywhere, the instance has one of
         them whole. It is a full copy that stands on no base.
 
-        :raises InvalidState: a guest uses the disk
+        :raises InvalidState: a guest uses the disk, or a resize waits for its end
         :raises Conflict: it has snapshots :raises UnsupportedOperation: it is encrypted
         :raises ConfigError: :raises NoSpace: :raises DataCorrupt: the old disk stays
         """
@@ -25,6 +25,7 @@ class DiskMove:
         entry = named.changeable(rooms, instance, disk)
         rooms.backend(backend)
         named.check_off(rooms, instance, "moved to another backend")
+        transit.refuse_kept(rooms, instance, "moved to another backend")
         with log.about(instance.name):
             moving.settle(rooms, instance)
             if entry.backend == backend:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from cowshed import log
 from cowshed.contract.storage import Disk, Snapshotting
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import named
-from cowshed.errors import CowshedError, SnapshotNotFound, UnsupportedOperation
+from cowshed.driver.steps import keeping, named, transit
+from cowshed.errors import CowshedError, InvalidRequest, SnapshotNotFound, UnsupportedOperation
 from cowshed.model.disk import DiskSnapshot, ManifestDisk
 from cowshed.model.instance import Instance
 from cowshed.undo import Undo
@@ -28,6 +28,10 @@ class DiskSnapshots:
         :raises UnsupportedOperation: a backend takes no snapshots
         :raises NameTaken: a disk has a snapshot of this name :raises InvalidRequest: nothing can have this name
         """
+        if name == keeping.SNAPSHOT:
+            raise InvalidRequest(
+                reason=f"{name} is what a resize calls the snapshots it keeps", hint="choose another name"
+            )
         with self._offline(instance, "given a snapshot"), Undo() as undo:
             disks = self._chosen(instance, disk)
             for one, handle in disks:
@@ -66,7 +70,10 @@ class DiskSnapshots:
 
         :return: names of the disks that had it
         :raises SnapshotNotFound: none has :raises Busy: something stands on it; the others are gone
+        :raises InvalidState: a resize that waits for its end keeps it for a revert
         """
+        if name == keeping.SNAPSHOT:
+            transit.refuse_kept(self.rooms, instance, "rid of what it would go back to")
         removed, first = [], None
         with self._offline(instance, "rid of a snapshot"):
             for one, handle in self._chosen(instance, disk):

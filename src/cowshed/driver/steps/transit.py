@@ -89,6 +89,14 @@ def refuse(rooms: Rooms, instance: Instance, action: str) -> None:
     raise InvalidState(name=instance.name, state=state.format(found.get("dest", "")), action=action, hint=hint)
 
 
+def refuse_kept(rooms: Rooms, instance: Instance, action: str) -> None:
+    """:raises InvalidState: its disks of before are kept here, as the disks that they are now"""
+    found = noted(rooms, instance.uuid, Way.OUT)
+    if found and found.get("phase") == Phase.KEPT:
+        hint = f"first: cowshed resize {instance.name} --confirm (or --revert)"
+        raise InvalidState(name=instance.name, state="resized", action=action, hint=hint)
+
+
 def busy(rooms: Rooms, uuid: str, way: Way, *, patience: float = 0.0) -> AbstractContextManager[None]:
     """One process works on this note; its death lets go. :raises Busy: another one does, for ``patience`` seconds"""
     from cowshed.tools import locks
