@@ -10,9 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from cowshed.config import LvmSection
 from cowshed.contract.storage import KeySource
+from cowshed.disks import manifest
 from cowshed.disks.keys import FileKeys, open_keys
+from cowshed.disks.lvm.backend import LvmBackend
 from cowshed.errors import HypervisorUnavailable, InvalidRequest, NameTaken, NotFound, PermissionDenied
+from cowshed.model.disk import DiskFormat, Encryption, EncryptionFormat, ManifestDisk
+from cowshed.testing import MemoryKeys
+from cowshed.tools import lvm
 
 
 @pytest.fixture
@@ -225,3 +231,25 @@ def test_what_a_guest_was_started_with_is_not_the_key_source_s(tmp_path: Path) -
         keys.get(key_id)
     keys.delete(key_id)
     assert key_id in daemon.held
+
+
+def test_a_volume_whose_key_could_not_go_is_deleted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its line in the manifest is all that names the key: it goes last."""
+    held, place = MemoryKeys(), tmp_path / new_id()
+    disk = LvmBackend(tmp_path, LvmSection(volume_group="group"), held).disk(place.name, "disk")
+    encryption = Encryption(EncryptionFormat.LUKS, new_id(), {})
+    held.create(encryption.key_id)
+    place.mkdir()
+    manifest.record(place, ManifestDisk("disk", "lvm", DiskFormat.RAW, "group/volume", 512, encryption=encryption))
+    monkeypatch.setattr(lvm, "volumes", lambda group: {})
+    with monkeypatch.context() as away:
+        away.setattr(held, "delete", raising)
+        with pytest.raises(HypervisorUnavailable):
+            disk.delete()
+    disk.delete()
+    assert held.held == {}
+    assert manifest.find(place, "disk") is None
+
+
+def raising(key_id: str) -> None:
+    raise HypervisorUnavailable(uri="qemu:///system", reason="away")

@@ -232,9 +232,10 @@ class LvmDisk(RecordedDisk, SnapshottingVolume, Importing, Sealing):
                 if kept:
                     self.place.dispose(kept)
         if entry:
-            manifest.forget(self.directory, self.name)
             if entry.encryption and self.place.keys:
+                # Killed before the line goes, we are called again; the other way round the key would stay for ever.
                 self.place.keys.delete(entry.encryption.key_id)
+            manifest.forget(self.directory, self.name)
 
     def _is_mine(self, volume: lvm.Volume, entry: ManifestDisk | None) -> bool:
         """A disk that was moved has a volume that was made under another name: the manifest says that it is this one."""
