@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from cowshed.cli import migrate, resize
 from cowshed.cli.context import Session
 from cowshed.driver.steps import meeting
-from cowshed.errors import HostUnsuitable, InvalidRequest, ToolFailed
+from cowshed.errors import HostUnsuitable, InvalidRequest, InvalidState, ToolFailed
 from cowshed.hypervisor import capabilities
 from cowshed.manager import Host, service
 from cowshed.manager.records import Record
@@ -42,7 +42,7 @@ class Moving(PretendDriver):
         hypervisor = self.rooms.hypervisor
         hypervisor.hostname = lambda: self.name  # type: ignore[method-assign]
         hypervisor.version = lambda: (7, 2, 0)  # type: ignore[method-assign]
-        self.left = ""
+        self.left = self.kept = ""
         self.ends: dict[str, Any] = {"error": "no route to host"}
 
     def is_here(self, dest: str) -> bool:
@@ -78,6 +78,12 @@ class Moving(PretendDriver):
 
     def left_for(self, instance: Instance) -> str:
         return self.left
+
+    def resized(self, instance: Instance) -> bool:
+        return bool(self.kept)
+
+    def moved_to(self, instance: Instance) -> str:
+        return self.kept
 
     def remembered_image(self, instance: Instance) -> None:
         return None
@@ -232,6 +238,50 @@ def test_a_host_that_is_lost_while_it_starts_it(hosts: tuple[Host, Host]) -> Non
         here.migrations.cold("web", THERE, timeout=5)
     assert "--revert" in (caught.value.hint or "")
     assert "finish_revert_migration" not in of(here).names()
+
+
+def killed(hosts: tuple[Host, Host], step: str) -> Host:
+    """A cold move that ended at ``step``."""
+    here = hosts[0]
+    of(here).fail[step] = KeyboardInterrupt()
+    with suppress(KeyboardInterrupt):
+        here.migrations.cold("web", THERE, timeout=5)
+    of(here).fail.clear()
+    of(here).kept = THERE
+    for host in hosts:
+        of(host).calls.clear()
+    return here
+
+
+def test_a_cold_move_that_was_killed_when_it_ran_there_is_confirmed(hosts: tuple[Host, Host]) -> None:
+    here, there = killed(hosts, "confirm_migration"), hosts[1]
+    with pytest.raises(InvalidState, match="on host-b by now"):
+        here.migrations.revert("web")
+    assert "finish_revert_migration" not in of(here).names() and "discard_received" not in of(there).names()
+    here.migrations.confirm("web")
+    assert of(here).names()[-1] == "confirm_migration"
+    assert not here.instances.records.all() and there.instances.find("web").state == InstanceState.RUNNING
+
+
+def test_a_cold_move_that_was_killed_before_it_ran_there_is_reverted(hosts: tuple[Host, Host]) -> None:
+    """The disks here are all there is of it."""
+    here, there = killed(hosts, "migrate_disk_and_power_off"), hosts[1]
+    with pytest.raises(InvalidState, match="not on host-b"):
+        here.migrations.confirm("web")
+    assert "confirm_migration" not in of(here).names()
+    here.migrations.revert("web")
+    assert of(there).names()[-1] == "discard_received"
+    assert of(here).names()[-1] == "finish_revert_migration"
+
+
+def test_of_a_host_that_is_not_reached_only_the_revert_is_the_user_s_to_judge(hosts: tuple[Host, Host]) -> None:
+    here = killed(hosts, "migrate_disk_and_power_off")
+    of(here).down = 0
+    with pytest.raises(ToolFailed):
+        here.migrations.confirm("web")
+    assert "confirm_migration" not in of(here).names()
+    here.migrations.revert("web")
+    assert of(here).names()[-1] == "finish_revert_migration"
 
 
 @pytest.mark.parametrize("known", [True, False])

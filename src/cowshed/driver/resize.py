@@ -255,6 +255,11 @@ class Resize(ResizeContract):
         note = transit.noted(self.rooms, instance.uuid, Way.OUT)
         return note is not None and note.get("phase") == Phase.KEPT
 
+    def moved_to(self, instance: Instance) -> str:
+        """The host that it was sent to, while that waits for a confirmation or a revert here; "" where it was resized in place."""
+        note = transit.noted(self.rooms, instance.uuid, Way.OUT) or {}
+        return str(note.get("dest", "")) if note.get("phase") == Phase.KEPT else ""
+
 
 def _sizes(flavor: Flavor) -> dict[str, int]:
     """What the flavor says of each disk, bytes; 0: nothing."""

@@ -187,17 +187,28 @@ class Migrations:
         return self._instances.find(record.uuid)
 
     def confirm(self, ref: str) -> Record:
-        """Keep it as it is now. :raises InvalidState: nothing waits for that"""
+        """Keep it as it is now. Of a cold move that broke off: on the other host.
+
+        :raises InvalidState: nothing waits for that; or the other host does not have it
+        """
         with self._instances.holding(ref, "confirmed") as record:
             self._require_resized(record, "confirmed")
+            if dest := self._driver.moved_to(record.instance):
+                self._leave_to(record, dest)
+                return record
             self._driver.confirm_migration(None, record.instance, record.vifs)
             self._instances.records.update(dataclasses.replace(record, instance=_without_old(record.instance)))
         return self._instances.find(record.uuid)
 
     def revert(self, ref: str) -> Record:
-        """As it was before the resize; what was written to its disks since is gone. :raises InvalidState:"""
+        """As it was before the resize, or a cold move that broke off; what was written to its disks since is gone.
+
+        :raises InvalidState: also where the other host has it
+        """
         with self._instances.holding(ref, "reverted") as record:
             self._require_resized(record, "reverted")
+            if dest := self._driver.moved_to(record.instance):
+                self._take_from(record, dest)
             text, instance = record.instance.system_metadata.get(_OLD, ""), _without_old(record.instance)
             if text:
                 instance = dataclasses.replace(instance, flavor=Flavor(**json.loads(text)))
@@ -208,6 +219,40 @@ class Migrations:
                 dataclasses.replace(record, instance=instance, boot_log=boot_log), "reverted"
             )
         return self._instances.find(record.uuid)
+
+    def _leave_to(self, record: Record, dest: str) -> None:
+        """:raises InvalidState: the disks here may be all there is of it :raises CowshedError: ``dest`` does not say"""
+        with self._met(record, dest) as other:
+            if not other.ask("has", uuid=record.uuid)["has"]:
+                raise InvalidState(
+                    name=record.name,
+                    state=f"not on {dest}",
+                    action="confirmed",
+                    hint=f"start it here again: cowshed resize {record.name} --revert",
+                )
+        self._driver.confirm_migration(None, record.instance, record.vifs)
+        self._instances.records.remove(record, "moved", f"to {dest}")
+
+    def _take_from(self, record: Record, dest: str) -> None:
+        """What came of it goes there. A host that is not reached is the user's to judge.
+
+        :raises InvalidState: it is an instance of ``dest`` by now
+        """
+        has = False
+        try:
+            with self._met(record, dest) as other:
+                has = bool(other.ask("has", uuid=record.uuid)["has"])
+                if not has:
+                    other.ask("discard", record=encode(record))
+        except CowshedError as error:
+            _log.warning("what has come of %s may still be on %s: %s", record.name, dest, error)
+        if has:
+            raise InvalidState(
+                name=record.name,
+                state=f"on {dest} by now",
+                action="reverted",
+                hint=f"leave it there: cowshed resize {record.name} --confirm",
+            )
 
     def _refuse_volume(self, record: Record) -> None:
         root = next((one for one in self._driver.volumes(record.instance) if one.is_root), None)

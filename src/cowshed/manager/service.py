@@ -84,6 +84,10 @@ def _finish(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[st
     return {"done": True}
 
 
+def _has(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
+    return {"has": any(one.uuid == message["uuid"] for one in host.instances.records.all())}
+
+
 def _discard(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
     """Of a move that failed. What has a record here is an instance of this host, and stays."""
     record = _told(host, message)
@@ -150,6 +154,7 @@ CALLS: Final[dict[str, Call]] = {
     "meet": _meet,
     "receive": _receive,
     "finish": _finish,
+    "has": _has,
     "discard": _discard,
     "check": _check,
     "check_cleanup": _check_cleanup,

@@ -34,6 +34,9 @@ class FakeMigrations(Table):
     def resized(self, instance: Instance) -> bool:
         return False
 
+    def moved_to(self, instance: Instance) -> str:
+        return ""
+
     def receive(self, instance: Instance, offer: Mapping[str, Any], channel: Any) -> None:
         refuse(self, "receive")
 
