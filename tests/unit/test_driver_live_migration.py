@@ -11,14 +11,29 @@ import pytest
 from cowshed import clock, log
 from cowshed.config import Config, HostSection
 from cowshed.driver import LibvirtDriver
-from cowshed.driver.steps import arriving, awaiting, leaving, locate, settling, transit
+from cowshed.driver.steps import (
+    arriving,
+    awaiting,
+    connect,
+    launch,
+    leaving,
+    locate,
+    settling,
+    transit,
+    volumes,
+)
 from cowshed.errors import Busy, HypervisorError, InstanceNotFound
 from cowshed.hypervisor import migrate
 from cowshed.hypervisor.migrate import Statistics
+from cowshed.model.disk import Bus
 from cowshed.model.flavor import Flavor
 from cowshed.model.instance import Instance, PowerState
+from cowshed.model.volume import AttachedVolume, VolumeState
 from cowshed.testing import FakeClock
 from cowshed.units import MiB
+from cowshed.volumes import record
+from cowshed.volumes.local import File
+from tests.unit.test_driver_disks import Host
 from tests.unit.test_driver_provision import house
 
 INSTANCE = Instance(uuid="11111111-2222-3333-4444-555555555555", name="web", flavor=Flavor(vcpus=1, memory=64 * MiB))
@@ -101,6 +116,45 @@ def test_a_restarted_destination_removes_nothing_that_is_coming(
     with clock.using(FakeClock()):
         arriving.recover_one(rooms, INSTANCE.uuid)
     assert removed == ([INSTANCE.uuid] if ends else [])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_preparation_that_fails_leaves_the_source_its_volumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """Where both hosts see the directory of the instance, its record of volumes is that of the running guest."""
+    here, volume = Host(tmp_path / "state"), tmp_path / "volume"
+    who = here.web("raw")
+    volume.write_bytes(bytes(MiB))
+    info = {"driver_volume_type": "file", "serial": "data", "data": {"path": str(volume), "format": "raw"}}
+    known = AttachedVolume("data", info, "vdb", Bus.VIRTIO, serial="data", alias="ua-data", state=VolumeState.ATTACHED)
+    here.rooms.__dict__["hypervisor"] = SimpleNamespace(guests=list, find=lambda uuid: None)
+    disconnected: list[Any] = []
+    monkeypatch.setattr(File, "disconnect", lambda self, info: disconnected.append(info["serial"]))
+    monkeypatch.setattr(arriving, "check_guest", lambda *_: None)
+    monkeypatch.setattr(connect, "plug", lambda *_: ())
+    monkeypatch.setattr(locate, "remembered_image", lambda *_: None)
+
+    def refuse(*_: Any) -> str:
+        raise HypervisorError(action="assemble", reason="no emulator")
+
+    monkeypatch.setattr(launch, "assembled", refuse)
+    found = {
+        "is_shared_instance_path": shared,
+        "volumes": [record.entry(known)],
+        "disks": [],
+        "copied": {},
+        "records": {},
+    }
+    if shared:
+        record.save(here.rooms.directory(who.uuid).path, known)
+    else:
+        here.rooms.directory(who.uuid).delete()
+    with pytest.raises(HypervisorError, match="no emulator"):
+        arriving.prepare(here.rooms, who, None, (), found)
+    assert disconnected == ["data"]
+    assert volumes.recorded(here.rooms, who) == ((known,) if shared else ())
+    assert here.rooms.directory(who.uuid).exists() == shared
 
 
 def test_nobody_else_prepares_while_it_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,7 +144,9 @@ def prepare(
         plugged = connect.plug(rooms, vifs, undo)
         undo.push("let libvirt forget its keys", opening.forget_keys, rooms, instance)
         image = locate.remembered_image(rooms, instance)
-        connected = volumes.connect_all(rooms, instance, _volumes(rooms, instance, image, block_devices, found), undo)
+        if shared:  # the record is the source's as well, whose guest runs: only this host's side goes
+            undo.push("disconnect its volumes here", leaving.disconnect, rooms, instance, found)
+        connected = volumes.connect_all(rooms, instance, _volumes(block_devices, found, shared=shared), undo)
         undo.push("give the serial port back", serial.give_back, rooms, instance.uuid)
         xml = launch.assembled(rooms, instance, image, plugged, connected)
         if held:
@@ -233,13 +235,17 @@ def _from_image(rooms: Rooms, instance: Instance, entry: ManifestDisk) -> None:
     bases.make(rooms, backend, disk, rooms.images.show(entry.image_id), entry.virtual_size)
 
 
-def _volumes(rooms: Rooms, instance: Instance, image: Any, block_devices: Any, found: dict[str, Any]) -> Sequence[Any]:
-    """Where the guest sees them is what the source says; how they are reached, the caller, if it says anything."""
+def _volumes(block_devices: Any, found: dict[str, Any], *, shared: bool) -> Sequence[Any]:
+    """Where the guest sees them is what the source says; how they are reached, the caller, if it says anything.
+
+    :param shared: they stand in a record that both hosts have, as attached
+    """
     from cowshed.driver.steps import mapping
     from cowshed.model.volume import VolumeState
     from cowshed.volumes import info, record
 
-    known = [replace(record.volume(dict(one)), state=VolumeState.CONNECTING) for one in found["volumes"]]
+    state = VolumeState.ATTACHED if shared else VolumeState.CONNECTING
+    known = [replace(record.volume(dict(one)), state=state) for one in found["volumes"]]
     asked = {info.volume_id(one.info): one.info for one in mapping.entries(block_devices) or ()}
     return [
         replace(one, connection_info=volumes.merged(one.connection_info, asked.get(one.id, {}))) if asked else one
