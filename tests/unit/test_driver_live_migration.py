@@ -157,6 +157,43 @@ def test_a_preparation_that_fails_leaves_the_source_its_volumes(
     assert here.rooms.directory(who.uuid).exists() == shared
 
 
+@pytest.mark.parametrize("here_too", [True, False])
+def test_a_volume_that_another_guest_of_this_host_has_stays_connected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here_too: bool
+) -> None:
+    """The common directory has the other hosts' instances as well."""
+    here = Host(tmp_path / "state")
+    who, other = here.web("raw"), here.web("raw")
+    info = {"driver_volume_type": "file", "serial": "data", "data": {"path": "/shared", "format": "raw"}}
+    known = AttachedVolume("data", info, "vdb", Bus.VIRTIO, serial="data", alias="ua-data", state=VolumeState.ATTACHED)
+    for one in (who, other):
+        record.save(here.rooms.directory(one.uuid).path, known)
+    guests = {other.uuid: SimpleNamespace(name="other")} if here_too else {}
+    here.rooms.__dict__["hypervisor"] = SimpleNamespace(find=guests.get)
+    disconnected: list[Any] = []
+    monkeypatch.setattr(File, "disconnect", lambda self, info: disconnected.append(info["serial"]))
+    leaving.disconnect(here.rooms, who, {"is_shared_instance_path": True})
+    assert disconnected == ([] if here_too else ["data"])
+
+
+@pytest.mark.parametrize("destroy_disks", [True, False])
+def test_who_keeps_the_disks_keeps_the_record_of_volumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, destroy_disks: bool
+) -> None:
+    """A cold move that failed at the destination is taken back there; in a common directory it is the source's."""
+    here = Host(tmp_path / "state")
+    who = here.web("raw")
+    info = {"driver_volume_type": "file", "serial": "data", "data": {"path": "/shared", "format": "raw"}}
+    known = AttachedVolume("data", info, "vdb", Bus.VIRTIO, serial="data", alias="ua-data", state=VolumeState.ATTACHED)
+    record.save(here.rooms.directory(who.uuid).path, known)
+    here.rooms.__dict__["hypervisor"] = SimpleNamespace(find=lambda uuid: None)
+    disconnected: list[Any] = []
+    monkeypatch.setattr(File, "disconnect", lambda self, info: disconnected.append(info["serial"]))
+    here.driver.destroy(None, who, [], destroy_disks=destroy_disks)
+    assert disconnected == ["data"]
+    assert volumes.recorded(here.rooms, who) == (() if destroy_disks else (known,))
+
+
 def test_nobody_else_prepares_while_it_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second try would find what the first one is about to remove, and lose what it makes itself."""
     rooms, found = house(tmp_path / "state"), []

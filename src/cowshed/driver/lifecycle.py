@@ -90,7 +90,7 @@ class Lifecycle(LifecycleContract):
             connect.unplug(self.rooms, tuple(network_info or ()))
         teardown.undefine(self.rooms, instance.uuid)
         if not transit.gone(self.rooms, instance.uuid):
-            volumes.disconnect_all(self.rooms, instance, block_device_info)
+            volumes.disconnect_all(self.rooms, instance, block_device_info, keep_record=not destroy_disks)
         shares.let_go(self.rooms, instance)
         if not destroy_disks:
             opening.let_go(self.rooms, instance)

@@ -339,9 +339,18 @@ def disconnect(rooms: Rooms, instance: Instance, found: dict[str, Any], *, keep_
             continue
         try:
             with volumes.held(rooms, volume.id):
-                find(rooms.connectors, volume.connection_info).disconnect(volume.connection_info)
+                if not _used_here(rooms, instance, volume.id):
+                    find(rooms.connectors, volume.connection_info).disconnect(volume.connection_info)
         except CowshedError as error:
             _log.warning("could not disconnect volume %s of %s: %s", volume.id, instance.name, error)
+
+
+def _used_here(rooms: Rooms, instance: Instance, volume_id: str) -> bool:
+    """By another instance of this host: a common directory has those of the other hosts, too."""
+    from cowshed.volumes import record
+
+    users = [uuid for uuid in record.users(rooms.instances, volume_id) if uuid != instance.uuid]
+    return any(rooms.hypervisor.find(uuid) for uuid in users)
 
 
 def forget_common_keys(rooms: Rooms, instance: Instance) -> None:

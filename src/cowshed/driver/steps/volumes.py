@@ -181,22 +181,22 @@ def _open_key(rooms: Rooms, volume: AttachedVolume) -> None:
         keys.define(secrets, key_id, rooms.keys.get(key_id), ephemeral=True)
 
 
-def disconnect(rooms: Rooms, instance: Instance, volume: AttachedVolume) -> None:
+def disconnect(rooms: Rooms, instance: Instance, volume: AttachedVolume, *, keep_record: bool = False) -> None:
     """Remove the host side, unless another instance of this host uses the volume; then the record.
 
     :raises CowshedError: it could not be; the record stays
     """
     with held(rooms, volume.id):
-        disconnect_held(rooms, instance.uuid, volume)
+        disconnect_held(rooms, instance.uuid, volume, keep_record=keep_record)
 
 
-def disconnect_held(rooms: Rooms, uuid: str, volume: AttachedVolume) -> None:
+def disconnect_held(rooms: Rooms, uuid: str, volume: AttachedVolume, *, keep_record: bool = False) -> None:
     """As :func:`disconnect`, by who holds the volume's lock already."""
     if not [one for one in record.users(rooms.instances, volume.id) if one != uuid]:
         find(rooms.connectors, volume.connection_info).disconnect(volume.connection_info)
         _close_key(rooms, volume)
     place = rooms.directory(uuid).path
-    if place.is_dir():
+    if place.is_dir() and not keep_record:
         record.forget(place, volume.id)
 
 
@@ -284,8 +284,11 @@ def merged(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
     return {**known, **given, "data": {**infos.data(known), **infos.data(given)}}
 
 
-def disconnect_all(rooms: Rooms, instance: Instance, block_devices: Any) -> None:
-    """Of the record and of what the caller names; what fails is logged and the rest goes on."""
+def disconnect_all(rooms: Rooms, instance: Instance, block_devices: Any, *, keep_record: bool = False) -> None:
+    """Of the record and of what the caller names; what fails is logged and the rest goes on.
+
+    :param keep_record: its disks stay, and it may be started on them
+    """
     from cowshed.driver.steps import mapping
 
     known = {one.id: one for one in recorded(rooms, instance)}
@@ -294,12 +297,12 @@ def disconnect_all(rooms: Rooms, instance: Instance, block_devices: Any) -> None
         found = known.get(identity) or AttachedVolume(identity, asked.info, asked.name, Bus.VIRTIO)
         known[identity] = replace(found, connection_info=merged(found.connection_info, asked.info))
     for volume in known.values():
-        _quietly(rooms, instance, volume)
+        _quietly(rooms, instance, volume, keep_record=keep_record)
 
 
-def _quietly(rooms: Rooms, instance: Instance, volume: AttachedVolume) -> None:
+def _quietly(rooms: Rooms, instance: Instance, volume: AttachedVolume, *, keep_record: bool = False) -> None:
     try:
-        disconnect(rooms, instance, volume)
+        disconnect(rooms, instance, volume, keep_record=keep_record)
     except CowshedError as error:
         _log.warning("could not disconnect volume %s of %s: %s", volume.id, instance.name, error)
 
