@@ -415,6 +415,7 @@ def test_a_disk_that_a_guest_has_open_is_not_removed(place: Place, monkeypatch: 
             disk.roll_back("before")
         with pytest.raises(Busy):
             pool.remove(image, patience=0)
+        assert [found.name for found in disk.snapshots()] == ["before"]
         disk.resize(2 * MiB)
         assert guest.size() == 2 * MiB
     disk.delete()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -234,8 +235,9 @@ class Pool:
                 return self.cluster.wait_for(what, lambda other: Pool(other, self.name, self.namespace)._remove(image))
             try:
                 return rbd.RBD().remove(ioctx, image)
-            except rbd.ImageHasSnapshots:
-                pass
+            except rbd.ImageHasSnapshots:  # librbd says so before it looks for who has it open
+                if self.in_use(image):
+                    raise rbd.ImageBusy("it is open", errno=errno.EBUSY) from None
             self._remove_snapshots(image)
             try:
                 rbd.RBD().remove(ioctx, image)
