@@ -459,6 +459,19 @@ def test_a_finished_file_is_taken_over(disk: FileDisk, tmp_path: Path) -> None:
     assert path.exists()
 
 
+def test_the_end_of_a_file_that_ends_inside_a_sector_is_not_cut_off(disk: FileDisk, tmp_path: Path) -> None:
+    from cowshed.tools.qcow2 import read_header
+
+    path = tmp_path / "finished"
+    path.write_bytes(b"x" * 1000)
+    disk.import_file(path)
+    assert content(disk, tmp_path) == b"x" * 1000 + bytes(24)
+    assert disk.info().virtual_size == 1024
+    if disk.format == DiskFormat.QCOW2:  # QEMU shows whole sectors only
+        with disk.data.open("rb") as file:
+            assert read_header(file.fileno()).size == 1024
+
+
 def test_an_import_of_nothing(disk: FileDisk, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         disk.import_file(tmp_path / "nothing")

@@ -21,6 +21,7 @@ from cowshed.tools.transfer.pump import CHUNK
 AHEAD = 16 << 20  # bytes
 COPIED = 1 << 63  # the flag of a cluster with one reference
 BLOCK = 64 << 10  # zeros are found in pieces of this size
+SECTOR = 512
 
 
 def into_file(fd: int, place: Path) -> OpenSink:
@@ -116,11 +117,14 @@ def crc32(data: bytes | memoryview) -> int:
 
 
 class Qcow2Sink:
-    """A new standalone qcow2 (version 3): data appended as it comes, tables written at the end."""
+    """A new standalone qcow2 (version 3): data appended as it comes, tables written at the end.
+
+    Its size is in whole sectors: QEMU does not show what lies behind the last one.
+    """
 
     def __init__(self, fd: int, size: int, *, compress: bool = False, cluster_bits: int = 16) -> None:
         self.fd = fd
-        self.size = size
+        self.size = -(-size // SECTOR) * SECTOR
         self.compress = compress
         self.bits = cluster_bits
         self.cluster = 1 << cluster_bits
