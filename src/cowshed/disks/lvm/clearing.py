@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ from cowshed import clock, log
 from cowshed.config import LvmSection
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.disks.lvm.temporary import GONE, name
-from cowshed.errors import Busy, CowshedError, NotFound
+from cowshed.errors import Busy, CowshedError, Interrupted, NotFound
 from cowshed.tools import block, cryptsetup, filesystem, locks, lvm
 from cowshed.units import MiB
 
@@ -76,7 +77,7 @@ class Clearing:
         while self._wanted():
             try:
                 self.run(timeout=None)
-            except CowshedError as error:
+            except Exception as error:  # noqa: BLE001 - a thread that died would be taken for one that works
                 _log.warning("clearing in %s stopped: %s; the next sweep goes on", self.group, error)
 
     def _wanted(self) -> bool:
@@ -87,21 +88,32 @@ class Clearing:
             return wanted
 
     def run(self, *, timeout: float | None = 0, progress: Progress | None = None) -> int:
-        """Clear and remove every volume that waits for it; how many there were. :raises Busy: another process does"""
+        """Clear and remove every volume that waits for it; how many there were. :raises Busy: another process does
+
+        One that cannot be cleared does not keep the others; its error is raised in the end.
+        """
         count = 0
+        failed: dict[str, CowshedError] = {}
         with locks.lock(self._lock, timeout=timeout, what=f"clearing in {self.group}"):
-            while waiting := [volume for volume in lvm.volumes(self.group).values() if self._waits(volume)]:
+            while waiting := [one for one in lvm.volumes(self.group).values() if self._waits(one, failed)]:
                 for volume in waiting:
-                    self._finish(volume, progress or self.progress)
-                    count += 1
+                    try:
+                        self._finish(volume, progress or self.progress)
+                        count += 1
+                    except Interrupted:
+                        raise
+                    except CowshedError as error:
+                        failed[volume.name] = error
+        if failed:
+            raise next(iter(failed.values()))
         return count
 
     def sweep(self) -> None:
         with suppress(Busy):  # somebody is at it
             self.run()
 
-    def _waits(self, volume: lvm.Volume) -> bool:
-        return volume.ours and volume.name.startswith(GONE)
+    def _waits(self, volume: lvm.Volume, failed: Container[str]) -> bool:
+        return volume.ours and volume.name.startswith(GONE) and volume.name not in failed
 
     def _finish(self, volume: lvm.Volume, progress: Progress) -> None:
         if not volume.thin:
@@ -109,16 +121,18 @@ class Clearing:
         lvm.remove(self.group, volume.name)
 
     def _wipe(self, volume: lvm.Volume, progress: Progress) -> None:
+        node = lvm.node(self.group, volume.name)
         if not volume.active:
             lvm.activate(self.group, volume.name)
-        node = lvm.node(self.group, volume.name)
-        fd = block.open_device(node, os.O_WRONLY)
-        try:
-            with filesystem.errors_of(node, "clear"):
+        with filesystem.errors_of(node, "clear"):
+            if volume.active:  # since the host has started, say: then the node is root's
+                block.grant(node)
+            fd = block.open_device(node, os.O_WRONLY)
+            try:
                 self._clear(fd, self._extent(volume), progress)
                 os.fsync(fd)
-        finally:
-            os.close(fd)
+            finally:
+                os.close(fd)
 
     def _extent(self, volume: lvm.Volume) -> int:
         """Bytes to clear. Of an encrypted volume only the header: without its key, the rest is noise already."""
