@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cowshed.config import LvmSection
-from cowshed.disks.lvm import clearing
+from cowshed.disks import manifest
+from cowshed.disks.lvm import LvmBackend, clearing, disk
 from cowshed.disks.lvm.clearing import Clearing
 from cowshed.disks.lvm.temporary import GONE
-from cowshed.errors import PermissionDenied
+from cowshed.errors import HypervisorUnavailable, PermissionDenied
+from cowshed.model.disk import DiskFormat, Encryption, EncryptionFormat, ManifestDisk
 from cowshed.tools.lvm import Volume
 from cowshed.units import MiB
 
@@ -114,3 +118,45 @@ def test_one_that_cannot_be_cleared_does_not_keep_the_others(tmp_path: Path, gro
     with pytest.raises(PermissionDenied):
         Clearing("vg", LvmSection(clear="zero"), tmp_path / "lock").run()
     assert list(group.there) == [f"{GONE}1"]
+
+
+# --- keys ----------------------------------------------------------------------------------------
+
+
+class Keys:
+    """Where keys are kept cannot be reached at first."""
+
+    def __init__(self) -> None:
+        self.kept = {"key"}
+        self.there = False
+
+    def delete(self, key_id: str) -> None:
+        if not self.there:
+            raise HypervisorUnavailable(uri="qemu:///system", reason="it is down")
+        self.kept.discard(key_id)
+
+
+def test_a_key_that_cannot_be_deleted_now_is_deleted_by_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, instance = Keys(), str(uuid.uuid4())
+    backend = LvmBackend(tmp_path / "instances", LvmSection(volume_group="vg"), keys)  # type: ignore[arg-type]
+    made = backend.disk(instance, "disk")
+    made.directory.mkdir(parents=True)
+    entry = ManifestDisk(
+        name="disk",
+        backend="lvm",
+        format=DiskFormat.RAW,
+        location=f"vg/{instance}_disk",
+        virtual_size=MiB,
+        encryption=Encryption(EncryptionFormat.LUKS2, "key"),
+    )
+    manifest.record(made.directory, entry)
+    monkeypatch.setattr(disk.lvm, "volumes", lambda _: {})
+    monkeypatch.setattr(disk, "cryptsetup", SimpleNamespace(close=lambda _: None))
+    with pytest.raises(HypervisorUnavailable):
+        made.delete()
+    keys.there = True
+    made.delete()
+    assert keys.kept == set()
+    assert manifest.load(made.directory).disks == {}
