@@ -133,6 +133,13 @@ def test_rename_without_replacing_where_the_kernel_has_no_call_for_it(
         filesystem.rename(tmp_path / "a", tmp_path / "b")
     filesystem.rename(tmp_path / "a", tmp_path / "c")
     assert sorted(os.listdir(tmp_path)) == ["b", "c"]
+    (tmp_path / "d").mkdir()
+    (tmp_path / "e").mkdir()
+    for taken in ("b", "e"):
+        with pytest.raises(NameTaken):
+            filesystem.rename(tmp_path / "d", tmp_path / taken)
+    filesystem.rename(tmp_path / "d", tmp_path / "f")
+    assert sorted(os.listdir(tmp_path)) == ["b", "c", "e", "f"]
 
 
 def test_a_commit_in_the_block_is_the_last_word(tmp_path: Path) -> None:

@@ -200,11 +200,26 @@ def rename(source: Path, target: Path, *, replace: bool = False) -> None:
         raise NameTaken(kind="file", name=target)
     if number not in (errno.EINVAL, errno.ENOSYS):
         raise OSError(number, os.strerror(number), str(target))
-    try:  # a file system without RENAME_NOREPLACE
+    # A file system without RENAME_NOREPLACE, such as NFS and CephFS.
+    if source.is_dir():
+        return _rename_directory(source, target)
+    try:
         os.link(source, target)
     except FileExistsError:
         raise NameTaken(kind="file", name=target) from None
     os.unlink(source)
+
+
+def _rename_directory(source: Path, target: Path) -> None:
+    """A directory has one name only, and takes the place of nothing but an empty one."""
+    if os.path.lexists(target):
+        raise NameTaken(kind="file", name=target)
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise NameTaken(kind="file", name=target) from None
 
 
 def sync_directory(path: Path) -> None:
