@@ -29,7 +29,7 @@ from cowshed.errors import (
     PermissionDenied,
 )
 from cowshed.model.disk import Base, DiskFormat, DiskType
-from cowshed.tools import sparse
+from cowshed.tools import filesystem, qemu_img, sparse
 from cowshed.units import GiB, MiB
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
@@ -440,6 +440,26 @@ def test_a_half_deleted_disk_is_deleted(disk: FileDisk, base: Base) -> None:
     disk.data.unlink()
     disk.delete()
     assert manifest.load(disk.directory).disks == {}
+
+
+def test_a_large_disk_that_is_written_in_full_gets_the_time_that_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    def run(command: list[str], *, timeout: float, **_: object) -> None:
+        given.append(timeout)
+
+    monkeypatch.setattr(filesystem, "check_space", lambda *_: None)
+    monkeypatch.setattr(sparse, "reserve", lambda *_: None)
+    made = open_backends(tmp_path / "instances", DisksSection())["qcow2"].disk(str(uuid.uuid4()), "disk")
+    made.create(GiB)
+    monkeypatch.setattr(qemu_img, "run", run)
+    full = open_backends(tmp_path / "instances", DisksSection(preallocation="full"))["qcow2"]
+    full.disk(made.instance, "disk").resize(1024 * GiB)
+    full.disk(made.instance, "other").create(1024 * GiB)
+    assert len(given) == 2
+    assert min(given) > 1024 * GiB / (50 * MiB)  # a disk of the slower kind
 
 
 # --- import, extract, place -------------------------------------------------------------------

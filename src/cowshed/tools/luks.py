@@ -130,7 +130,7 @@ def copy(
         qemu_img.command(
             _place(target), "convert", "-q", *secret, "-W", "-m", workers, "-n", *flags,
             "--image-opts", "--target-image-opts", "--", below.options, above.options,
-            fds=fds, timeout=600 + size / 5e6,
+            fds=fds, timeout=qemu_img.patience(size),
         )  # fmt: skip
     progress.update(size)
 
@@ -142,7 +142,7 @@ def resize(source: DiskSource, size: int, keys: Keys, *, preallocation: str = "o
         qemu_img.command(
             _place(source), "resize", "-q", *secret, f"--preallocation={preallocation}", "--image-opts",
             "--", chain.options, str(size),
-            fds=fds, timeout=600,
+            fds=fds, timeout=qemu_img.patience(size),
         )  # fmt: skip
 
 

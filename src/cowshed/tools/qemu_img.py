@@ -46,6 +46,11 @@ def command(path: Path, *words: str, timeout: float, limits: Limits = CONVERT, f
         raise
 
 
+def patience(size: int) -> float:
+    """Seconds that writing ``size`` bytes may take: a slow disk, with others at work on it."""
+    return 600 + size / 5e6
+
+
 def info(path: Path, format: DiskFormat) -> dict[str, Any]:
     """What qemu-img says of a file whose format is known. Shared: it may be in use."""
     found = command(
@@ -61,14 +66,15 @@ def info(path: Path, format: DiskFormat) -> dict[str, Any]:
 def resize(path: Path, format: DiskFormat, size: int, *, preallocation: str = "off") -> None:
     """Grow to ``size`` bytes. :raises Busy: a guest uses it"""
     words = ("-q", "-f", DRIVER[format], f"--preallocation={preallocation}")
-    command(path, "resize", *words, "--", str(path.absolute()), str(size), timeout=600)
+    command(path, "resize", *words, "--", str(path.absolute()), str(size), timeout=patience(size))
 
 
 def create(path: Path, format: DiskFormat, size: int, **options: str) -> None:
     """A blank image; ``options`` are those of the format, such as ``preallocation``."""
     words = ",".join(f"{name}={value}" for name, value in options.items())
     chosen = ("-o", words) if words else ()
-    command(path, "create", "-q", "-f", DRIVER[format], *chosen, "--", str(path.absolute()), str(size), timeout=600)
+    arguments = ("-q", "-f", DRIVER[format], *chosen, "--", str(path.absolute()), str(size))
+    command(path, "create", *arguments, timeout=patience(size))
 
 
 def check(path: Path, format: DiskFormat) -> None:
