@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +12,9 @@ from cowshed.disks import manifest
 from cowshed.driver import LibvirtDriver
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import launch, layout, replacing
-from cowshed.errors import Busy
+from cowshed.errors import Busy, HypervisorError
 from cowshed.model.image import Image
-from cowshed.model.instance import Instance
+from cowshed.model.instance import Instance, PowerState
 from cowshed.undo import Undo
 from cowshed.units import MiB
 from tests import provisioned
@@ -110,3 +111,103 @@ def test_an_interruption_at_the_exchange_keeps_the_old_disks(
         replacing.exchange(rooms, cow, new)
     replacing.take_back(rooms, cow, new)
     assert {name: manifest.require(place, name) for name in before} == before
+
+
+class RunningGuest:
+    """Until it is destroyed."""
+
+    name = "cow"
+    on = True
+
+    def has_saved(self) -> bool:
+        return False
+
+    def state(self) -> PowerState:
+        return PowerState.RUNNING if self.on else PowerState.SHUTDOWN
+
+    def ended(self) -> bool:
+        return not self.on
+
+    def destroy(self) -> None:
+        self.on = False
+
+    def wait(self, *_: Any, **__: Any) -> None:
+        assert not self.on
+
+
+class Caller:
+    """Volumes are taken from the instance and given to it again, as the contract's call-backs do."""
+
+    def __init__(self, guest: RunningGuest) -> None:
+        self.guest = guest
+        self.said: list[str] = []
+        self.started: list[Any] = []
+
+    def detach(self, context: Any, bdms: Any) -> None:
+        self.said.append(f"detach {bdms} from {self.guest.state().name}")
+
+    def attach(self, context: Any, instance: Instance, bdms: Any) -> dict[str, Any]:
+        self.said.append(f"attach {bdms}")
+        return {"block_device_mapping": list(bdms)}
+
+    def relaunch(self, rooms: Rooms, instance: Instance, vifs: Any, block_devices: Any = None) -> None:
+        self.started.append(block_devices)
+
+
+@pytest.fixture
+def caller(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> Caller:
+    guest = RunningGuest()
+    rooms.__dict__["hypervisor"] = type("One", (), {"find": lambda _, uuid: guest, "guest": lambda _, uuid: guest})()
+    found = Caller(guest)
+    monkeypatch.setattr(launch, "relaunch", found.relaunch)
+    monkeypatch.setattr(launch, "check", lambda *_: None)
+    return found
+
+
+def rebuild(driver: LibvirtDriver, cow: Instance, image: Image, caller: Caller) -> None:
+    driver.rebuild(None, cow, image, [], None, ["vol"], caller.detach, caller.attach, [])
+
+
+def test_volumes_leave_a_stopped_guest_and_come_again_with_a_rebuild(
+    driver: LibvirtDriver, image: Image, cow: Instance, caller: Caller
+) -> None:
+    rebuild(driver, cow, image, caller)
+    assert caller.said == ["detach ['vol'] from SHUTDOWN", "attach ['vol']"]
+    assert caller.started == [{"block_device_mapping": ["vol"]}]
+
+
+@pytest.mark.parametrize("where", ["exchange", "attach", "start"])
+def test_volumes_come_again_when_a_rebuild_fails(
+    driver: LibvirtDriver, image: Image, cow: Instance, caller: Caller, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [HypervisorError(action="go on", reason="no", number=0)]
+
+    def failing(done: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if failures:
+                raise failures.pop()
+            return done(*args, **kwargs)
+
+        return call
+
+    if where == "exchange":
+        monkeypatch.setattr(replacing, "exchange", failing(replacing.exchange))
+    elif where == "attach":
+        monkeypatch.setattr(caller, "attach", failing(caller.attach))
+    else:
+        monkeypatch.setattr(launch, "relaunch", failing(caller.relaunch))
+    with pytest.raises(HypervisorError):
+        rebuild(driver, cow, image, caller)
+    assert caller.started == [{"block_device_mapping": ["vol"]}]
+    assert caller.said.count("attach ['vol']") == 1
+
+
+def test_an_evacuated_instance_gets_the_volumes_as_this_host_sees_them(
+    driver: LibvirtDriver, image: Image, cow: Instance, caller: Caller
+) -> None:
+    old = {"block_device_mapping": ["vol of the host before"]}
+    driver.rebuild(
+        None, cow, image, [], None, ["vol"], caller.detach, caller.attach, [], recreate=True, block_device_info=old
+    )
+    assert caller.said == ["attach ['vol']"]
+    assert caller.started == [{"block_device_mapping": ["vol"]}]

@@ -133,7 +133,7 @@ class NewestFace:
         allocations: Any,
         bdms: Any,
         detach_block_devices: Callable[..., None],
-        attach_block_devices: Callable[..., None],
+        attach_block_devices: Callable[..., Any],
         network_info: Any = None,
         evacuate: bool = False,
         block_device_info: Any = None,

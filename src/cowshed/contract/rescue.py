@@ -41,7 +41,7 @@ class Rescue:
         admin_password: str | None,
         bdms: Any,
         detach_block_devices: Callable[..., None],
-        attach_block_devices: Callable[..., None],
+        attach_block_devices: Callable[..., BlockDevices],
         network_info: NetworkInfo = None,
         recreate: bool = False,
         block_device_info: BlockDevices = None,
@@ -50,8 +50,9 @@ class Rescue:
         """Replace the root disk by a new one from ``image_meta``; UUID, interfaces and volumes stay.
 
         :param bdms: its block devices, handed to the two call-backs
-        :param detach_block_devices: called with (context, bdms) before the disks are replaced
-        :param attach_block_devices: called with (context, instance, bdms) afterwards; gives the new block_device_info
+        :param detach_block_devices: called with (context, bdms) when it is off, before the disks are replaced
+        :param attach_block_devices: called with (context, instance, bdms) afterwards, also where it fails; gives the new
+            block_device_info, which it is started with
         :param recreate: the former host is lost: keep disks that are reachable from here
         :param preserve_ephemeral: keep the ephemeral disks
         :raises UnsupportedOperation: the caller powers it off, destroys it and spawns it anew

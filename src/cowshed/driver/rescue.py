@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from cowshed import log
@@ -36,6 +37,32 @@ from cowshed.model.volume import BlockDeviceInfo
 from cowshed.undo import Undo
 
 BlockDevices = BlockDeviceInfo | Mapping[str, Any] | None
+
+
+class _Volumes:
+    """Of an instance that is rebuilt: the caller takes them from it, and gives them to it again, in every case."""
+
+    def __init__(self, detach: Callable[[], Any] | None, attach: Callable[[], Any] | None) -> None:
+        self._detach = detach
+        self._attach = attach
+        self._taken = False
+        self._given: BlockDevices = None
+
+    def take(self) -> None:
+        if self._detach:
+            self._taken = self._attach is not None
+            self._detach()
+
+    def give(self) -> BlockDevices:
+        """As it is to be started with; None: those of the record."""
+        if self._attach:
+            self._given = self._attach()
+            self._taken = False
+        return self._given
+
+    def again(self) -> BlockDevices:
+        """As :meth:`give`, of what was given already only what that said."""
+        return self.give() if self._taken else self._given
 
 
 class Rescue(RescueContract):
@@ -114,14 +141,17 @@ class Rescue(RescueContract):
         With ``recreate`` an instance whose disks are here is started on them, and another is spawned anew.
         """
         rooms, vifs = self.rooms, tuple(network_info or ())
+        volumes = _Volumes(
+            partial(detach_block_devices, context, bdms) if detach_block_devices else None,
+            partial(attach_block_devices, context, instance, bdms) if attach_block_devices else None,
+        )
         if recreate:
             with log.about(instance.name):
+                devices = volumes.give() or block_device_info  # as this host sees them
                 if layout.root_exists(rooms, instance):
-                    return launch.relaunch(rooms, instance, vifs, block_device_info)
+                    return launch.relaunch(rooms, instance, vifs, devices)
                 files, password = injected_files, admin_password
-                return building.build(
-                    rooms, instance, image_meta, vifs, block_device_info, files=files, password=password
-                )
+                return building.build(rooms, instance, image_meta, vifs, devices, files=files, password=password)
         with log.about(instance.name), replacing.busy(rooms, instance.uuid), Undo() as undo:
             guest = self._restartable(instance, "rebuilt")
             rescuing.refuse_rescued(rooms, instance, "rebuilt")
@@ -132,13 +162,11 @@ class Rescue(RescueContract):
             new = replacing.plan(rooms, instance, wanted, keep_ephemeral=preserve_ephemeral)
             data = provision.metadata(rooms, instance, image_meta, wanted, vifs, injected_files, admin_password)
             replacing.make(rooms, instance, image_meta, new, data, undo)
-            if detach_block_devices:
-                detach_block_devices(context, bdms)
-            self._stop(guest, instance, vifs, undo)
+            undo.push("give it its volumes again", volumes.again)
+            self._stop(guest, instance, vifs, undo, volumes.again)
+            volumes.take()  # a running guest might not let go of them
             self._exchange(instance, image_meta, new, undo)
-            if attach_block_devices:
-                attach_block_devices(context, instance, bdms)
-            launch.relaunch(rooms, instance, vifs)
+            launch.relaunch(rooms, instance, vifs, volumes.give())
             undo.drop()
             nvram.forget(rooms, instance.uuid)
             for name in replacing.surplus(rooms, instance, new):
@@ -167,10 +195,20 @@ class Rescue(RescueContract):
             raise InvalidState(name=instance.name, state="suspended", action=action, hint="resume it first")
         return guest
 
-    def _stop(self, guest: Guest, instance: Instance, vifs: Sequence[Vif], undo: Undo) -> None:
-        """Hard; it runs again when what follows fails, if it did before."""
+    def _stop(
+        self,
+        guest: Guest,
+        instance: Instance,
+        vifs: Sequence[Vif],
+        undo: Undo,
+        block_devices: Callable[[], BlockDevices] = lambda: None,
+    ) -> None:
+        """Hard; it runs again when what follows fails, if it did before.
+
+        :param block_devices: says what it is started with then
+        """
         if guest.state() in (PowerState.RUNNING, PowerState.PAUSED):
-            undo.push("start it as it was", launch.relaunch, self.rooms, instance, vifs)
+            undo.push("start it as it was", lambda: launch.relaunch(self.rooms, instance, vifs, block_devices()))
         teardown.power_off(self.rooms, guest)
         opening.let_go(self.rooms, instance)
         connect.unplug(self.rooms, vifs)

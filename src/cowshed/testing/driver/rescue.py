@@ -37,7 +37,7 @@ class FakeRescue(FakeLifecycle):
         admin_password: str | None,
         bdms: Any,
         detach_block_devices: Callable[..., None] | None,
-        attach_block_devices: Callable[..., None] | None,
+        attach_block_devices: Callable[..., BlockDevices] | None,
         network_info: NetworkInfo = None,
         recreate: bool = False,
         block_device_info: BlockDevices = None,
