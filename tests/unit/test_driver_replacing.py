@@ -11,10 +11,11 @@ from cowshed.config import Config, DisksSection, GuestSection, HostSection
 from cowshed.disks import manifest
 from cowshed.driver import LibvirtDriver
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import launch, layout, replacing
+from cowshed.driver.steps import launch, layout, locate, placing, replacing
 from cowshed.errors import Busy, HypervisorError
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
+from cowshed.model.vif import Vif, VifType
 from cowshed.undo import Undo
 from cowshed.units import MiB
 from tests import provisioned
@@ -211,3 +212,16 @@ def test_an_evacuated_instance_gets_the_volumes_as_this_host_sees_them(
     )
     assert caller.said == ["attach ['vol']"]
     assert caller.started == [{"block_device_mapping": ["vol"]}]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_an_unrescued_instance_keeps_its_interfaces_where_the_caller_names_none(
+    driver: LibvirtDriver, rooms: Rooms, cow: Instance, caller: Caller, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vif = Vif("port", "52:54:00:00:00:01", VifType.BRIDGE, "br0")
+    seen: list[Any] = []
+    monkeypatch.setattr(launch, "relaunch", lambda rooms, instance, vifs: seen.append(tuple(vifs)))
+    monkeypatch.setattr(locate, "remembered_vifs", lambda rooms, guest: (vif,))
+    placing.remember_places(rooms, cow.uuid, {}, placing.RESCUE_FILE)
+    driver.unrescue(cow, [] if told else None)
+    assert seen == [() if told else (vif,)]

@@ -100,11 +100,13 @@ class Rescue(RescueContract):
             launch.relaunch(rooms, instance, vifs)
 
     def unrescue(self, instance: Instance, network_info: Sequence[Vif] | None) -> None:
-        rooms, vifs = self.rooms, tuple(network_info or ())
+        """:param network_info: None: the interfaces it has"""
+        rooms = self.rooms
         with log.about(instance.name):
             guest = rooms.hypervisor.guest(instance.uuid)
             if not placing.rescued(rooms, instance.uuid):
                 return
+            vifs = locate.remembered_vifs(rooms, guest) if network_info is None else tuple(network_info)
             marks.refuse_marked(rooms, instance)
             standing.ready(rooms, instance)
             shares.check_recorded(rooms, instance)
