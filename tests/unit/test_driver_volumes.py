@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,92 @@ def test_the_limits_of_a_volume_are_given_when_it_is_attached(driver: LibvirtDri
     with pytest.raises(UnsupportedOperation, match="volume v") as caught:
         driver.limit_disk(who, word, {"total_iops_sec": 100})
     assert "--limit" in str(caught.value.hint)
+
+
+class Showing(OffGuest):
+    """Stopped, and shows one disk with the alias and serial number of volume ``old``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def xml(self, *, inactive: bool = False) -> str:
+        return f"""<domain type="kvm"><name>cow1</name><devices><disk type="file" device="disk">
+            <driver name="qemu" type="raw"/><source file="{self.path}"/><target dev="vdb" bus="virtio"/>
+            <serial>old</serial><alias name="ua-old"/></disk></devices></domain>"""
+
+
+def showing(driver: LibvirtDriver, path: Path) -> None:
+    guest = Showing(path)
+    driver.rooms.__dict__["hypervisor"] = type(
+        "One", (), {"find": lambda _, uuid: guest, "guest": lambda _, uuid: guest}
+    )()
+
+
+@pytest.fixture
+def new(data: Path) -> Path:
+    path = data.with_name("new.raw")
+    path.write_bytes(b"n" * 3 * MiB)
+    return path
+
+
+@pytest.mark.parametrize("whose", ["its own", "another's"])
+@pytest.mark.parametrize("name", ["new", "by another name"])
+def test_no_volume_in_use_is_overwritten_by_an_exchange(
+    driver: LibvirtDriver, data: Path, new: Path, whose: str, name: str
+) -> None:
+    who, other = cow(driver), cow(driver, 2)
+    attached(driver, who, file(data, "old"))
+    attached(driver, who if whose == "its own" else other, file(new, "new"), "vdc")
+    showing(driver, data)
+    before = driver.volumes(who)
+    with pytest.raises(NameTaken if whose == "its own" else Conflict, match="new"):
+        driver.swap_volume(file(data, "old"), file(new, name.split()[-1]), who, "/dev/vdb", 0)
+    assert set(new.read_bytes()) == {ord("n")}
+    assert driver.volumes(who) == before
+
+
+def test_a_volume_is_not_exchanged_for_itself(driver: LibvirtDriver, data: Path) -> None:
+    who = cow(driver)
+    attached(driver, who, file(data, "old"))
+    showing(driver, data)
+    with pytest.raises(NameTaken, match="old"):
+        driver.swap_volume(file(data, "old"), file(data, "other"), who, "/dev/vdb", 0)
+    assert [one.id for one in driver.volumes(who)] == ["old"]
+
+
+def test_a_volume_whose_serial_number_another_one_shows_is_not_attached(
+    driver: LibvirtDriver, data: Path, new: Path
+) -> None:
+    """What failed then took the other one from the guest."""
+    who = cow(driver)
+    one = attached(driver, who, file(new, "new"))
+    record.save(volumes.directory(driver.rooms, who), replace(one, serial="old", alias="ua-old"))
+    showing(driver, new)
+    with pytest.raises(NameTaken, match="serial number") as caught:
+        driver.attach_volume(None, file(data, "old"), who, "")
+    assert "vdb" in str(caught.value.hint)
+    assert [one.id for one in driver.volumes(who)] == ["new"]
+
+
+@pytest.mark.parametrize("changed_over", [False, True])
+@pytest.mark.parametrize("name", ["new", "old"])
+def test_a_killed_exchange_leaves_the_volume_that_the_guest_shows(
+    driver: LibvirtDriver, data: Path, new: Path, changed_over: bool, name: str
+) -> None:
+    """A volume service that moves a volume keeps its name."""
+    who = cow(driver)
+    place = volumes.directory(driver.rooms, who)
+    old = replace(attached(driver, who, file(data, "old")), alias="ua-old")
+    record.save(place, old)
+    left = replace(
+        old,
+        id="old.new" if name == "old" else name,
+        connection_info=file(new, name),
+        state=VolumeState.CONNECTING,
+    )
+    record.save(place, left)
+    showing(driver, new if changed_over else data)
+    volumes.recover(driver.rooms)
+    (found,) = driver.volumes(who)
+    assert (found.id, found.state) == (name if changed_over else "old", VolumeState.ATTACHED)
+    assert found.connection_info["data"]["path"] == str(new if changed_over else data)

@@ -64,6 +64,7 @@ class Volumes(VolumesContract):
                 volumes.settle(rooms, volumes.directory(rooms, instance), infos.volume_id(connection_info))
                 volumes.refuse_used(rooms, instance, connection_info)
                 (volume,) = volumes.plan(rooms, locate.remembered_image(rooms, instance), devices.names(guest), [asked])
+                volumes.refuse_alike(rooms, instance, volume)
                 with Undo() as undo:
                     undo.push(f"take volume {volume.id} back", self._take_back, instance, guest, volume)
                     rooms.progress.phase("connect")

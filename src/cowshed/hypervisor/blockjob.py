@@ -100,10 +100,11 @@ class BlockJobs:
             try:
                 yield watch
             except BaseException:
-                self._give_up(watch, disk, what)
+                self.give_up(disk, what)
                 raise
 
-    def _give_up(self, watch: Watch, disk: str, what: str) -> None:
+    def give_up(self, disk: str, what: str) -> None:
+        """End a job on ``disk`` where there is one; what fails is logged."""
         try:
             if self._info(disk):
                 self._guest.call(f"give up to {what} a disk of", lambda d: d.blockJobAbort(disk, 0))

@@ -63,8 +63,13 @@ def place(info: ConnectionInfo) -> str:
 
 
 def is_same(one: ConnectionInfo, other: ConnectionInfo) -> bool:
-    """By identity, by place, or by another name for the same file or device of this host (a link, a node)."""
-    if volume_id(one) == volume_id(other) or place(one) == place(other):
+    """By identity, or by where it is."""
+    return volume_id(one) == volume_id(other) or is_same_place(one, other)
+
+
+def is_same_place(one: ConnectionInfo, other: ConnectionInfo) -> bool:
+    """Also by another name for the same file or device of this host (a link, a node)."""
+    if place(one) == place(other):
         return True
     mine = _on_this_host(one)
     return mine is not None and mine == _on_this_host(other)

@@ -27,7 +27,7 @@ def swap(rooms: Rooms, instance: Instance, old: AttachedVolume, info: Mapping[st
     """:param size: bytes the guest shall see of the new one; 0: as many as before
 
     :raises DiskNotFound: the old one is not attached :raises UnsupportedOperation: one is encrypted
-    :raises InvalidRequest: the new one is smaller
+    :raises InvalidRequest: the new one is smaller :raises NameTaken: :raises Conflict: the new one is in use
     """
     if old.encryption or infos.data(info).get("encrypted") or infos.data(old.connection_info).get("encrypted"):
         raise UnsupportedOperation(
@@ -41,6 +41,8 @@ def swap(rooms: Rooms, instance: Instance, old: AttachedVolume, info: Mapping[st
     old = replace(old, target=present.target or old.target, alias=present.alias or old.alias)
     new = replace(old, id=_id(old, info), connection_info=info, state=VolumeState.CONNECTING)
     with volumes.held(rooms, new.id), Undo() as undo:
+        volumes.settle(rooms, volumes.directory(rooms, instance), new.id)
+        volumes.refuse_used(rooms, instance, info, successor_of=old.id)  # the copy would overwrite it
         undo.push("disconnect the new volume", volumes.disconnect_held, rooms, instance.uuid, new)
         rooms.progress.phase("connect")
         disk = volumes.connect(rooms, instance, new)

@@ -72,16 +72,32 @@ def refuse_double(asked: Sequence[Asked]) -> None:
             raise NameTaken(kind="volume", name=infos.volume_id(one.info), hint="it is asked for twice")
 
 
-def refuse_used(rooms: Rooms, instance: Instance, info: Mapping[str, Any]) -> None:
+def refuse_used(rooms: Rooms, instance: Instance, info: Mapping[str, Any], *, successor_of: str = "") -> None:
     """Two guests that do not know of each other would destroy what is on the volume.
 
+    :param successor_of: the id of the volume it takes the place of; it may be called the same then, and be elsewhere
     :raises NameTaken: this instance has it already :raises Conflict: another one of this host has
     """
     for one in recorded(rooms, instance):
-        if infos.is_same(one.connection_info, info):
+        same = infos.is_same_place if one.id == successor_of else infos.is_same
+        if same(one.connection_info, info):
             hint = f"it is {one.target or 'attached'} already, from {spec.shown(one.connection_info)}"
             raise NameTaken(kind="volume", name=f"{one.id} of {instance.name}", hint=hint)
     refuse_shared(rooms, instance, info)
+
+
+def refuse_alike(rooms: Rooms, instance: Instance, volume: AttachedVolume) -> None:
+    """What took the place of a volume goes by its serial number: who looks for one of them would find the other.
+
+    :raises NameTaken:
+    """
+    for one in recorded(rooms, instance):
+        if one.id != volume.id and (one.alias == volume.alias or one.serial == volume.serial):
+            raise NameTaken(
+                kind="serial number",
+                name=f"{volume.serial} of {instance.name}",
+                hint=f"volume {one.id} ({one.target}) took the place of {volume.id}; detach that first",
+            )
 
 
 def refuse_shared(rooms: Rooms, instance: Instance, info: Mapping[str, Any]) -> None:
@@ -368,8 +384,42 @@ def settle(rooms: Rooms, place: Path, volume_id: str) -> None:
     if volume is None or volume.state == VolumeState.ATTACHED:
         return
     guest, look = rooms.hypervisor.find(place.name), finder(volume)
-    if guest and (look(guest.xml()) or look(guest.xml(inactive=True))):
+    disk = guest and (look(guest.xml()) or look(guest.xml(inactive=True)))
+    before = _before(place, volume)
+    if guest and disk and before:
+        if _shows(rooms, disk, volume):
+            return _succeed(rooms, place, before, volume)
+        if not guest.ended():
+            guest.block_jobs.give_up(disk.target or volume.target, "copy")
+    elif disk:
         record.save(place, replace(volume, state=VolumeState.ATTACHED))
         return
     _log.warning("disconnecting volume %s of %s, which was left %s", volume.id, place.name, volume.state)
     disconnect_held(rooms, place.name, volume)
+
+
+def _before(place: Path, volume: AttachedVolume) -> AttachedVolume | None:
+    """The one whose place in the guest it was about to take, and which is found there by the same alias."""
+    if volume.state != VolumeState.CONNECTING or not volume.alias:
+        return None
+    return next((one for one in record.load(place) if one.id != volume.id and one.alias == volume.alias), None)
+
+
+def _shows(rooms: Rooms, disk: Disk, volume: AttachedVolume) -> bool:
+    """Is it this one that the guest has there?"""
+    seen, ours = source_at(disk), find(rooms.connectors, volume.connection_info).connect(volume.connection_info)
+    return seen is not None and _where(seen) == _where(ours)
+
+
+def _where(source: DiskSource) -> tuple[object, ...]:
+    hosts = tuple((one.name, one.port, one.socket) for one in source.hosts)
+    return source.type, source.path, source.protocol, source.name, hosts
+
+
+def _succeed(rooms: Rooms, place: Path, old: AttachedVolume, new: AttachedVolume) -> None:
+    """The guest had changed over when the process that exchanged its volumes ended."""
+    done = replace(new, id=infos.volume_id(new.connection_info), state=VolumeState.ATTACHED)
+    record.exchange(place, (old.id, new.id), done)
+    if old.id != done.id:
+        with held(rooms, old.id, patience=0):
+            disconnect_held(rooms, place.name, old)
