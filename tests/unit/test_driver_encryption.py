@@ -70,6 +70,23 @@ def keys(rooms: Rooms) -> list[str]:
 
 
 @pytest.mark.parametrize("backend", ["qcow2", "raw"])
+def test_what_an_encrypted_disk_is_filled_with_never_lies_on_the_storage(rooms: Rooms, backend: str) -> None:
+    disk = provision.file_of(rooms.backend(backend).disk(str(uuid.uuid4()), "disk.config"))
+    places: list[int] = []
+
+    def write(path: Path) -> None:
+        path.write_bytes(b"a password" * 1024)
+        places.append(path.stat().st_dev)
+
+    disk.create_filled(MiB, write, encrypt=True)
+    assert places != [disk.directory.stat().st_dev]
+    plain = rooms.state / "plain"
+    disk.extract(plain, DiskFormat.RAW, plaintext=True)
+    assert plain.read_bytes().startswith(b"a password" * 1024)
+    assert b"a password" not in disk.data.read_bytes()
+
+
+@pytest.mark.parametrize("backend", ["qcow2", "raw"])
 def test_every_disk_of_its_own_is_encrypted_and_reads_as_it_should(
     rooms: Rooms, debian: Image, backend: str, tmp_path: Path
 ) -> None:

@@ -67,7 +67,8 @@ class Qcow2Disk(FileDisk):
         from cowshed.tools import transfer
 
         self._check_room(size)
-        with filesystem.scratch(self.directory, size) as scratch:
+        place = filesystem.secret_scratch if sealed else filesystem.scratch
+        with place(self.directory, size) as scratch:
             write(scratch.path)
             if sealed:
                 self._fill_from(new, size, scratch.path, sealed)

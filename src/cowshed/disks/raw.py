@@ -55,7 +55,7 @@ class RawDisk(CopiedSnapshots):
     def _fill_with(self, new: Publication, size: int, write: Callable[[Path], object], sealed: Sealed | None) -> None:
         self._check_room(size)
         if sealed:
-            with filesystem.scratch(self.directory, size) as scratch:
+            with filesystem.secret_scratch(self.directory, size) as scratch:
                 write(scratch.path)
                 self._fill_from(new, size, scratch.path, sealed)
             return

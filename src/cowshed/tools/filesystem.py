@@ -25,9 +25,10 @@ from cowshed.errors import (
     PermissionDenied,
     UnsupportedOperation,
 )
-from cowshed.units import format_size
+from cowshed.units import MiB, format_size
 
 PART = ".part"
+_IN_MEMORY = 256 * MiB
 _RENAME_NOREPLACE = 1
 _MOUNT_FLAGS = {
     "nosuid": os.ST_NOSUID,
@@ -171,6 +172,30 @@ def publish(
             publication.commit()
         finally:
             publication.close()
+
+
+class _Memory(Publication):
+    """A file in memory, which never gets a name."""
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("scratch", os.MFD_CLOEXEC)
+        self.committed = False
+        self._temporary: Path | None = None
+
+
+@contextmanager
+def secret_scratch(directory: Path, size: int) -> Iterator[Publication]:
+    """As :func:`scratch`, for what must not lie on storage as it is: in memory, unless it is larger than 256 MiB."""
+    if size > _IN_MEMORY:
+        with scratch(directory, size) as found:
+            yield found
+        return
+    memory = _Memory()
+    try:
+        os.ftruncate(memory.fd, size)
+        yield memory
+    finally:
+        memory.close()
 
 
 @contextmanager
