@@ -21,6 +21,7 @@
     │   ├── PermissionDenied
     │   ├── ToolMissing, ToolFailed
     │   ├── HypervisorUnavailable, HypervisorError
+    │   ├── NetworkNotConnected
     │   ├── FetchFailed, ImageServiceFailed
     │   └── DataCorrupt
     └── InternalError           a bug in cowshed
@@ -250,6 +251,13 @@ class HypervisorError(OperatorError):
 
     template = "libvirt refused to {action}: {reason}"
     code = "hypervisor-error"
+
+
+class NetworkNotConnected(OperatorError):
+    """Whoever connects an interface says that it cannot."""
+
+    template = "the network of {name} was not connected: {reason}"
+    code = "network-not-connected"
 
 
 class FetchFailed(OperatorError):

@@ -8,13 +8,17 @@ import shutil
 import socket
 import time
 import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from cowshed.config import ConsoleSection, GuestSection
+from cowshed.driver import LibvirtDriver
 from cowshed.driver.steps import connect, examine, launch, provision, sweep
 from cowshed.errors import (
     CowshedError,
@@ -22,13 +26,14 @@ from cowshed.errors import (
     HypervisorError,
     InvalidRequest,
     NameTaken,
+    NetworkNotConnected,
     NetworkNotFound,
     NoSpace,
     PortInUse,
 )
 from cowshed.model.flavor import Flavor
 from cowshed.model.image import Image
-from cowshed.model.instance import PowerState
+from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import Vif, VifType
 from cowshed.units import GiB, MiB
 from tests.conftest import LoopFs
@@ -80,6 +85,47 @@ def _page(port: int) -> str:
         except OSError:
             assert time.monotonic() < deadline
             time.sleep(0.2)
+
+
+class Connecting:
+    """Connects the interfaces of a guest, or says that it cannot, when it is waited for."""
+
+    def __init__(self, house: Machines, instance: Instance, *, fails: bool) -> None:
+        self.house, self.instance, self.fails = house, instance, fails
+        self.states: list[PowerState] = []
+
+    @contextmanager
+    def wait_for_instance_event(
+        self, instance: Instance, events: Sequence[tuple[str, str]], *, timeout: float, error_callback: Any
+    ) -> Iterator[None]:
+        yield
+        time.sleep(1)
+        self.states.append(self.house.state_of(instance))
+        if self.fails:
+            error_callback(events[0][0], instance)
+
+    def update_compute_provider_status(self, context: Any, provider_uuid: str, *, enabled: bool) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_guest_stands_still_until_somebody_has_connected_its_interface(
+    house: Machines, tiny: Image, fails: bool
+) -> None:
+    instance = house.instance(tiny)
+    connecting = Connecting(house, instance, fails=fails)
+    vifs = [replace(one, active=False) for one in forwarded(free_port())]
+    driver = LibvirtDriver(connecting, config=house.config)
+    if fails:
+        with pytest.raises(NetworkNotConnected):
+            driver.spawn(None, instance, tiny, [], None, network_info=vifs)
+        house.assert_nothing_left(instance)
+    else:
+        driver.spawn(None, instance, tiny, [], None, network_info=vifs)
+        assert house.state_of(instance) == PowerState.RUNNING
+        driver.reboot(None, instance, vifs, "HARD")
+        assert house.state_of(instance) == PowerState.RUNNING
+    assert connecting.states == ([PowerState.PAUSED] if fails else [PowerState.PAUSED] * 2)
 
 
 def test_block_devices_of_the_request_win_over_the_flavor(house: Machines, tiny: Image) -> None:

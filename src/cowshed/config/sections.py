@@ -165,6 +165,10 @@ class NetworkSection:
     default: str = _option("user", "network of an instance that names none: user, none, network:NAME or bridge:NAME")
     model: str = _option("virtio", "network card unless the image says otherwise")
     user_backend: str = _option("auto", "of the user network", choices=("auto", "passt", "slirp"))
+    connect_timeout: float = _option(
+        300.0, "how long whoever connects an interface may take, the guest standing still; 0: no wait", unit="s"
+    )
+    connect_required: bool = _option(True, "without it the guest is not started; else it starts with a warning")
 
 
 @dataclass(frozen=True, slots=True)

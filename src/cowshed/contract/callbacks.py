@@ -76,7 +76,13 @@ class NetworkWaiter(Protocol):
         timeout: float = 300,
         error_callback: Callable[[str, Any], bool] | None = None,
     ) -> AbstractContextManager[Any]:
-        """A context manager: leaving it waits until all ``events`` (name, tag) have come."""
+        """A context manager: leaving it waits until all ``events`` (name, tag) have come.
+
+        :param timeout: seconds, from when it is left
+        :param error_callback: hears of an event that says it failed, with its name and the instance; what it raises
+            ends the wait, and True goes on with it
+        :raises TimeoutError: they have not come
+        """
 
     def update_compute_provider_status(self, context: Any, provider_uuid: str, *, enabled: bool) -> None:
         """Tell the control plane that this host is enabled or not."""

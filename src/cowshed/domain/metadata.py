@@ -147,7 +147,9 @@ def _network(vifs: Sequence[Vif]) -> str | None:
 
 
 def _plain(vif: Vif) -> dict[str, Any]:
-    return asdict(vif) | {"details": dict(vif.details)}
+    record = asdict(vif) | {"details": dict(vif.details)}
+    del record["active"]  # of the moment in which it is started, not of the domain
+    return record
 
 
 def _vif(record: dict[str, Any]) -> Vif:

@@ -110,6 +110,7 @@ class LibvirtDriver(
         super().__init__(virtapi or NoNetworkWaiter())
         self.placement = placement
         self.rooms = rooms or Rooms(config)
+        self.rooms.waiter = self.virtapi
 
     @contextmanager
     def reporting(self, progress: Progress) -> Iterator[None]:

@@ -182,11 +182,7 @@ class Power(PowerContract):
             volumes.connect_all(self.rooms, instance, volumes.wanted(self.rooms, instance, image, block_devices), undo)
             self.rooms.progress.phase("restore")
             launch.begin(self.rooms, guest)
-            if guest.state() == PowerState.PAUSED:
-                guest.resume()
-            guest.wait(
-                PowerState.RUNNING, timeout=self.rooms.config.power.start_timeout, what=f"{instance.name} running"
-            )
+            launch.go_on(self.rooms, guest)
             limits.apply(self.rooms, instance, guest)
 
     def resume_state_on_host_boot(

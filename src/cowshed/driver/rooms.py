@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cowshed import config as configuration
 from cowshed import log
-from cowshed.contract.callbacks import SILENT, Progress
+from cowshed.contract.callbacks import SILENT, NetworkWaiter, NoNetworkWaiter, Progress
 from cowshed.contract.connecting import Connector, NoVolumeService, VolumeService
 from cowshed.contract.filters import NoRules, RuleProvider
 from cowshed.contract.imaging import ImageService
@@ -48,6 +48,7 @@ class Rooms:
         self.state = self.config.state
         self.volume_service: VolumeService = NoVolumeService()
         self.rules: RuleProvider = NoRules()
+        self.waiter: NetworkWaiter = NoNetworkWaiter()
         self.monitors: dict[str, Monitor] = {}  # of the live migrations that this process drives
         self.arrivals: dict[str, ExitStack] = {}  # what is held for instances that are expected here
         self.expected_shares: dict[str, tuple[Share, ...]] = {}  # of instances that are not spawned yet

@@ -56,7 +56,8 @@ class Vif:
     """One interface asked for. ``source`` names the libvirt network, the bridge, the tap or the shared device.
 
     ``groups`` are its security groups; with none its packets are not filtered. ``tag`` is a word by which the guest
-    finds it among its devices.
+    finds it among its devices. One that is not ``active`` is being connected by somebody else, who says when it is
+    done (:class:`cowshed.contract.callbacks.NetworkWaiter`): the guest stands still until then.
     """
 
     id: str
@@ -70,6 +71,7 @@ class Vif:
     details: Mapping[str, str] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
     tag: str = ""
+    active: bool = True
 
 
 @dataclass(frozen=True, slots=True)

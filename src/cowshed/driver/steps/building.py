@@ -13,6 +13,7 @@ from cowshed.driver.steps import (
     launch,
     layout,
     locate,
+    network_events,
     opening,
     provision,
     serial,
@@ -56,19 +57,22 @@ def build(
         layout.remember(rooms, instance, plan)
         provision.disks(rooms, instance, image, plan, undo)
         provision.config_drive(rooms, instance, metadata, encrypt=layout.encrypts(rooms, instance, image))
-        plugged = connect.plug(rooms, vifs, undo)
-        undo.push("remove its packet filters", filtering.remove, rooms, instance, vifs)
-        undo.push("let libvirt forget its keys", opening.forget_keys, rooms, instance)
-        connected = volumes.connect_all(rooms, instance, plan.volumes, undo)
-        undo.push("forget its shares", shares.forget, rooms, instance)
-        shares.keep(rooms, instance, directories)
-        opened = shares.open_all(rooms, instance, undo)
-        undo.push("give the serial port back", serial.give_back, rooms, instance.uuid)
-        # Before it is there: an interruption may come between any two lines.
-        undo.push("undefine the domain", teardown.undefine, rooms, instance.uuid)
-        undo.push("stop the guest", teardown.stop, rooms, instance.uuid)
-        guest = launch.define(rooms, instance, image, plugged, connected, opened)
-        launch.start_with(rooms, instance, guest)
+        with network_events.awaited(rooms, instance, vifs) as held:
+            plugged = connect.plug(rooms, vifs, undo)
+            undo.push("remove its packet filters", filtering.remove, rooms, instance, vifs)
+            undo.push("let libvirt forget its keys", opening.forget_keys, rooms, instance)
+            connected = volumes.connect_all(rooms, instance, plan.volumes, undo)
+            undo.push("forget its shares", shares.forget, rooms, instance)
+            shares.keep(rooms, instance, directories)
+            opened = shares.open_all(rooms, instance, undo)
+            undo.push("give the serial port back", serial.give_back, rooms, instance.uuid)
+            # Before it is there: an interruption may come between any two lines.
+            undo.push("undefine the domain", teardown.undefine, rooms, instance.uuid)
+            undo.push("stop the guest", teardown.stop, rooms, instance.uuid)
+            guest = launch.define(rooms, instance, image, plugged, connected, opened)
+            launch.start_with(rooms, instance, guest, held=held)
+        if held:
+            launch.go_on(rooms, guest)
 
 
 def _refuse_existing(rooms: Rooms, instance: Instance) -> None:

@@ -14,6 +14,7 @@ from cowshed.driver.steps import (
     locate,
     marks,
     moving,
+    network_events,
     opening,
     placing,
     replacing,
@@ -136,8 +137,10 @@ def assembled(
     return domain.to_xml()
 
 
-def start(rooms: Rooms, guest: Guest) -> None:
+def start(rooms: Rooms, guest: Guest, *, held: bool = False) -> None:
     """:raises DeadlineExceeded: QEMU was not running in time
+
+    :param held: it stands still until :func:`go_on`
 
     libvirt looks for a free VNC port and QEMU takes it a moment later; another user's libvirt may
     have taken it in between, and then a new try finds the next one.
@@ -145,29 +148,35 @@ def start(rooms: Rooms, guest: Guest) -> None:
     rooms.progress.phase("start")
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            begin(rooms, guest)
+            begin(rooms, guest, held=held)
             break
         except PortInUse:
             if attempt == START_ATTEMPTS:
                 raise
+    if not held:
+        go_on(rooms, guest)
+
+
+def go_on(rooms: Rooms, guest: Guest) -> None:
+    """A guest that has been started, and may stand still, runs. :raises DeadlineExceeded:"""
     if guest.state() == PowerState.PAUSED:
         guest.resume()
     guest.wait(PowerState.RUNNING, timeout=rooms.config.power.start_timeout, what=f"{guest.name} running")
 
 
-def start_with(rooms: Rooms, instance: Instance, guest: Guest) -> None:
+def start_with(rooms: Rooms, instance: Instance, guest: Guest, *, held: bool = False) -> None:
     """As :func:`start`, of an instance whose shares are open. :raises ToolFailed: what serves one has ended"""
     try:
-        start(rooms, guest)
+        start(rooms, guest, held=held)
     except CowshedError as error:
         raise shares.explained(rooms, instance, error) from error
     devices.note_sizes(rooms, instance, guest)
 
 
-def begin(rooms: Rooms, guest: Guest) -> None:
-    """Start QEMU; paused, and with its packet filters in force, where it has any."""
+def begin(rooms: Rooms, guest: Guest, *, held: bool = False) -> None:
+    """Start QEMU; paused where it is ``held``, and with its packet filters in force, where it has any."""
     filtered, saved = filtering.needed(rooms, guest), guest.has_saved()
-    guest.start(paused=filtered)
+    guest.start(paused=filtered or held)
     if not filtered:
         return
     try:
@@ -203,11 +212,14 @@ def relaunch(
     wanted = volumes.wanted(rooms, instance, image, block_devices)
     shares.check_recorded(rooms, instance)
     with Undo() as undo:
-        plugged = connect.plug(rooms, vifs, undo)
-        undo.push("let go of the disks", opening.let_go, rooms, instance)
-        connected = volumes.connect_all(rooms, instance, wanted, undo, bad=bad_volumes)
-        opened = shares.open_all(rooms, instance, undo)
-        guest = define(rooms, instance, image, plugged, connected, opened)
-        undo.push("stop the guest", guest.destroy)
-        start_with(rooms, instance, guest)
+        with network_events.awaited(rooms, instance, vifs) as held:
+            plugged = connect.plug(rooms, vifs, undo)
+            undo.push("let go of the disks", opening.let_go, rooms, instance)
+            connected = volumes.connect_all(rooms, instance, wanted, undo, bad=bad_volumes)
+            opened = shares.open_all(rooms, instance, undo)
+            guest = define(rooms, instance, image, plugged, connected, opened)
+            undo.push("stop the guest", guest.destroy)
+            start_with(rooms, instance, guest, held=held)
+        if held:
+            go_on(rooms, guest)
     shares.unmount_unused(rooms)
