@@ -9,6 +9,7 @@ import pytest
 
 from cowshed.config import Config, DisksSection, GuestSection, HostSection
 from cowshed.disks import manifest
+from cowshed.disks.snapshots import RecordedSnapshots
 from cowshed.driver import LibvirtDriver
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import launch, layout, locate, placing, replacing
@@ -79,6 +80,26 @@ def test_what_a_killed_rebuild_left_goes(
     assert seconds(rooms, cow) == []
     kept = manifest.require(rooms.directory(cow.uuid).path, "disk")
     assert (rooms.directory(cow.uuid).path / kept.location).read_bytes() == data
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+@pytest.mark.parametrize("backend", ["raw", "ploop"])
+def test_snapshots_stay_and_go_with_the_disk_they_are_of(tmp_path: Path, backend: str, exchanged: bool) -> None:
+    host = HostSection(state=str(tmp_path / "state"))
+    rooms = LibvirtDriver(
+        config=Config(host=host, guest=GuestSection(config_drive=False), disks=DisksSection(backend=backend))
+    ).rooms
+    image = provisioned.debian(rooms, tmp_path)
+    cow = provisioned.cow(rooms, image, swap=MiB)
+    disk = rooms.backend(backend).disk(cow.uuid, "disk")
+    assert isinstance(disk, RecordedSnapshots)
+    disk.take("before")
+    new = begun(rooms, cow, image)
+    if exchanged:
+        replacing.exchange(rooms, cow, new)
+    replacing.leftovers(rooms, cow.uuid)
+    assert [point.name for point in disk.snapshots()] == ([] if exchanged else ["before"])
+    assert [path.name for path in disk.kept.iterdir()] == ([] if exchanged else ["before"])
 
 
 class Reached(Exception):

@@ -127,6 +127,12 @@ class RecordedSnapshots(RecordedDisk, Snapshotting):
                     self._record(entry)
                 raise
 
+    def drop_strays(self) -> None:
+        """Let go of what is kept without a record, say for the disk that had this name before."""
+        if self.kept.is_dir():
+            with self._alone() as entry:
+                self._sweep(entry)
+
     def _remove_kept(self) -> None:
         """All of it, when the disk is deleted."""
         with filesystem.errors_of(self.kept, "delete"):

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 _log = log.logger(__name__)
 
-_ENDING: Final = re.compile(r".+\.new-[0-9a-f]{8}")
+_SECOND: Final = ".new-"
+_ENDING: Final = re.compile(rf".+{re.escape(_SECOND)}[0-9a-f]{{8}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def plan(rooms: Rooms, instance: Instance, wanted: layout.Plan, *, keep_ephemera
     entries = manifest.load(rooms.directory(instance.uuid).path).disks
     kept = {one.spec.name for one in wanted.disks if keep_ephemeral and _is_ephemeral(one.spec.name)} & entries.keys()
     replaced = tuple(one.spec.name for one in wanted.disks if one.spec.name not in kept)
-    return Replacement(wanted, f".new-{secrets.token_hex(4)}", replaced, dict(entries))
+    return Replacement(wanted, f"{_SECOND}{secrets.token_hex(4)}", replaced, dict(entries))
 
 
 def _is_ephemeral(name: str) -> bool:
@@ -146,8 +147,20 @@ def leftovers(rooms: Rooms, uuid: str) -> None:
             continue
         try:
             rooms.backend(entry.backend).disk(uuid, entry.name).delete()
+            _drop_snapshots(rooms, uuid, entry.name.rpartition(_SECOND)[0])
         except CowshedError as error:
             _log.warning("could not delete %s: %s", entry.name, error)
+
+
+def _drop_snapshots(rooms: Rooms, uuid: str, name: str) -> None:
+    """What snapshots of the old disk have kept under the name that they share."""
+    from cowshed.disks import manifest
+    from cowshed.disks.snapshots import RecordedSnapshots
+
+    entry = manifest.find(rooms.directory(uuid).path, name)
+    disk = rooms.backend(entry.backend).disk(uuid, name) if entry else None
+    if isinstance(disk, RecordedSnapshots):
+        disk.drop_strays()
 
 
 def surplus(rooms: Rooms, instance: Instance, new: Replacement) -> list[str]:
