@@ -307,6 +307,38 @@ def test_groups_that_the_domain_is_not_told_of_are_not_recorded(
     assert cowshed("nic", "groups", "web", address, "new")[0] == 0
 
 
+def test_a_change_of_a_group_that_is_repeated_is_put_in_force(
+    cowshed: Call, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first time the file was written, and some guest kept the old rules."""
+    host = Host.connect()
+    host.groups.create("db")
+    told: list[str] = []
+    fails = [True]
+
+    def refresh(name: str) -> None:
+        told.append(name)
+        if fails.pop():
+            raise ToolFailed(command="nft", status=1, output="no")
+
+    monkeypatch.setattr(driver, "refresh_security_group_rules", refresh)
+    rule = GroupRule(Direction.INGRESS, protocol="tcp", port_min=80, port_max=80)
+    with pytest.raises(ToolFailed):
+        host.groups.add_rule("db", rule)
+    fails.append(False)
+    made = host.groups.add_rule("db", rule)
+    assert told == ["db", "db"]
+    assert [one for one in host.groups.find("db").rules if one.port_min] == [made]
+    fails.append(True)
+    code, _, said = cowshed("group", "rule", "rm", "db", made.id, "--yes")
+    assert code and "nft" in said
+    assert made in host.groups.find("db").rules
+    fails.append(False)
+    assert cowshed("group", "rule", "rm", "db", made.id, "--yes")[0] == 0
+    assert made not in host.groups.find("db").rules
+    assert told == ["db"] * 4
+
+
 def test_a_group_that_a_rule_names_is_not_removed(cowshed: Call) -> None:
     host = Host.connect()
     host.groups.create("one")

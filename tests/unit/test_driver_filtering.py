@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cowshed.driver.steps import filtering, nics
+from cowshed.errors import HypervisorError, InstanceNotFound, ToolFailed
 from cowshed.model.group import Direction, GroupRule, Member, SecurityGroup
 from cowshed.model.vif import Vif, VifType
 
@@ -53,3 +54,74 @@ def test_a_group_is_refreshed_by_one_change_and_its_members_are_asked_for_once(m
     assert rules.asked == ["web"]
     filtering.refresh(rooms, "another")
     assert ensured[1:] == [[]]
+
+
+class Kernel:
+    """Has no device ``missing``."""
+
+    def __init__(self, missing: str) -> None:
+        self.missing = missing
+        self.in_force: list[str] = []
+
+    def ensure(self, wanted: Sequence[Any]) -> None:
+        if self.missing in [one.device for one in wanted]:
+            raise ToolFailed(command="nft", status=1, output="No such device")
+        self.in_force += [one.owner for one in wanted]
+
+
+class Guest:
+    def __init__(self, number: int) -> None:
+        self.name = f"guest-{number}"
+        self.vif = Vif(f"vif-{number}", f"52:54:00:00:01:{number:02x}", VifType.BRIDGE, "br0", groups=("web",))
+        self.fails: Exception | None = None
+        self.ended_meanwhile = False
+
+    def ended(self) -> bool:
+        if isinstance(self.fails, InstanceNotFound):
+            raise self.fails
+        return self.ended_meanwhile
+
+
+def herd(monkeypatch: pytest.MonkeyPatch, kernel: Kernel) -> tuple[list[Guest], Any]:
+    def recovered(guest: Guest) -> Any:
+        if guest.fails:
+            raise guest.fails
+        return SimpleNamespace(instance=None, vifs=[guest.vif])
+
+    monkeypatch.setattr(nics, "runs", lambda guest: True)
+    monkeypatch.setattr(nics, "recovered", recovered)
+    monkeypatch.setattr(
+        nics, "plugged", lambda guest: [SimpleNamespace(address=guest.vif.address, target=f"tap-{guest.name}")]
+    )
+    monkeypatch.setattr("cowshed.network.device.is_tap", lambda _: True)
+    guests = [Guest(number) for number in range(4)]
+    rooms = SimpleNamespace(hypervisor=SimpleNamespace(guests=lambda: guests), rules=Rules(), filters=kernel)
+    return guests, rooms
+
+
+def test_a_guest_that_ends_meanwhile_keeps_nobody_from_the_new_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel("none")
+    guests, rooms = herd(monkeypatch, kernel)
+    guests[0].fails = InstanceNotFound(name="guest-0")
+    guests[1].fails, guests[1].ended_meanwhile = HypervisorError(action="x", reason="no device", number=0), True
+    filtering.refresh(rooms, "web")
+    assert kernel.in_force == ["vif-2", "vif-3"]
+
+
+def test_a_guest_that_cannot_be_filtered_is_an_error_and_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel("none")
+    guests, rooms = herd(monkeypatch, kernel)
+    guests[1].fails = HypervisorError(action="describe guest-1", reason="no", number=0)
+    with pytest.raises(HypervisorError, match="guest-1"):
+        filtering.refresh(rooms, "web")
+    assert kernel.in_force == ["vif-0", "vif-2", "vif-3"]
+
+
+def test_a_device_that_the_kernel_has_not_is_an_error_and_the_others_are_filtered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel = Kernel("tap-guest-2")
+    _, rooms = herd(monkeypatch, kernel)
+    with pytest.raises(ToolFailed):
+        filtering.refresh(rooms, "web")
+    assert kernel.in_force == ["vif-0", "vif-1", "vif-3"]

@@ -110,7 +110,7 @@ class Groups:
             del known[name]
 
     def add_rule(self, name: str, rule: GroupRule) -> GroupRule:
-        """The rule with its id; one that is there already is success, and returned.
+        """The rule with its id; one that is there already is success, and returned. Again is a retry, too: it is put in force.
 
         :raises InvalidRequest: it makes no sense :raises NotFound: it or another one that it names does not exist
         """
@@ -119,21 +119,30 @@ class Groups:
             group = _require(known, name)
             if rule.group:
                 _require(known, rule.group)
-            for one in group.rules:
-                if dataclasses.replace(one, id="") == dataclasses.replace(rule, id=""):
-                    return one
-            rule = dataclasses.replace(rule, id=_new_id())
-            known[name] = dataclasses.replace(group, rules=(*group.rules, rule))
+            same = dataclasses.replace(rule, id="")
+            there = next((one for one in group.rules if dataclasses.replace(one, id="") == same), None)
+            if there is None:
+                rule = dataclasses.replace(rule, id=_new_id())
+                known[name] = dataclasses.replace(group, rules=(*group.rules, rule))
         self._driver.refresh_security_group_rules(name)
-        return rule
+        return there or rule
 
     def remove_rule(self, name: str, rule_id: str) -> None:
-        """What has begun by it goes on. :raises NotFound:"""
+        """What has begun by it goes on. A failure leaves it in the group, so that it can be repeated.
+
+        :raises NotFound: :raises CowshedError: some member lets through what it says still
+        """
         with self._changing() as known:
             group = _require(known, name)
             gone = _require_rule(group, rule_id)
             known[name] = dataclasses.replace(group, rules=tuple(one for one in group.rules if one is not gone))
-        self._driver.refresh_security_group_rules(name)
+        try:
+            self._driver.refresh_security_group_rules(name)
+        except BaseException:
+            with self._changing() as known:
+                if name in known:
+                    known[name] = dataclasses.replace(known[name], rules=(*known[name].rules, gone))
+            raise
 
     # --- the file -----------------------------------------------------------------------------
 

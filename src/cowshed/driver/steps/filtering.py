@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cowshed import log
 from cowshed.driver.steps import nics
-from cowshed.errors import CowshedError, HypervisorError, UnsupportedOperation
+from cowshed.errors import CowshedError, HypervisorError, InstanceNotFound, ToolFailed, UnsupportedOperation
 from cowshed.model.group import Member, SecurityGroup
 from cowshed.model.instance import Instance
 from cowshed.model.vif import LOCAL, PluggedVif, Vif, VifType
@@ -177,23 +177,62 @@ def addresses(vif: Vif) -> tuple[str, ...]:
 
 
 def refresh(rooms: Rooms, group_id: str) -> None:
-    """Of every running guest that has to do with the group, in one transaction.
+    """Of every running guest that has to do with the group, in one transaction. One that cannot be filtered does not
+    leave the others with the old rules; one that has ended meanwhile needs none.
 
     :raises CowshedError: some have the old rules still
     """
     wanted: list[Filter] = []
+    first: CowshedError | None = None
     members = cache(rooms.rules.members)  # a list of all that every one of them would ask for
     for guest in rooms.hypervisor.guests():
-        found = nics.recovered(guest) if nics.runs(guest) else None
-        if found is None:
-            continue
-        concerned = [
-            vif
-            for vif, groups in _groups(rooms, found.instance, found.vifs)
-            if any(group_id == group.id or group_id in [rule.group for rule in group.rules] for group in groups)
-        ]
-        wanted += planned(rooms, guest, found.instance, concerned, members)
-    rooms.filters.ensure(wanted)
+        try:
+            wanted += _concerned(rooms, guest, group_id, members)
+        except CowshedError as error:
+            if _ended(guest):
+                continue
+            _log.warning("%s has the old rules of group %s still: %s", guest.name, group_id, error)
+            first = first or error
+    _ensure_each(rooms, wanted)
+    if first:
+        raise first
+
+
+def _concerned(rooms: Rooms, guest: Guest, group_id: str, members: Members) -> list[Filter]:
+    found = nics.recovered(guest) if nics.runs(guest) else None
+    if found is None:
+        return []
+    concerned = [
+        vif
+        for vif, groups in _groups(rooms, found.instance, found.vifs)
+        if any(group_id == group.id or group_id in [rule.group for rule in group.rules] for group in groups)
+    ]
+    return planned(rooms, guest, found.instance, concerned, members)
+
+
+def _ended(guest: Guest) -> bool:
+    try:
+        return guest.ended()
+    except InstanceNotFound:
+        return True
+
+
+def _ensure_each(rooms: Rooms, wanted: Sequence[Filter]) -> None:
+    """Together; where the kernel refuses that, each that it does not refuse: a device may have gone meanwhile."""
+    try:
+        return rooms.filters.ensure(wanted)
+    except ToolFailed as error:
+        if len(wanted) < 2:
+            raise
+        _log.warning("the filters of %d interfaces are put in force one by one: %s", len(wanted), error)
+    first: ToolFailed | None = None
+    for one in wanted:
+        try:
+            rooms.filters.ensure([one])
+        except ToolFailed as error:
+            first = first or error
+    if first:
+        raise first
 
 
 def remove(rooms: Rooms, instance: Instance, vifs: Sequence[Vif]) -> None:
