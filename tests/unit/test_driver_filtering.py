@@ -11,6 +11,7 @@ import pytest
 from cowshed.driver.steps import filtering, nics
 from cowshed.errors import HypervisorError, InstanceNotFound, ToolFailed
 from cowshed.model.group import Direction, GroupRule, Member, SecurityGroup
+from cowshed.model.instance import PowerState
 from cowshed.model.vif import Vif, VifType
 
 COUNT = 50
@@ -125,3 +126,59 @@ def test_a_device_that_the_kernel_has_not_is_an_error_and_the_others_are_filtere
     with pytest.raises(ToolFailed):
         filtering.refresh(rooms, "web")
     assert kernel.in_force == ["vif-0", "vif-1", "vif-3"]
+
+
+class Saving(Guest):
+    """Its links and CPUs, in the order of what is done with them."""
+
+    def __init__(self, number: int, state: PowerState) -> None:
+        super().__init__(number)
+        self.now = state
+        self.done: list[str] = []
+        self.refuses = False
+
+    def state(self) -> PowerState:
+        return self.now
+
+    def suspend(self) -> None:
+        self.now = PowerState.PAUSED
+        self.done.append("stands")
+
+    def resume(self) -> None:
+        self.now = PowerState.RUNNING
+        self.done.append("goes on")
+
+    def save(self, *, running: bool = False) -> None:
+        self.done.append("saved to run" if running else "saved")
+        if self.refuses:
+            raise HypervisorError(action="save", reason="no space", number=0)
+
+
+@pytest.mark.parametrize("state", [PowerState.RUNNING, PowerState.PAUSED])
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_filtered_guest_is_saved_with_its_links_down(
+    monkeypatch: pytest.MonkeyPatch, state: PowerState, refuses: bool
+) -> None:
+    _, rooms = herd(monkeypatch, Kernel("none"))
+    guest = Saving(1, state)
+    guest.refuses = refuses
+    monkeypatch.setattr(nics, "plugged", lambda _: [SimpleNamespace(address=guest.vif.address.upper(), up=True)])
+    monkeypatch.setattr(nics, "set_link", lambda _, address, up: guest.done.append("up" if up else "down"))
+    ran = state == PowerState.RUNNING
+    expected = ["stands", "down", "saved to run"] if ran else ["down", "saved"]
+    if refuses:
+        with pytest.raises(HypervisorError, match="no space"):
+            filtering.save(rooms, guest)  # type: ignore[arg-type]
+        expected += ["up", "goes on"] if ran else ["up"]
+    else:
+        filtering.save(rooms, guest)  # type: ignore[arg-type]
+    assert guest.done == expected
+
+
+def test_a_guest_that_is_not_filtered_is_saved_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, rooms = herd(monkeypatch, Kernel("none"))
+    guest = Saving(1, PowerState.RUNNING)
+    guest.vif = Vif("vif-1", "52:54:00:00:01:01", VifType.BRIDGE, "br0")
+    monkeypatch.setattr(nics, "plugged", lambda _: [SimpleNamespace(address=guest.vif.address, up=True)])
+    filtering.save(rooms, guest)  # type: ignore[arg-type]
+    assert guest.done == ["saved"]

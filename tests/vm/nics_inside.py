@@ -272,9 +272,17 @@ def again(host: Host, machine: Machine) -> None:
     machine.resume()
     until(lambda: answers(80), "an answer of the restored guest")
     assert not answers(81, timeout=2)
+    machine.suspend()
+    sh("virsh -q -c qemu:///system start one")
+    assert {nic.link for _, nic in host.nics.list("one")} == {"down"}, "restored by somebody else"
+    assert not answers(80, timeout=2)
+    host.driver.ensure_filtering_rules_for_instance(machine.record.instance, machine.record.vifs)
+    until(lambda: answers(80), "an answer of the restored guest")
     machine.stop(force=True)
     sh("virsh -q -c qemu:///system start one")
     assert {nic.link for _, nic in host.nics.list("one")} == {"down"}
+    machine.stop(force=True)
+    late_groups(host, machine)
     machine.stop(force=True)
     extra = host.nics.attach("one", "bridge:cowbr0")
     machine.start()
@@ -289,6 +297,24 @@ def again(host: Host, machine: Machine) -> None:
     host.driver.init_host("here")
     assert filtered() == 0, "what somebody else has ended is swept"
     step("outlived restarts")
+
+
+def late_groups(host: Host, machine: Machine) -> None:
+    """An interface that came into its groups after it was defined, while it ran or not."""
+    (vif,) = machine.record.vifs
+    for running in (True, False):
+        host.nics.set_groups("one", vif.address, [])
+        machine.start()
+        assert {nic.link for _, nic in host.nics.list("one")} == {"up"}
+        if not running:
+            machine.stop(force=True)
+        host.nics.set_groups("one", vif.address, vif.groups)
+        if running:
+            assert {nic.link for _, nic in host.nics.list("one")} == {"up"}
+            machine.stop(force=True)
+        sh("virsh -q -c qemu:///system start one")
+        assert {nic.link for _, nic in host.nics.list("one")} == {"down"}
+        machine.stop(force=True)
 
 
 def nothing_left(host: Host) -> None:

@@ -134,7 +134,7 @@ def finder(vif: Vif) -> Callable[[str], Interface | None]:
 
 
 def with_link(xml: str, address: str, *, up: bool) -> str | None:
-    """The interface's element of a live domain as it is, but for the state of its link; None: it is not there.
+    """The interface's element of a domain as it is, but for the state of its link; None: it is not there.
 
     Everything else stays as libvirt wrote it, because it refuses to change what it finds changed.
     """

@@ -26,6 +26,7 @@ class Filters(FiltersContract):
             if guest is None or not nics.runs(guest):
                 filtering.check(self.rooms, instance, vifs)
                 return
+            filtering.hold_defined(self.rooms, guest)
             wanted = filtering.planned(self.rooms, guest, instance, vifs)
             self.rooms.filters.ensure(wanted)
             owners = {one.owner for one in wanted}
@@ -52,13 +53,16 @@ class Filters(FiltersContract):
         filtering.refresh(self.rooms, security_group_id)
 
     def refresh_instance_security_rules(self, instance: Instance) -> None:
-        """An interface that is in no group any more is filtered no more. An instance that does not run has nothing
-        to be refreshed.
+        """An interface that is in no group any more is filtered no more. Of an instance that does not run only the
+        definition is refreshed: the link of an interface that is filtered now is down in it.
         """
         with log.about(instance.name):
             guest = self.rooms.hypervisor.find(instance.uuid)
-            found = nics.recovered(guest) if guest and nics.runs(guest) else None
+            found = nics.recovered(guest) if guest else None
             if guest is None or found is None:
+                return
+            filtering.hold_defined(self.rooms, guest)
+            if not nics.runs(guest):
                 return
             wanted = filtering.planned(self.rooms, guest, instance, found.vifs)
             self.rooms.filters.ensure(wanted)

@@ -149,7 +149,7 @@ class Power(PowerContract):
         with log.about(instance.name):
             shares.refuse_saving(instance, guest)
             self.rooms.progress.phase("save")
-            guest.save()
+            filtering.save(self.rooms, guest)
 
     def resume(
         self,

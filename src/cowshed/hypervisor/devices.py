@@ -65,6 +65,10 @@ class Devices:
         """
         self._guest.call("change a device of", lambda domain: domain.updateDeviceFlags(xml, LIVE))
 
+    def redefine(self, xml: str) -> None:
+        """Change a device in the definition, for later starts: ``xml`` is all of it."""
+        self._guest.call("define a device of", lambda domain: domain.updateDeviceFlags(xml, CONFIG))
+
     def detach(self, find: Find, *, timeout: float, attempts: int, what: str) -> bool:
         """Take a device from the running guest, then from its definition; was it in either?
 

@@ -37,6 +37,7 @@ GIVING_UP: Final = 30.0  # seconds until an aborted call must have returned
 
 _PAUSED: Final = 1  # VIR_DOMAIN_START_PAUSED
 _INACTIVE: Final = 2  # VIR_DOMAIN_XML_INACTIVE
+_RUNNING: Final = 2  # VIR_DOMAIN_SAVE_RUNNING
 # VIR_DOMAIN_UNDEFINE_MANAGED_SAVE, _SNAPSHOTS_METADATA, _NVRAM, _CHECKPOINTS_METADATA, _TPM (since libvirt 8.9)
 _EVERYTHING: Final = 1 | 2 | 4 | 16
 _TPM: Final = 32
@@ -163,12 +164,14 @@ class Guest:
         """Let its CPUs go on."""
         self.call("resume", lambda d: d.resume())
 
-    def save(self) -> None:
+    def save(self, *, running: bool = False) -> None:
         """Memory to the host's disk, QEMU ends; the next start restores it, paused if it was.
 
         ^C gives it up: the guest goes on as before.
+
+        :param running: the next start lets it run, also where it is paused now
         """
-        self._interruptibly("save", lambda d: d.managedSave(0))
+        self._interruptibly("save", lambda d: d.managedSave(_RUNNING if running else 0))
 
     def _interruptibly(self, action: str, function: Callable[[Any], object]) -> None:
         """A long call, on a thread of its own: inside libvirt nothing could reach us."""

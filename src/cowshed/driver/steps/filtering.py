@@ -16,7 +16,7 @@ from cowshed import log
 from cowshed.driver.steps import nics
 from cowshed.errors import CowshedError, HypervisorError, InstanceNotFound, ToolFailed, UnsupportedOperation
 from cowshed.model.group import Member, SecurityGroup
-from cowshed.model.instance import Instance
+from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import LOCAL, PluggedVif, Vif, VifType
 
 if TYPE_CHECKING:
@@ -110,6 +110,58 @@ def enforce(rooms: Rooms, guest: Guest) -> None:
         rooms.filters.ensure(wanted)
         owners = {one.owner for one in wanted}
         connect_links(guest, [vif for vif in found.vifs if vif.id in owners])
+
+
+def hold_defined(rooms: Rooms, guest: Guest) -> None:
+    """In its definition, the links of the interfaces that are filtered now are down: see above.
+
+    :raises HypervisorError: libvirt does not write it
+    """
+    from cowshed.domain import read
+    from cowshed.domain.interface import with_link
+
+    found = nics.recovered(guest)
+    if found is None or not guest.persistent():
+        return
+    addresses = {vif.address.lower() for vif, _ in _groups(rooms, found.instance, found.vifs)}
+    xml = guest.xml(inactive=True)
+    for one in read.interfaces(xml):
+        if one.up and one.address.lower() in addresses and (held := with_link(xml, one.address, up=False)):
+            guest.devices.redefine(held)
+
+
+def save(rooms: Rooms, guest: Guest) -> None:
+    """Save its memory with the links of its filtered interfaces down: somebody else may restore it, too.
+
+    QEMU takes the state of a card's link from the saved memory, whatever libvirt's XML says of it. The guest stands
+    meanwhile and hears nothing of it. A failure leaves it as it was.
+    """
+    found = nics.recovered(guest)
+    filtered = {vif.address.lower() for vif, _ in _groups(rooms, found.instance, found.vifs)} if found else set()
+    up = [one.address for one in nics.plugged(guest) if one.up and one.address.lower() in filtered]
+    if not up:
+        return guest.save()
+    running = guest.state() == PowerState.RUNNING
+    try:
+        if running:
+            guest.suspend()
+        for address in up:
+            nics.set_link(guest, address, up=False)
+        guest.save(running=running)
+    except BaseException:
+        _go_on(guest, up, running=running)
+        raise
+
+
+def _go_on(guest: Guest, up: Sequence[str], *, running: bool) -> None:
+    """What fails is logged: it hides no reason why it was not saved."""
+    try:
+        for address in up:
+            nics.set_link(guest, address, up=True)
+        if running and guest.state() == PowerState.PAUSED:
+            guest.resume()
+    except CowshedError as error:
+        _log.warning("%s does not go on as it was: %s", guest.name, error)
 
 
 def connect_links(guest: Guest, vifs: Iterable[Vif]) -> None:

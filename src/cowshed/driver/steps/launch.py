@@ -183,7 +183,7 @@ def begin(rooms: Rooms, guest: Guest, *, held: bool = False) -> None:
         filtering.enforce(rooms, guest)
     except BaseException:
         if saved:
-            guest.save()  # paused as it is; it must not go on with an open network
+            filtering.save(rooms, guest)  # paused as it is; it must not go on with an open network
         raise
 
 
