@@ -153,6 +153,7 @@ def test_a_disk_that_somebody_has_open_is_not_deleted(backend: LvmBackend, base:
     made = new(backend)
     made.create(0, base)
     made.activate()
+    made.take("before")
     path = made.source().path
     assert path
     fd = block.open_device(path)
@@ -160,6 +161,7 @@ def test_a_disk_that_somebody_has_open_is_not_deleted(backend: LvmBackend, base:
         with pytest.raises(Busy):
             made.delete()
         assert made.exists()
+        assert [point.name for point in made.snapshots()] == ["before"]
     finally:
         os.close(fd)
     assert read(made) == DATA + bytes(3 * MiB)

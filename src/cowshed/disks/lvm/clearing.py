@@ -53,7 +53,7 @@ class Clearing:
         if volume.thin or self.section.clear == "none":
             lvm.remove(volume.group, volume.name)
             return
-        _require_closed(volume)
+        require_closed(volume)
         with suppress(NotFound):
             if volume.origin:
                 lvm.split(volume.group, volume.name)
@@ -152,8 +152,11 @@ class Clearing:
         block.zero(fd, 0, end, progress=progress)
 
 
-def _require_closed(volume: lvm.Volume) -> None:
-    """LVM renames a volume that a guest has open, which then would be cleared under it; a scanner goes away in a moment."""
+def require_closed(volume: lvm.Volume) -> None:
+    """LVM renames a volume that a guest has open, which then would be cleared under it; a scanner goes away in a moment.
+
+    :raises Busy: it is open
+    """
     found: lvm.Volume | None = volume
     for _ in range(_LOOKS):
         if found is None or not found.open:

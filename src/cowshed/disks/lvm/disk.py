@@ -14,6 +14,7 @@ from cowshed.contract.storage import Importing, Sealing
 from cowshed.disks import manifest
 from cowshed.disks.encryption import Sealed, check_extract, key_of, new_encryption, new_key, require_source
 from cowshed.disks.lvm import content, encryption, temporary
+from cowshed.disks.lvm.clearing import require_closed
 from cowshed.disks.lvm.snapshots import SnapshottingVolume
 from cowshed.disks.recorded import RecordedDisk, whole_sectors
 from cowshed.errors import CowshedError, InvalidRequest
@@ -228,6 +229,8 @@ class LvmDisk(RecordedDisk, SnapshottingVolume, Importing, Sealing):
         volume = there.get(name)
         if volume is None or self._is_mine(volume, entry):
             cryptsetup.close(name)
+            if volume:
+                require_closed(volume)  # before its snapshots go
             for kept in (*(point.volume for point in self._known(there).values()), *self._moved(there), volume):
                 if kept:
                     self.place.dispose(kept)
