@@ -410,17 +410,36 @@ def test_a_transaction_is_all_or_nothing(wire: Wire) -> None:
 
 
 def test_deferred_changes_come_together(wire: Wire) -> None:
+    wire.allow(WEB)
     wire.filters.defer()
+    wire.allow()
+    wire.filters.remove(["vif-3"])
+    assert wire.arrives(in4(tcp(1, 80, b"as before"), 6)) == [True]
+    wire.filters.apply_deferred()
+    assert wire.arrives(in4(tcp(2, 80, b"not any more"), 6)) == [False]
+    wire.filters.ensure([])
+    wire.filters.remove(["vif-1"])
+    assert wire.filters.in_force() == set()
+
+
+def test_who_is_not_filtered_yet_does_not_wait_for_deferred_changes(wire: Wire) -> None:
+    """A guest that starts meanwhile, also where what was deferred cannot be put in force."""
+    wire.filters.defer()
+    broken = Filter("w0", "vif-3", THEIR_MAC, rules=(GroupRule(IN, Ethertype.IPV6, cidr="10.0.0.0/24"),))
+    with pytest.raises(ToolFailed):
+        wire.filters.ensure([broken])
     made = wire.allow(WEB)
+    assert wire.filters.in_force() == {made.key}
+    assert wire.arrives(in4(tcp(1, 80, b"web"), 6), in4(tcp(1, 22, b"ssh"), 6)) == [True, False]
+    wire.filters.ensure([replace(broken, owner="vif-1", device="t0")])
+    with pytest.raises(ToolFailed):
+        wire.filters.apply_deferred()
     other = Filter("w0", "vif-2", THEIR_MAC, rules=ALL_OUT)
     wire.filters.ensure([other])
-    wire.filters.remove(["vif-3"])
-    assert left() == []
-    wire.filters.apply_deferred()
     assert wire.filters.in_force() == {made.key, other.key}
-    wire.filters.ensure([])
-    wire.filters.remove(["vif-2"])
-    assert wire.filters.in_force() == {made.key}
+    wire.filters.remove(["vif-1", "vif-3"])
+    wire.filters.apply_deferred()
+    assert wire.filters.in_force() == {other.key}
 
 
 def test_removed_filters_leave_nothing_and_no_device(wire: Wire) -> None:

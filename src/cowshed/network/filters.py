@@ -37,8 +37,16 @@ class _Seen:
             and set(self.chains) == set(ruleset.CHAINS)
             and self.comments == wanted.comments
             and not self.is_stale(wanted)
-            and all(self.chains[name].policy == "drop" for name in ruleset.BASE)
+            and self._drops
         )
+
+    def is_filtered(self, wanted: Filter) -> bool:
+        """By whatever rules: nothing passes its device that some filter of it does not let through."""
+        return set(ruleset.BASE) <= set(self.chains) and not self.is_stale(wanted) and self._drops
+
+    @property
+    def _drops(self) -> bool:
+        return all(self.chains[name].policy == "drop" for name in ruleset.BASE)
 
     def is_stale(self, wanted: Filter) -> bool:
         """It hangs on another device, or on the other hook."""
@@ -57,7 +65,8 @@ class Filters:
         self._deferred: dict[str, Filter | None] | None = None
 
     def ensure(self, wanted: Iterable[Filter]) -> None:
-        """On return all of them are in force, together. What is in force already is left alone.
+        """On return all of them are in force, together. What is in force already is left alone. While changes are
+        collected, an interface that is filtered keeps its filter until then; one that is not gets its own at once.
 
         :raises ToolFailed: the kernel refuses, or does not have them afterwards :raises PermissionDenied:
         """
@@ -99,10 +108,14 @@ class Filters:
 
     def _change(self, changes: Mapping[str, Filter | None]) -> None:
         with self._lock:
+            now = dict(changes)
             if self._deferred is not None:
-                self._deferred.update(changes)
-            elif changes:
-                self._transact(changes)
+                now = _of_unfiltered(changes)
+                self._deferred.update({key: one for key, one in changes.items() if key not in now})
+            if now:
+                self._transact(now)
+                if self._deferred:
+                    self._deferred = {key: one for key, one in self._deferred.items() if key not in now}
 
     # --- one transaction ----------------------------------------------------------------------
 
@@ -136,6 +149,13 @@ def _commands(changes: Mapping[str, Filter | None], seen: Mapping[str, _Seen]) -
         elif not now.is_whole(wanted):
             found += ruleset.create(wanted, present=now.present, stale=bool(now.chains) and now.is_stale(wanted))
     return found
+
+
+def _of_unfiltered(changes: Mapping[str, Filter | None]) -> dict[str, Filter | None]:
+    """Those that cannot wait: whoever asks for them lets the guest run next."""
+    wanted = {key: one for key, one in changes.items() if one is not None}
+    seen = _look(wanted) if wanted else {}
+    return {key: one for key, one in wanted.items() if not seen[key].is_filtered(one)}
 
 
 def _look(keys: Iterable[str]) -> dict[str, _Seen]:
