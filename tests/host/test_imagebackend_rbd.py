@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from cowshed.config import Config, HostSection, RbdSection
-from cowshed.errors import DiskTooSmall, ImageRejected, NotFound, SnapshotNotFound
+from cowshed.errors import DiskTooSmall, ImageRejected, NoSpace, NotFound, SnapshotNotFound
 from cowshed.imagebackend import Backend, RADOSClient, Rbd, RBDDriver, RBDImage, RBDVolumeProxy
+from cowshed.tools.rbd import RbdSink
 from cowshed.units import MiB
 from tests.ceph_node import Ceph
 
@@ -242,6 +244,23 @@ def test_the_driver_imports_exports_and_removes(driver: RBDDriver, tmp_path: Pat
     assert not driver.exists(name)
     with pytest.raises(NotFound):
         driver.size(name)
+
+
+def test_an_import_whose_last_write_fails_is_no_import(
+    driver: RBDDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(sink: Any, offset: int, data: bytes) -> None:
+        """The cluster refuses when nobody asks any more."""
+        sink._slots.acquire()
+        sink._flying += 1
+        sink._done(-errno.ENOSPC, 0)
+
+    monkeypatch.setattr(RbdSink, "_send", full)
+    raw, name = tmp_path / "raw", uuid.uuid4().hex
+    raw.write_bytes(DATA)
+    with pytest.raises(NoSpace):
+        driver.import_image(str(raw), name)
+    assert not driver.exists(name)
 
 
 def test_the_driver_knows_its_cluster(driver: RBDDriver, ceph: Ceph) -> None:

@@ -167,6 +167,7 @@ class RBDDriver:
                 sink = rbd.RbdSink(opened, layer.size, name, seconds=self.cluster.access.operation_timeout)
                 try:
                     pump(layer, sink, progress=SILENT)
+                    sink.finish()
                 finally:
                     sink.close()
             undo.pop_all()
