@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from cowshed.cli.explain import EXIT_CODES, NobodyReads, explain
+from cowshed.cli.explain import EXIT_CODES, PipeBroken, explain
 
 # verb: (module, what --help says)
 VERBS: dict[str, tuple[str, str]] = {
@@ -82,7 +82,7 @@ class Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
-            raise NobodyReads from error
+            raise PipeBroken from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import sys
 import traceback
 from contextlib import suppress
@@ -29,8 +30,8 @@ EXIT_CODES = {
 _ALONE = re.compile(r"(?<![\w/.('\"-])[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![\w/'\"-]|\.\w)", re.IGNORECASE)
 
 
-class NobodyReads(Exception):
-    """Who read standard output has gone: no error of ours (``cowshed ls | head -1``)."""
+class PipeBroken(Exception):
+    """Its cause, under a name that click does not know: it would make an exit code of its own of it."""
 
 
 def explain(error: BaseException, *, debug: bool = False) -> int:
@@ -45,7 +46,9 @@ def explain(error: BaseException, *, debug: bool = False) -> int:
     if isinstance(error, (KeyboardInterrupt, click.Abort)) or isinstance(error.__cause__, KeyboardInterrupt):
         _say("interrupted")
         return 130
-    if isinstance(error, (NobodyReads, BrokenPipeError)):
+    if isinstance(error, PipeBroken) and error.__cause__:
+        error = error.__cause__
+    if isinstance(error, BrokenPipeError) and _nobody_reads():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in the buffer goes nowhere
         return 0
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
@@ -56,6 +59,13 @@ def explain(error: BaseException, *, debug: bool = False) -> int:
     if hint:
         _say(f"  {_for_people(hint)}")
     return code
+
+
+def _nobody_reads() -> bool:
+    """Who read standard output has gone, which is no error of ours (``cowshed ls | head -1``); any other pipe that breaks is."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return bool(poll.poll(0))
 
 
 def _for_people(text: str) -> str:

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 from cowshed.errors import CowshedError
@@ -115,6 +115,7 @@ def collecting() -> Iterator[Collecting]:
         raise attempts.first
 
 
-def note(text: str) -> None:
-    """To standard error: for people, not part of the result."""
-    print(text, file=sys.stderr)
+def note(text: str, end: str = "\n") -> None:
+    """To standard error: for people, not part of the result. What goes on does not end because nobody listens any more."""
+    with suppress(OSError):
+        print(text, end=end, file=sys.stderr, flush=True)

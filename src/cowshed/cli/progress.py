@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cowshed.cli import output
 from cowshed.contract.callbacks import SILENT, NoProgress, Progress
 from cowshed.units import format_duration, format_size
 
@@ -74,13 +75,13 @@ class Bar(Meter):
 
     def show(self, name: str, done: int, total: int | None, seconds: float) -> None:
         share = f"{100 * min(done, total) // total:3d} % of {format_size(total)}" if total else format_size(done)
-        print(f"\r\x1b[K{name:<9} {share}  {format_size(int(done / seconds))}/s", end="", file=sys.stderr, flush=True)
+        output.note(f"\r\x1b[K{name:<9} {share}  {format_size(int(done / seconds))}/s", end="")
 
     def done(self, name: str, done: int, seconds: float) -> None:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        output.note("\r\x1b[K", end="")
 
     def told(self, text: str) -> None:
-        print("\r\x1b[K", end="", file=sys.stderr)
+        output.note("\r\x1b[K", end="")
         _tell(text)
 
 
@@ -91,19 +92,17 @@ class Plain(Meter):
 
     def phase(self, name: str, total: int | None = None) -> None:
         super().phase(name, total)
-        print(f"{name}" + (f" {format_size(total)}" if total else ""), file=sys.stderr, flush=True)
+        output.note(f"{name}" + (f" {format_size(total)}" if total else ""))
 
     def show(self, name: str, done: int, total: int | None, seconds: float) -> None:
         if seconds < self._next or not done:
             return
         self._next = seconds + 5
-        print(
-            f"{name} {format_size(done)}" + (f" of {format_size(total)}" if total else ""), file=sys.stderr, flush=True
-        )
+        output.note(f"{name} {format_size(done)}" + (f" of {format_size(total)}" if total else ""))
 
     def done(self, name: str, done: int, seconds: float) -> None:
         self._next = 0.0
-        print(f"{name} {format_size(done)} in {format_duration(seconds)}", file=sys.stderr, flush=True)
+        output.note(f"{name} {format_size(done)} in {format_duration(seconds)}")
 
 
 class Json(Meter):
@@ -119,13 +118,13 @@ class Json(Meter):
 
     def show(self, name: str, done: int, total: int | None, seconds: float) -> None:
         line = {"phase": name, "done": done, "total": total, "seconds": round(seconds, 2)}
-        print(json.dumps(line), file=sys.stderr, flush=True)
+        output.note(json.dumps(line))
 
     def done(self, name: str, done: int, seconds: float) -> None:
         self.show(name, done, done, seconds)
 
     def told(self, text: str) -> None:
-        print(json.dumps({"note": text}), file=sys.stderr, flush=True)
+        output.note(json.dumps({"note": text}))
 
 
 class Notes(NoProgress):
@@ -136,8 +135,6 @@ class Notes(NoProgress):
 
 
 def _tell(text: str) -> None:
-    from cowshed.cli import output
-
     output.note(f"cowshed: {output.printable(text)}")
 
 
