@@ -29,6 +29,7 @@ _log = log.logger(__name__)
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OUTPUT = 1 << 20  # bytes kept of what a tool prints
 _LAST_WAIT = 5.0  # seconds for a killed process to go away
+_LONGEST_WAIT = (1 << 31) - 1  # milliseconds, poll(2)'s: 24 days
 WORDS = 500  # characters of a failed tool's last words
 
 PACKAGES = {
@@ -187,7 +188,7 @@ def _ended(process: subprocess.Popen[bytes], timeout: float) -> bool:
     try:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        if not poll.poll(timeout * 1000):
+        if not poll.poll(min(timeout * 1000, _LONGEST_WAIT)):
             return False
     finally:
         os.close(pidfd)
