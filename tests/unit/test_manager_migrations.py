@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from cowshed.cli import migrate, resize
 from cowshed.cli.context import Session
 from cowshed.driver.steps import meeting
-from cowshed.errors import HostUnsuitable, InvalidRequest, InvalidState, ToolFailed
+from cowshed.errors import HostUnsuitable, InvalidRequest, InvalidState, NameTaken, ToolFailed
 from cowshed.hypervisor import capabilities
 from cowshed.manager import Host, service
 from cowshed.manager.records import Record
@@ -238,6 +238,49 @@ def test_a_host_that_is_lost_while_it_starts_it(hosts: tuple[Host, Host]) -> Non
         here.migrations.cold("web", THERE, timeout=5)
     assert "--revert" in (caught.value.hint or "")
     assert "finish_revert_migration" not in of(here).names()
+
+
+def before(monkeypatch: pytest.MonkeyPatch, host: Host, step: str, what: Callable[[], object]) -> None:
+    """``what`` happens just before the driver does ``step``."""
+    usual = getattr(of(host), step)
+    monkeypatch.setattr(of(host), step, lambda *words, **named: (what(), usual(*words, **named))[1])
+
+
+def test_a_name_that_is_taken_there_while_the_disks_come(
+    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What has its name there is another instance: it is not started there without a record, and runs here as before."""
+    here, there = hosts
+    there.images.pull(str(raw_image(tmp_path / "other.raw")), name="tiny")
+    before(monkeypatch, here, "migrate_disk_and_power_off", lambda: there.run("tiny", name="web"))
+    with pytest.raises(NameTaken, match="web"):
+        here.migrations.cold("web", THERE, timeout=5)
+    assert "finish_migration" not in of(there).names()
+    assert of(there).names()[-1] == "discard_received"
+    assert here.instances.find("web").state == InstanceState.RUNNING
+
+
+def test_nobody_takes_its_name_while_it_starts_there(
+    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here, there = hosts
+    there.images.pull(str(raw_image(tmp_path / "other.raw")), name="tiny")
+
+    def take() -> None:
+        with suppress(NameTaken):
+            there.run("tiny", name="web")
+
+    other = threading.Thread(target=take)
+
+    def begin() -> None:
+        other.start()
+        other.join(0.3)
+
+    uuid = here.instances.find("web").uuid
+    before(monkeypatch, there, "finish_migration", begin)
+    here.migrations.cold("web", THERE, timeout=5)
+    other.join(20)
+    assert [record.uuid for record in there.instances.records.all()] == [uuid]
 
 
 def killed(hosts: tuple[Host, Host], step: str) -> Host:

@@ -75,23 +75,28 @@ def _receive(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[s
 
 
 def _finish(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
+    """Its name may have been taken while its disks came; from now on nobody takes it, until it is recorded."""
     record, power_on = _told(host, message), bool(message["power_on"])
-    image = host.driver.remembered_image(record.instance)
-    host.driver.finish_migration(
-        None, None, record.instance, str(message["info"]), record.vifs, image, True, power_on=power_on
-    )
-    _add(host, record if power_on else dataclasses.replace(record, state=InstanceState.STOPPED))
+    host.instances.check_free(record.name)
+    with host.instances.locked(record.name):
+        if host.instances.records.exists(record.name):
+            raise host.instances.records.taken(record.name)
+        image = host.driver.remembered_image(record.instance)
+        host.driver.finish_migration(
+            None, None, record.instance, str(message["info"]), record.vifs, image, True, power_on=power_on
+        )
+        _add(host, record if power_on else dataclasses.replace(record, state=InstanceState.STOPPED))
     return {"done": True}
 
 
 def _has(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
-    return {"has": any(one.uuid == message["uuid"] for one in host.instances.records.all())}
+    return {"has": _is_known(host, str(message["uuid"]))}
 
 
 def _discard(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a move that failed. What has a record here is an instance of this host, and stays."""
+    """Of a move that failed. What has a record here is an instance of this host, and stays; one that only has its name is another."""
     record = _told(host, message)
-    if host.instances.records.exists(record.name):
+    if _is_known(host, record.uuid):
         raise NameTaken(kind="instance", name=record.name)
     host.driver.destroy(None, record.instance, record.vifs, destroy_disks=False)
     host.driver.discard_received(record.instance)
@@ -146,8 +151,12 @@ def _arrived(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[s
 def _add(host: Host, record: Record) -> None:
     """Known already is success."""
     records = host.instances.records
-    if not any(one.uuid == record.uuid for one in records.all()):
+    if not _is_known(host, record.uuid):
         records.update(records.add(record), "arrived")
+
+
+def _is_known(host: Host, uuid: str) -> bool:
+    return any(one.uuid == uuid for one in host.instances.records.all())
 
 
 CALLS: Final[dict[str, Call]] = {
