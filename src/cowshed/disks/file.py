@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Final
 
+from cowshed import clock
 from cowshed.config import DisksSection
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.storage import Backend, Importing, KeySource
@@ -34,6 +36,8 @@ from cowshed.tools import filesystem, luks_header, reflink, sparse
 from cowshed.tools.filesystem import Publication
 
 RESERVING: Final = (Preallocation.FALLOC, Preallocation.FULL)
+_ABANDONED: Final = 86400.0  # seconds since somebody wrote to it
+_UNFINISHED: Final = re.compile(rf"\..+\.[0-9a-f]{{12}}{re.escape(filesystem.PART)}")
 
 
 class FileDisk(RecordedSnapshots, Importing):
@@ -301,6 +305,19 @@ class FileBackend(Backend):
     def disks(self, instance: str) -> Sequence[FileDisk]:
         disks = [self.disk(instance, entry.name) for entry in recorded(self.instances, instance, self.name)]
         return [disk for disk in disks if disk.exists()]
+
+    def clean(self) -> None:
+        """What killed processes were writing, where a file needs a name meanwhile (NFS, CephFS)."""
+        now = clock.current().time()
+        for left in self.instances.glob(f"*/.*{filesystem.PART}"):
+            with suppress(FileNotFoundError):
+                facts = left.lstat()
+                if (
+                    _UNFINISHED.fullmatch(left.name)
+                    and stat.S_ISREG(facts.st_mode)
+                    and now - facts.st_mtime > _ABANDONED
+                ):
+                    filesystem.remove_file(left)
 
     def measure(self, instance: str, entry: ManifestDisk) -> DiskInfo | None:
         try:

@@ -272,7 +272,8 @@ class PloopBackend(FileBackend):
         )
 
     def clean(self) -> None:
-        """Directories that killed processes were making or removing."""
+        """Directories that killed processes were making or removing, too."""
+        super().clean()
         for left in [*self.instances.glob(f"*/.*{filesystem.PART}/"), *self.instances.glob(f"*/.*{_DELETED}/")]:
             name = left.name[1:].removesuffix(_DELETED)
             if name.endswith(filesystem.PART):
