@@ -207,6 +207,7 @@ def test_of_several_portals_the_one_that_answers_is_used(monkeypatch: pytest.Mon
     assert source.secret_uuid in secrets.kept
     assert secrets.kept[source.secret_uuid][0] == "iscsi"
     assert source.initiator == "iqn.here"
+    assert Iscsi(secrets, "iqn.here").size(info) == MiB
     # Later, without the password: libvirt has it.
     kept = infos.without_passwords(info)
     assert Iscsi(secrets, "iqn.here").connect(kept) == source

@@ -72,7 +72,7 @@ class Iscsi(Connector):
         self._secrets.forget(infos.secret_uuid(info))
 
     def size(self, info: ConnectionInfo) -> int:
-        return qemu_source.size(self._sources(info)[0], password=self.password(info))
+        return self._answering(info, self.password(info))[1]
 
     def password(self, info: ConnectionInfo) -> bytes | None:
         """:raises NotFound: neither the info nor libvirt has it"""
