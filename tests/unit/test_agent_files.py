@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cowshed.errors import HypervisorError, InvalidRequest
-from cowshed.hypervisor import agent_files
+from cowshed.errors import DataCorrupt, HypervisorError, InvalidRequest
+from cowshed.hypervisor import agent, agent_files
 
 
 class Agent:
@@ -59,3 +59,37 @@ def test_other_words_stay_as_they_are() -> None:
     agent: Any = Agent("failed to read file: Input/output error")
     with pytest.raises(HypervisorError, match="Input/output error"):
         agent_files.read(agent, "/x", io.BytesIO(), limit=10)
+
+
+def test_a_program_of_which_the_agent_says_nonsense() -> None:
+    class Nonsense:
+        def command(self, name: str, arguments: dict[str, Any], **options: Any) -> Any:
+            return {"pid": 7} if name == "guest-exec" else ["exited"]
+
+    playing: Any = Nonsense()
+    with pytest.raises(DataCorrupt, match="exited"):
+        agent_files.execute(playing, ["true"])
+
+
+@pytest.mark.parametrize(("word", "seconds"), [("addresses", agent.TIMEOUT), ("set_password", agent.CHANGING)])
+def test_an_agent_that_libvirt_speaks_with_has_seconds_for_its_answer(word: str, seconds: int) -> None:
+    said: list[Any] = []
+
+    class Domain:
+        def agentSetResponseTimeout(self, seconds: int, flags: int) -> None:
+            said.append(seconds)
+
+        def interfaceAddresses(self, source: int, flags: int) -> dict[str, Any]:
+            said.append("addresses")
+            return {}
+
+        def setUserPassword(self, user: str, password: str, flags: int) -> None:
+            said.append("set_password")
+
+    class Guest:
+        def call(self, action: str, function: Any) -> Any:
+            return function(Domain())
+
+    guest: Any = Guest()
+    getattr(agent.Agent(guest), word)(*(["root", "x"] if word == "set_password" else []))
+    assert said == [seconds, word]

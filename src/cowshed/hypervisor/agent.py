@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,11 +14,13 @@ from cowshed.errors import (
     InvalidState,
     UnsupportedOperation,
 )
+from cowshed.hypervisor.errors import Number
 
 if TYPE_CHECKING:
     from cowshed.hypervisor.guest import Guest
 
 TIMEOUT: Final = 5  # seconds; libvirt asks the agent to synchronise first, which has its own 5 s
+CHANGING: Final = 30  # seconds for it to change a password, by a program of the guest
 FREEZING: Final = 20  # seconds for the guest to write out what it holds
 _SILENT: Final = (86, 97, 112)  # VIR_ERR_AGENT_UNRESPONSIVE, _UNSYNCED, _COMMAND_TIMEOUT
 _UNKNOWN: Final = ("has not been found", "has been disabled")  # what the agent says of a command
@@ -81,7 +83,7 @@ class Agent:
 
     def addresses(self) -> list[GuestInterface]:
         """The interfaces the guest has; loopback is left out."""
-        found = self._guest.call("ask the agent for addresses in", lambda d: d.interfaceAddresses(_FROM_AGENT, 0))
+        found = self._bounded("ask the agent for addresses in", TIMEOUT, lambda d: d.interfaceAddresses(_FROM_AGENT, 0))
         return [
             GuestInterface(
                 name=str(name),
@@ -93,7 +95,21 @@ class Agent:
         ]
 
     def set_password(self, user: str, password: str) -> None:
-        self._guest.call(f"set the password of {user} in", lambda d: d.setUserPassword(user, password, 0))
+        self._bounded(f"set the password of {user} in", CHANGING, lambda d: d.setUserPassword(user, password, 0))
+
+    def _bounded(self, action: str, seconds: int, function: Callable[[Any], Any]) -> Any:
+        """Where libvirt speaks with the agent in its own words, it waits without end unless it is told how long."""
+        from cowshed.hypervisor.binding import libvirt
+
+        def call(domain: Any) -> Any:
+            try:
+                domain.agentSetResponseTimeout(seconds, 0)
+            except libvirt().libvirtError as error:
+                if error.get_error_code() != Number.NO_SUPPORT:  # libvirt's test driver, which has no agents
+                    raise
+            return function(domain)
+
+        return self._guest.call(action, call)
 
     # --- quiet file systems -------------------------------------------------------------------
 

@@ -142,6 +142,8 @@ def execute(agent: Agent, command: Sequence[str], *, input: bytes = b"", timeout
     deadline = Deadline(timeout, f"the end of {command[0]} in the guest")
     while True:
         answer = agent.command("guest-exec-status", {"pid": pid})
+        if not isinstance(answer, dict):
+            raise DataCorrupt(path=command[0], reason=f"the agent says of it {answer!r}")
         if answer.get("exited"):
             return _executed(answer, command[0])
         if deadline.passed:

@@ -24,9 +24,8 @@ _COPY: Final = 2 | 4  # VIR_DOMAIN_BLOCK_COPY_REUSE_EXT | _TRANSIENT_JOB: works 
 _PIVOT: Final = 2  # VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT
 _COMMIT_ACTIVE: Final = 4  # VIR_DOMAIN_BLOCK_COMMIT_ACTIVE
 _BYTES: Final = 1  # VIR_DOMAIN_BLOCK_RESIZE_BYTES
-# VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | _NO_METADATA | _REUSE_EXT, and _QUIESCE
+# VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | _NO_METADATA | _REUSE_EXT. Not _QUIESCE: it waits for the agent without end.
 _SNAPSHOT: Final = 16 | 4 | 32
-_QUIESCE: Final = 64
 
 
 class _Status(IntEnum):
@@ -82,10 +81,9 @@ class BlockJobs:
         """Bytes that the guest sees of ``disk``."""
         return self._guest.call("tell the size of a disk of", lambda d: int(d.blockInfo(disk)[0]), repeat=True)
 
-    def snapshot(self, xml: str, *, quiesce: bool) -> None:
+    def snapshot(self, xml: str) -> None:
         """External snapshots of disks as ``xml`` (domainsnapshot) says; their files are there already."""
-        flags = _SNAPSHOT | (_QUIESCE if quiesce else 0)
-        self._call("take a snapshot of", lambda d: d.snapshotCreateXML(xml, flags))()
+        self._call("take a snapshot of", lambda d: d.snapshotCreateXML(xml, _SNAPSHOT))()
 
     # --- waiting ------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree as ET
 
 from cowshed import log
-from cowshed.driver.steps import locate, volumes
-from cowshed.errors import DiskNotFound, HypervisorError, InvalidRequest, InvalidState, NotFound, UnsupportedOperation
+from cowshed.driver.steps import quiet, volumes
+from cowshed.errors import DiskNotFound, InvalidRequest, InvalidState, NotFound, UnsupportedOperation
 from cowshed.model.disk import DiskFormat, DiskSource, DiskType
 from cowshed.model.instance import Instance
 from cowshed.model.volume import AttachedVolume
@@ -90,18 +90,10 @@ def _overlay(top: Path, source: DiskSource) -> None:
 def _take(rooms: Rooms, instance: Instance, guest: Guest, target: str, top: Path) -> None:
     """Quiesced where the guest's agent can; without, the snapshot is as after a power cut."""
     from cowshed.domain.domain import Domain
-    from cowshed.domain.properties import Properties
 
     others = [one.target for one in Domain.parse(guest.xml()).disks if one.target and one.target != target]
-    xml = _xml(target, top, others)
-    demanded = Properties.of(locate.remembered_image(rooms, instance)).flag("os_require_quiesce")
-    try:
-        return guest.block_jobs.snapshot(xml, quiesce=True)
-    except (UnsupportedOperation, HypervisorError, InvalidState) as error:
-        if demanded:
-            raise
-        _log.info("the snapshot is not quiesced: %s", error)
-    guest.block_jobs.snapshot(xml, quiesce=False)
+    with quiet.quiet(guest, demanded=quiet.demanded(rooms, instance)):
+        guest.block_jobs.snapshot(_xml(target, top, others))
 
 
 def _xml(target: str, top: Path, others: Sequence[str]) -> str:
