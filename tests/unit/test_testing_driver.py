@@ -26,7 +26,7 @@ from cowshed.model.flavor import Flavor
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, InstanceState, PowerState
 from cowshed.model.vif import PortForward, Vif
-from cowshed.testing import FakeClock, FakeDriver, MemoryImages, fake_host
+from cowshed.testing import FakeClock, FakeDriver, MemoryBackend, MemoryImages, fake_host
 from cowshed.units import MiB
 
 DATA = b"boot" * 256
@@ -79,6 +79,13 @@ def test_the_root_disk_has_the_image(driver: FakeDriver, image: Image) -> None:
     driver.spawn(None, instance(backend="raw"), image, [], None)
     disk = driver.backends["raw"].disk("uuid-of-web", "disk")
     assert disk.read() == DATA + bytes(MiB - len(DATA))
+
+
+def test_a_guest_writes_where_it_says_and_the_disk_keeps_its_size() -> None:
+    disk = MemoryBackend().disk("web", "disk")
+    disk.fill(b"abc", size=1536)
+    disk.write(1000, b"here")
+    assert disk.read() == b"abc".ljust(1000, b"\0") + b"here".ljust(536, b"\0")
 
 
 def test_a_qcow2_image_is_unpacked(driver: FakeDriver, tmp_path: Path) -> None:
@@ -140,6 +147,14 @@ def test_a_snapshot_is_an_image(driver: FakeDriver, image: Image) -> None:
     driver.snapshot(None, instance(), "snap", lambda **state: states.append(state))
     assert driver.images.content(driver.images.show("snap"))[: len(DATA)] == DATA
     assert [state["task_state"] for state in states] == ["image_pending_upload", "image_uploading"]
+
+
+def test_images_are_made_of_all_disks_wherever_they_are(driver: FakeDriver, image: Image) -> None:
+    flavor, backends = Flavor(root=MiB, ephemeral=MiB), {"root": "memory", "ephemeral": "raw"}
+    made = Instance(uuid="u", name="web", flavor=flavor, disk_backends=backends)
+    driver.spawn(None, made, image, [], None)
+    assert driver.images.content(driver.create_image(made, "alone"))[: len(DATA)] == DATA
+    assert [one.name for one in driver.create_images(made, "all")] == ["all", "all-local"]
 
 
 def test_volumes_and_interfaces_come_and_go(driver: FakeDriver, image: Image) -> None:

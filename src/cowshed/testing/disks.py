@@ -65,7 +65,7 @@ class Content:
     def change(self, position: int, data: bytes) -> None:
         """Write anywhere, as a guest does."""
         for start in range(position // _BLOCK * _BLOCK, position + len(data), _BLOCK):
-            block = bytearray(self.blocks.get(start, bytes(_BLOCK)))
+            block = bytearray(self.blocks.get(start, b"").ljust(_BLOCK, b"\0"))
             first, last = max(start, position), min(start + _BLOCK, position + len(data))
             block[first - start : last - start] = data[first - position : last - position]
             self.blocks[start] = bytes(block)
@@ -81,7 +81,7 @@ class Content:
         data = bytearray(self.size)
         for position, block in self.blocks.items():
             data[position : position + len(block)] = block
-        return bytes(data)
+        return bytes(data[: self.size])
 
     @property
     def allocated(self) -> int:

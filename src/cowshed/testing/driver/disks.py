@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cowshed.contract.types import BlockDevices
-from cowshed.driver.steps.disk_names import disk_name
-from cowshed.errors import DiskNotFound, DiskTooSmall, InvalidRequest, InvalidState, SnapshotNotFound
+from cowshed.errors import DiskTooSmall, InvalidRequest, InvalidState, SnapshotNotFound
 from cowshed.model.disk import DiskFormat, DiskSnapshot, LocalDisk
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
@@ -135,13 +134,6 @@ class FakeDisks(FakeDevices):
         return [one.name for one in found]
 
     # --- which --------------------------------------------------------------------------------
-
-    def _disk(self, instance: Instance, word: str) -> MemoryDisk:
-        self._find(instance)
-        for disk in self._disks(instance):
-            if disk.name == disk_name(word or "root"):
-                return disk
-        raise DiskNotFound(name=f"{word or 'root'} of instance {instance.name}")
 
     def _chosen(self, instance: Instance, word: str) -> list[MemoryDisk]:
         return [self._disk(instance, word)] if word else self._disks(instance)

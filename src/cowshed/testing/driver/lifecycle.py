@@ -14,6 +14,7 @@ from cowshed.contract.types import BlockDevices, NetworkInfo
 from cowshed.driver.steps import mapping
 from cowshed.driver.steps.disk_names import disk_name
 from cowshed.errors import (
+    DiskNotFound,
     DiskTooSmall,
     HostUnsuitable,
     InstanceNotFound,
@@ -115,6 +116,13 @@ class FakeLifecycle(Table):
 
     def _disks(self, instance: Instance) -> list[MemoryDisk]:
         return [disk for backend in self.backends.values() for disk in backend.disks(instance.uuid)]
+
+    def _disk(self, instance: Instance, word: str) -> MemoryDisk:
+        self._find(instance)
+        for disk in self._disks(instance):
+            if disk.name == disk_name(word or "root"):
+                return disk
+        raise DiskNotFound(name=f"{word or 'root'} of instance {instance.name}")
 
     def _delete_disks(self, instance: Instance) -> None:
         for disk in self._disks(instance):

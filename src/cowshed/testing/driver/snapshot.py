@@ -12,14 +12,14 @@ from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.testing.driver.guest import FakeGuest
-from cowshed.testing.driver.table import Table
+from cowshed.testing.driver.lifecycle import FakeLifecycle
 
 
-class FakeSnapshot(Table):
+class FakeSnapshot(FakeLifecycle):
     def snapshot(self, context: Any, instance: Instance, image_id: str, update_task_state: Callable[..., None]) -> None:
         guest = self._find(instance)
         update_task_state(task_state="image_pending_upload")
-        disk = self._backend(guest.instance.backend).disk(guest.uuid, "disk")
+        disk = self._disk(guest.instance, "disk")
         with tempfile.TemporaryDirectory(prefix="cowshed-") as folder:
             path = Path(folder) / "snapshot"
             disk.extract(path, DiskFormat.RAW)
@@ -35,7 +35,7 @@ class FakeSnapshot(Table):
     ) -> list[Image]:
         guest = self._find(instance)
         common = {**(properties or {}), "snapshot_set": str(uuid.uuid4())}
-        disks = sorted(self._backend(guest.instance.backend).disks(guest.uuid), key=lambda disk: disk.name)
+        disks = sorted(self._disks(guest.instance), key=lambda disk: disk.name)
         return [
             self._image(guest, disk.name, name + disk.name.removeprefix("disk").replace(".", "-"), common)
             for disk in disks
@@ -45,6 +45,6 @@ class FakeSnapshot(Table):
     def _image(self, guest: FakeGuest, disk: str, name: str, properties: Mapping[str, str]) -> Image:
         with tempfile.TemporaryDirectory(prefix="cowshed-") as folder:
             path = Path(folder) / "snapshot"
-            self._backend(guest.instance.backend).disk(guest.uuid, disk).extract(path, DiskFormat.RAW)
+            self._disk(guest.instance, disk).extract(path, DiskFormat.RAW)
             with path.open("rb") as file:
                 return self.images.upload(Image(id="", name=name, properties=properties), file)
