@@ -109,8 +109,10 @@ def test_a_directory_that_cannot_be_locked_gets_a_file(tmp_path: Path, monkeypat
         real(fd, kind)
 
     monkeypatch.setattr(fcntl, "flock", nfs)
+    before = len(os.listdir("/proc/self/fd"))
     with locks.directory(tmp_path), pytest.raises(Busy), locks.directory(tmp_path, timeout=0):
         pass
+    assert len(os.listdir("/proc/self/fd")) == before
     assert os.listdir(tmp_path) == [".lock"]
 
 

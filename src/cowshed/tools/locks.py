@@ -65,7 +65,11 @@ def directory(path: Path, *, timeout: float | None = None, what: str = "") -> It
                 if error.errno not in (errno.EBADF, errno.EOPNOTSUPP, errno.EINVAL):
                     os.close(fd)
                     raise
-                stack.enter_context(lock(path / _IN_DIRECTORY, timeout=timeout, what=what))
+                try:
+                    stack.enter_context(lock(path / _IN_DIRECTORY, timeout=timeout, what=what))
+                except BaseException:
+                    os.close(fd)
+                    raise
                 break
             except BaseException:
                 os.close(fd)
