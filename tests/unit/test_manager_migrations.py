@@ -43,6 +43,7 @@ class Moving(PretendDriver):
         hypervisor.hostname = lambda: self.name  # type: ignore[method-assign]
         hypervisor.version = lambda: (7, 2, 0)  # type: ignore[method-assign]
         self.left = self.kept = ""
+        self.done: Callable[[], object] = lambda: None  # when an instance has come, or is resized
         self.ends: dict[str, Any] = {"error": "no route to host"}
 
     def is_here(self, dest: str) -> bool:
@@ -116,10 +117,12 @@ class Moving(PretendDriver):
     def finish_migration(self, context: Any, migration: Any, instance: Instance, *_: Any, **__: Any) -> None:
         self._call("finish_migration", instance)
         self.power[instance.uuid] = PowerState.RUNNING
+        self.done()
 
     def confirm_migration(self, migration: Any, instance: Instance, network_info: Any) -> None:
         self._call("confirm_migration", instance)
-        self.power.pop(instance.uuid)
+        if self.moved_to(instance) or not self.kept:
+            self.power.pop(instance.uuid)
 
     def finish_revert_migration(self, context: Any, instance: Instance, *_: Any, **__: Any) -> None:
         self._call("finish_revert_migration", instance)
@@ -281,6 +284,31 @@ def test_nobody_takes_its_name_while_it_starts_there(
     here.migrations.cold("web", THERE, timeout=5)
     other.join(20)
     assert [record.uuid for record in there.instances.records.all()] == [uuid]
+
+
+@pytest.mark.parametrize(("end", "cpus"), [("confirm", 2), ("revert", 1)])
+def test_a_resize_that_was_killed_when_it_was_done(hosts: tuple[Host, Host], end: str, cpus: int) -> None:
+    """What libvirt has by then is what is recorded when it is confirmed, and what it was when it is reverted."""
+    here = hosts[0]
+    left: list[Record] = []
+    of(here).done = lambda: left.append(here.instances.records.find("web"))
+    here.migrations.resize("web", cpus=2)
+    here.instances.records.update(left[0])  # as the killed process has left it
+    of(here).kept = "localhost"
+    of(here).moved_to = lambda instance: ""  # type: ignore[method-assign]
+    getattr(here.migrations, end)("web")
+    assert here.instances.find("web").instance.flavor.vcpus == cpus
+    assert not here.instances.find("web").instance.system_metadata
+
+
+def test_a_resize_that_fails_is_not_recorded(hosts: tuple[Host, Host]) -> None:
+    here = hosts[0]
+    before = here.instances.find("web")
+    of(here).fail["finish_migration"] = HostUnsuitable(reason="no memory")
+    with pytest.raises(HostUnsuitable, match="no memory"):
+        here.migrations.resize("web", cpus=2)
+    assert here.instances.find("web").instance == before.instance
+    assert of(here).names()[-1] == "finish_revert_migration"
 
 
 def killed(hosts: tuple[Host, Host], step: str) -> Host:

@@ -177,13 +177,19 @@ class Migrations:
             )
             kept = {**old.system_metadata, _OLD: json.dumps(dataclasses.asdict(old.flavor), default=dict)}
             new = dataclasses.replace(old, flavor=flavor, system_metadata=kept)
+            asked = dataclasses.replace(record, instance=new, boot_log=boot_log)
             try:
+                # The intent first: of a process that is killed here on, confirm and revert find what it was and shall be.
+                self._instances.records.update(asked)
                 image = driver.remembered_image(new)
                 driver.finish_migration(None, None, new, info, record.vifs, image, True, power_on=ran)
             except BaseException:
-                driver.finish_revert_migration(None, old, record.vifs, power_on=ran)
+                try:
+                    driver.finish_revert_migration(None, old, record.vifs, power_on=ran)
+                finally:
+                    self._instances.records.update(record)
                 raise
-            self._instances.records.update(dataclasses.replace(record, instance=new, boot_log=boot_log), "resized")
+            self._instances.records.update(asked, "resized")
         return self._instances.find(record.uuid)
 
     def confirm(self, ref: str) -> Record:
