@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cowshed.driver.filters import Filters
 from cowshed.driver.steps import filtering, nics
 from cowshed.errors import HypervisorError, InstanceNotFound, ToolFailed
 from cowshed.model.group import Direction, GroupRule, Member, SecurityGroup
@@ -182,3 +183,24 @@ def test_a_guest_that_is_not_filtered_is_saved_as_it_is(monkeypatch: pytest.Monk
     monkeypatch.setattr(nics, "plugged", lambda _: [SimpleNamespace(address=guest.vif.address, up=True)])
     filtering.save(rooms, guest)  # type: ignore[arg-type]
     assert guest.done == ["saved"]
+
+
+def test_a_pulled_cable_stays_so_when_the_groups_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel("none")
+    guests, rooms = herd(monkeypatch, kernel)
+    links: list[Any] = []
+    monkeypatch.setattr(
+        nics, "plugged", lambda guest: [SimpleNamespace(address=guest.vif.address, target="t", up=False)]
+    )
+    monkeypatch.setattr(nics, "set_link", lambda *_, **words: links.append(words))
+    monkeypatch.setattr(filtering, "hold_defined", lambda *_: None)
+    monkeypatch.setattr(filtering, "remove_unused", lambda *_: None)
+    rooms.hypervisor.find = lambda uuid: guests[1]
+    driver = Filters()
+    driver.rooms = rooms
+    one: Any = SimpleNamespace(uuid="u", name="guest-1")
+    driver.refresh_instance_security_rules(one)
+    assert kernel.in_force == ["vif-1"]
+    assert not links
+    driver.ensure_filtering_rules_for_instance(one, [guests[1].vif])
+    assert links == [{"up": True}]

@@ -54,7 +54,8 @@ class Filters(FiltersContract):
 
     def refresh_instance_security_rules(self, instance: Instance) -> None:
         """An interface that is in no group any more is filtered no more. Of an instance that does not run only the
-        definition is refreshed: the link of an interface that is filtered now is down in it.
+        definition is refreshed: the link of an interface that is filtered now is down in it. A cable that is pulled
+        stays so.
         """
         with log.about(instance.name):
             guest = self.rooms.hypervisor.find(instance.uuid)
@@ -67,5 +68,4 @@ class Filters(FiltersContract):
             wanted = filtering.planned(self.rooms, guest, instance, found.vifs)
             self.rooms.filters.ensure(wanted)
             filtered = {one.owner for one in wanted}
-            filtering.connect_links(guest, [vif for vif in found.vifs if vif.id in filtered])
             filtering.remove_unused(self.rooms, [vif.id for vif in found.vifs if vif.id not in filtered])
