@@ -14,6 +14,8 @@ from cowshed.errors import HypervisorError, InstanceNotFound, ToolFailed
 from cowshed.model.group import Direction, GroupRule, Member, SecurityGroup
 from cowshed.model.instance import PowerState
 from cowshed.model.vif import Vif, VifType
+from cowshed.network import filters as network
+from cowshed.network import ruleset
 
 COUNT = 50
 
@@ -204,3 +206,23 @@ def test_a_pulled_cable_stays_so_when_the_groups_change(monkeypatch: pytest.Monk
     assert not links
     driver.ensure_filtering_rules_for_instance(one, [guests[1].vif])
     assert links == [{"up": True}]
+
+
+def test_the_filter_of_a_guest_that_starts_during_a_sweep_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another command starts it after the running ones were looked for."""
+    there = {ruleset.key("old"), ruleset.key("vif-0")}
+    monkeypatch.setattr(network, "_all_keys", lambda: set(there))
+    filters = network.Filters()
+    removed: list[str] = []
+    monkeypatch.setattr(filters, "_transact", removed.extend)
+    guests, rooms = herd(monkeypatch, filters)  # type: ignore[arg-type]
+
+    def running() -> list[Guest]:
+        there.add(ruleset.key("vif-1"))
+        return guests[:1]
+
+    rooms.hypervisor.guests = running
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("cowshed.tools.run.find", lambda _: "/usr/sbin/nft")
+    filtering.sweep(rooms)
+    assert removed == [ruleset.key("old")]

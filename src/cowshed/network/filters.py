@@ -76,10 +76,17 @@ class Filters:
         """Of the interfaces with these ids; none is success."""
         self._change({ruleset.key(owner): None for owner in owners})
 
-    def sweep(self, owners: Collection[str]) -> list[str]:
-        """Remove all filters but those of the interfaces with these ids; returns the keys of what went."""
+    def known(self) -> set[str]:
+        """The keys of all interfaces of which the kernel has anything, also what a filter has left."""
+        return _all_keys()
+
+    def sweep(self, owners: Collection[str], among: Collection[str] | None = None) -> list[str]:
+        """Remove all filters but those of the interfaces with these ids; returns the keys of what went.
+
+        :param among: what was :meth:`known` before ``owners`` were looked for: a filter that came later stays
+        """
         keys = {ruleset.key(owner) for owner in owners}
-        gone = sorted(_all_keys() - keys)
+        gone = sorted((_all_keys() if among is None else set(among)) - keys)
         self._transact(dict.fromkeys(gone))
         return gone
 

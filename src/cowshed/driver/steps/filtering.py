@@ -321,9 +321,9 @@ def sweep(rooms: Rooms) -> None:
     if os.geteuid() != 0 or run.find("nft") is None:
         return
     try:
-        if rooms.filters.in_force():
+        if known := rooms.filters.known():
             running = [nics.recovered(guest) for guest in rooms.hypervisor.guests() if nics.runs(guest)]
-            gone = rooms.filters.sweep([vif.id for found in running if found for vif in found.vifs])
+            gone = rooms.filters.sweep([vif.id for found in running if found for vif in found.vifs], known)
             _log.info("removed the packet filters of %d interfaces that are gone", len(gone))
     except CowshedError as error:
         _log.warning("could not sweep packet filters: %s", error)
