@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -221,3 +222,18 @@ def test_a_killed_exchange_leaves_the_volume_that_the_guest_shows(
     (found,) = driver.volumes(who)
     assert (found.id, found.state) == (name if changed_over else "old", VolumeState.ATTACHED)
     assert found.connection_info["data"]["path"] == str(new if changed_over else data)
+
+
+def test_volumes_that_come_and_go_together_are_all_on_record(tmp_path: Path) -> None:
+    """Each holds the lock of its volume, and none that of the instance."""
+    one = AttachedVolume("", file(tmp_path), "vdb")
+
+    def come_and_go(name: str) -> None:
+        for number in range(10):
+            record.save(tmp_path, replace(one, id=f"{name}{number}"))
+            if number % 2:
+                record.forget(tmp_path, f"{name}{number}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(come_and_go, "abcd"))
+    assert {found.id for found in record.load(tmp_path)} == {f"{name}{n}" for name in "abcd" for n in range(0, 10, 2)}

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from cowshed.model.disk import Bus, Device, Encryption, EncryptionFormat
 from cowshed.model.volume import AttachedVolume, VolumeState
-from cowshed.tools import versioned
+from cowshed.tools import locks, versioned
 from cowshed.volumes import info as infos
 
 FILE: Final = "volumes.json"
@@ -29,21 +30,31 @@ def load(directory: Path) -> tuple[AttachedVolume, ...]:
 
 def save(directory: Path, volume: AttachedVolume) -> None:
     """Add it, or change what is known of it."""
-    others = [one for one in load(directory) if one.id != volume.id]
-    _write(directory, [*others, volume])
+    with _changing(directory) as known:
+        known[:] = [*(one for one in known if one.id != volume.id), volume]
 
 
 def forget(directory: Path, volume_id: str) -> None:
     """Already gone is success."""
-    before = load(directory)
-    if any(one.id == volume_id for one in before):
-        _write(directory, [one for one in before if one.id != volume_id])
+    with _changing(directory) as known:
+        known[:] = [one for one in known if one.id != volume_id]
 
 
 def exchange(directory: Path, gone: tuple[str, ...], volume: AttachedVolume) -> None:
     """``volume`` in place of those in ``gone``, in one step."""
-    others = [one for one in load(directory) if one.id not in (*gone, volume.id)]
-    _write(directory, [*others, volume])
+    with _changing(directory) as known:
+        known[:] = [*(one for one in known if one.id not in (*gone, volume.id)), volume]
+
+
+@contextmanager
+def _changing(directory: Path) -> Iterator[list[AttachedVolume]]:
+    """One writer at a time: the locks of volumes are not those of the instance that has several."""
+    with locks.directory(directory, timeout=60, what=f"the volumes of {directory.name}"):
+        before = load(directory)
+        known = list(before)
+        yield known
+        if tuple(known) != before:
+            _write(directory, known)
 
 
 def users(instances: Path, volume_id: str) -> Iterator[str]:
