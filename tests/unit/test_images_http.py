@@ -200,6 +200,37 @@ def test_a_range_that_was_not_asked_for_is_not_used(tmp_path: Path, content_rang
     assert bytes_of(service, "a") == DATA
 
 
+def test_a_continuation_that_does_not_say_of_which_file_it_is_not_believed(tmp_path: Path) -> None:
+    """The server, or another one behind the same name, knows neither If-Range nor ETags."""
+    service = store(tmp_path)
+    changed = DATA[::-1]
+
+    def continues(request: Request, connection: Connection) -> None:
+        if not request.start:
+            connection.head(Content_Length=len(changed))
+            connection.send(changed)
+            return
+        connection.head(
+            "206 Partial Content",
+            Content_Range=f"bytes {request.start}-{len(changed) - 1}/{len(changed)}",
+            Content_Length=len(changed) - request.start,
+        )
+        connection.send(changed[request.start :])
+
+    with serving(cut(DATA, 1 << 20), continues) as server:
+        pull(service, server.url + "/a.raw")
+    assert bytes_of(service, "a") == changed
+
+
+def test_what_proves_a_continuation_is_of_the_answer_that_had_the_bytes(tmp_path: Path) -> None:
+    """The first one broke before any came, and the next one is of a newer file."""
+    service = store(tmp_path)
+    with serving(cut(DATA, 0), cut(DATA, 1 << 20, etag='"two"'), file(DATA, etag='"two"')) as server:
+        pull(service, server.url + "/a.raw")
+        assert server.requests[-1].headers["if-range"] == '"two"' and server.requests[-1].start == (1 << 20)
+    assert bytes_of(service, "a") == DATA
+
+
 def test_without_a_validator_nothing_is_pieced_together(tmp_path: Path) -> None:
     service = store(tmp_path)
     with serving(cut(DATA, 1 << 20, etag=None), file(DATA)) as server:

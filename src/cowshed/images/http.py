@@ -77,7 +77,7 @@ class HttpSource:
             try:
                 with ExitStack() as stack:
                     answer = self._ask(position, validator, stack)
-                    if not begun or answer.start != position:
+                    if not begun or answer.start != position or not position:
                         position, validator, begun = answer.start, answer.validator, True
                         begin(position, validator)
                         progress.phase("download", validator.size)
@@ -197,7 +197,10 @@ class HttpSource:
         now = _validator(response, total)
         if total is not None and validator.size not in (None, total):
             raise _Changed
-        if (now.etag and now.etag != validator.etag) or (now.modified and now.modified != validator.modified):
+        # An ETag that we have asked by is repeated, a date need not be (RFC 9110, 15.3.7).
+        if now.etag != validator.etag and (now.etag or validator.etag == validator.condition):
+            raise _Changed
+        if now.modified and now.modified != validator.modified:
             raise _Changed
         length = int(match[2]) - position + 1
         announced = self._length(response)
