@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from cowshed.undo import Undo
+from cowshed.undo import Undo, is_complete
 
 
 def test_inverses_run_last_first_and_the_error_goes_on() -> None:
     done: list[str] = []
-    with pytest.raises(ValueError, match="first"), Undo() as undo:
+    with pytest.raises(ValueError, match="first") as caught, Undo() as undo:
         undo.push("one", done.append, "one")
         undo.push("two", done.append, "two")
         raise ValueError("first")
     assert done == ["two", "one"]
+    assert is_complete(caught.value)
 
 
 def test_success_drops_the_list() -> None:
@@ -29,11 +30,12 @@ def test_a_failing_inverse_does_not_stop_the_others() -> None:
     def fail() -> None:
         raise OSError("cannot")
 
-    with pytest.raises(ValueError, match="first"), Undo() as undo:
+    with pytest.raises(ValueError, match="first") as caught, Undo() as undo:
         undo.push("one", done.append, "one")
         undo.push("two", fail)
         raise ValueError("first")
     assert done == ["one"]
+    assert not is_complete(caught.value)
 
 
 def test_interruption_is_undone_too() -> None:

@@ -40,7 +40,7 @@ from cowshed.model.image import Image, Location
 from cowshed.model.instance import Instance
 from cowshed.testing import MemoryCluster
 from cowshed.tools import privilege, run
-from cowshed.undo import Undo
+from cowshed.undo import Undo, is_complete
 from cowshed.units import MiB
 
 SIZE = 4 * MiB
@@ -534,3 +534,25 @@ def test_a_volume_group_that_is_not_there_is_one_error_before_anything_is_made(
     assert caplog.messages == []
     assert not rooms.instances.exists()
     assert not rooms.cache.root.exists()
+
+
+def test_a_disk_elsewhere_that_could_not_be_taken_back_is_found_again(
+    rooms: Rooms, cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage goes away while an instance is made: the manifest stays, for nothing else names the disk."""
+    web = Instance(str(uuid.uuid4()), "web", Flavor(root=SIZE))
+
+    def away(disk: Any) -> None:
+        raise ToolFailed(command="rbd", status=110, output="timed out")
+
+    with pytest.raises(NoSpace) as caught, Undo() as undo:
+        provision.directory(rooms, web, undo, new=True)
+        disk = cluster.disk(web.uuid, "disk")
+        with provision.taken_back(undo, disk):
+            disk.create(SIZE)
+        monkeypatch.setattr(type(disk), "delete", away)
+        raise NoSpace(place="/", needed=1, free=0)
+    assert not is_complete(caught.value)
+    monkeypatch.undo()
+    teardown.delete_disks(rooms, web)
+    assert not cluster.table

@@ -33,6 +33,7 @@ from cowshed.model.image import Image
 from cowshed.model.instance import InstanceState, PowerState
 from cowshed.model.vif import PortForward, Vif
 from cowshed.testing.clock import FakeClock
+from cowshed.undo import Undo
 from tests.manager_fakes import PretendDriver, raw_image, settings
 
 
@@ -233,6 +234,25 @@ def test_interrupted_run_asks_the_driver_to_look_everywhere(host: Host, driver: 
     with pytest.raises(KeyboardInterrupt):
         host.run("tiny", name="web")
     assert driver.names() == ["spawn", "destroy"]
+
+
+def test_what_could_not_be_taken_back_stays_recorded_until_it_is(host: Host, driver: PretendDriver):
+    error = NoSpace(place="/", needed=1, free=0)
+
+    def fail() -> None:
+        raise Busy(what="a disk", holder="somebody")
+
+    with pytest.raises(NoSpace), Undo() as undo:
+        undo.push("delete disk", fail)
+        raise error
+    driver.fail = {"spawn": error, "destroy": Busy(what="a disk", holder="somebody")}
+    with pytest.raises(NoSpace):
+        host.run("tiny", name="web")
+    assert [record.state for record in host.instances.records.all()] == [InstanceState.BUILDING]
+    driver.fail.clear()
+    host.instances.recover()
+    assert driver.calls[-2:] == [("destroy", "web"), ("clear_leftovers",)]
+    assert not host.instances.records.all()
 
 
 def test_interruption_right_after_the_end(host: Host, driver: PretendDriver, monkeypatch: pytest.MonkeyPatch):

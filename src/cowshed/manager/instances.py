@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cowshed import clock, log
+from cowshed import clock, log, undo
 from cowshed.errors import Busy, CowshedError, InstanceNotFound, InvalidState
 from cowshed.manager import names
 from cowshed.manager.groups import Groups
@@ -72,7 +72,8 @@ class Instances(States):
                 self.records.update(record, "created", f"from {origin}")
                 self.refresh_groups(record.vifs)
             except BaseException as error:
-                self._abandon(record, whole=isinstance(error, Exception) and record.state == InstanceState.BUILDING)
+                begun = record.state == InstanceState.BUILDING
+                self._abandon(record, whole=begun and isinstance(error, Exception) and undo.is_complete(error))
                 raise
         return record
 

@@ -52,7 +52,7 @@ def build(
         launch.check(rooms, instance, image, vifs, directories)
         volumes.foresee(rooms, instance, plan.volumes, image)
         metadata = provision.metadata(rooms, instance, image, plan, vifs, files, password)
-        provision.directory(rooms, instance, undo)
+        provision.directory(rooms, instance, undo, new=True)
         locate.remember_image(rooms, instance, image)
         layout.remember(rooms, instance, plan)
         provision.disks(rooms, instance, image, plan, undo)

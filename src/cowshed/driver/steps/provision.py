@@ -10,7 +10,7 @@ from cowshed.contract.storage import Disk
 from cowshed.driver.steps import bases
 from cowshed.driver.steps.disk_names import CONFIG_DRIVE, LOCAL_BACKEND
 from cowshed.driver.steps.layout import Plan, Planned
-from cowshed.errors import DiskTooSmall, InvalidRequest, NameTaken, UnsupportedOperation
+from cowshed.errors import Busy, DiskTooSmall, InvalidRequest, NameTaken, UnsupportedOperation
 from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
@@ -43,10 +43,27 @@ def check_sizes(instance: Instance, image: Image) -> None:
         )
 
 
-def directory(rooms: Rooms, instance: Instance, undo: Undo) -> None:
+def directory(rooms: Rooms, instance: Instance, undo: Undo, *, new: bool = False) -> None:
+    """:param new: every disk that its manifest will name is made here, and none belongs to another host"""
     place = rooms.directory(instance.uuid)
-    undo.push("remove the instance directory", place.delete)  # it was looked for: there was none
+    # It was looked for: there was none.
+    if new:
+        undo.push("remove the instance directory", _delete_directory, rooms, instance)
+    else:
+        undo.push("remove the instance directory", place.delete)
     place.create()
+
+
+def _delete_directory(rooms: Rooms, instance: Instance) -> None:
+    """:raises Busy: its manifest names a disk that lies elsewhere and could not be deleted: nothing else would find it"""
+    from cowshed.disks import manifest
+    from cowshed.disks.file import FileBackend
+
+    place = rooms.directory(instance.uuid)
+    for name, entry in manifest.load(place.path).disks.items():
+        if not isinstance(rooms.backends.get(entry.backend), FileBackend):
+            raise Busy(what=str(place.path), holder=f"{name} at {entry.location}, which is not deleted yet")
+    place.delete()
 
 
 def disks(rooms: Rooms, instance: Instance, image: Image, plan: Plan, undo: Undo) -> None:
