@@ -30,7 +30,7 @@ from cowshed.errors import (
 )
 from cowshed.manager import Host, names
 from cowshed.model.image import Image
-from cowshed.model.instance import InstanceState, PowerState
+from cowshed.model.instance import Instance, InstanceState, PowerState
 from cowshed.model.vif import PortForward, Vif
 from cowshed.testing.clock import FakeClock
 from cowshed.undo import Undo
@@ -725,6 +725,27 @@ def test_wait_for_states(host: Host, driver: PretendDriver):
     assert 30 <= fake.monotonic() < 31
     driver.power[machine.uuid] = PowerState.SHUTDOWN
     assert machine.wait("stopped") == "stopped"
+
+
+def test_wait_for_the_agent(host: Host, driver: PretendDriver, monkeypatch: pytest.MonkeyPatch):
+    """Paused for a moment, silent, then there; and never, once the instance is off."""
+    machine = host.run("tiny", name="web")
+    paused = InvalidState(name="web", state="paused", action="reached through its agent")
+    answers: list[bool | InvalidState] = [paused, False, True]
+
+    def agent_answers(instance: Instance) -> bool:
+        answer = answers.pop(0)
+        if isinstance(answer, InvalidState):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(driver, "agent_answers", agent_answers, raising=False)
+    assert machine.wait("agent", timeout=5) == "agent"
+    assert answers == []
+    answers += [False]
+    driver.power[machine.uuid] = PowerState.SHUTDOWN
+    with pytest.raises(InvalidState, match="waited for"):
+        machine.wait("agent", timeout=5)
 
 
 def test_wait_for_text(host: Host, driver: PretendDriver):

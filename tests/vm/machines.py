@@ -81,6 +81,13 @@ class Machines:
             time.sleep(0.1)
         return found.group()
 
+    def wait_for_agent(self, instance: Instance, timeout: float = 120) -> None:
+        """The guest says that it has started one a moment before that answers."""
+        deadline = time.monotonic() + timeout
+        while not self.driver.agent_answers(instance):
+            assert time.monotonic() < deadline, f"no agent answers:\n{self.log(instance)[-3000:]}"
+            time.sleep(0.1)
+
     def state_of(self, instance: Instance) -> PowerState:
         return self.driver.get_info(instance).state
 

@@ -16,7 +16,7 @@ from tests.vm.test_cli_vm import Command
 @pytest.fixture(scope="module")
 def web(libvirt_uri: str, guest_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     command = Command(tmp_path_factory.mktemp("cli-guest") / "state")
-    command("run", guest_dir / "tiny.qcow2", "--name", "web", "--memory", "192M", "--wait", "log:cowshed-guest: agent")
+    command("run", guest_dir / "tiny.qcow2", "--name", "web", "--memory", "192M", "--wait", "agent")
     yield command
     command("rm", "--yes", "web")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pycdlib
 import pytest
 
+from cowshed.clock import Deadline, poll
 from cowshed.config import GuestSection
 from cowshed.domain import naming, read
 from cowshed.domain.assemble import ConsolePlan, KernelBoot, assemble
@@ -297,8 +298,8 @@ def test_the_agent_and_rarer_devices(
     )
     guest.wait("cowshed-guest: up")
     guest.wait(r"cowshed-guest: net \w+ 10\.0\.2\.15")
-    guest.wait("cowshed-guest: agent")
-    assert guest.guest.agent.ping()
+    guest.wait("cowshed-guest: agent")  # which answers a moment later
+    poll(guest.guest.agent.ping, Deadline(30, "an answer of the agent"))
     assert read.interfaces(guest.guest.xml())[0].address == MAC
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.settimeout(20)

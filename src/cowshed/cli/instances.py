@@ -148,7 +148,9 @@ def _in_words(disk: dict[str, Any]) -> str:
 
 @click.command(cls=Verb)
 @instance_argument()
-@click.option("--for", "condition", default="running", show_default=True, help="A state, log:TEXT, ssh, or address.")
+@click.option(
+    "--for", "condition", default="running", show_default=True, help="A state, log:TEXT, ssh, address or agent."
+)
 @click.option("--timeout", metavar="TIME", default="5m", show_default=True, help="How long to wait.")
 @verb
 def wait(session: Session, instance: str, condition: str, timeout: str) -> None:

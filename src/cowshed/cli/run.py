@@ -117,7 +117,7 @@ if TYPE_CHECKING:
     metavar="KEY=VALUE",
     help="Such as disk_read_iops_sec=500, disk_total_iops_sec@swap=100 or cpu_shares=512; repeatable.",
 )
-@click.option("--wait", "condition", metavar="FOR", help="Also wait for log:TEXT, ssh, address or a state.")
+@click.option("--wait", "condition", metavar="FOR", help="Also wait for log:TEXT, ssh, address, agent or a state.")
 @click.option("--timeout", metavar="TIME", default="5m", show_default=True, help="How long to wait, with --wait.")
 @verb
 def run(session: Session, image: str, **options: Any) -> None:

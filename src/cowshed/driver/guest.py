@@ -111,6 +111,13 @@ class Guest(GuestContract):
             raise InvalidRequest(reason="no command was given")
         return agent_files.execute(self._agent(instance), command, input=input, timeout=timeout)
 
+    def agent_answers(self, instance: Instance) -> bool:
+        """Does the guest agent answer, at this moment?
+
+        :raises InvalidState: it does not run :raises UnsupportedOperation: it never can, without its channel
+        """
+        return self._agent(instance).ping()
+
     def guest_addresses(self, instance: Instance) -> list[str]:
         """IP addresses the guest agent names, loopback and link-local ones left out; empty without an agent."""
         try:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _PAUSE = 0.2  # seconds between looks where no event tells
 _SLIRP = ("10.0.2.", "fec0:")  # the user network's own addresses; the host does not reach them
+_INSIDE = ("ssh", "address", "agent")  # what is waited for in the guest
 _OVER = (
     InstanceState.STOPPED,
     InstanceState.CRASHED,
@@ -38,9 +39,10 @@ _OVER = (
 def check_condition(condition: str) -> None:
     """:raises InvalidRequest: :meth:`Machine.wait` does not know it"""
     kind, _, text = condition.partition(":")
-    if condition not in ("ssh", "address", *InstanceState) and not (kind == "log" and text):
+    if condition not in (*_INSIDE, *InstanceState) and not (kind == "log" and text):
         raise InvalidRequest(
-            reason=f"cannot wait for {condition!r}", hint=f"ssh, address, log:TEXT, or {', '.join(InstanceState)}"
+            reason=f"cannot wait for {condition!r}",
+            hint=f"{', '.join(_INSIDE)}, log:TEXT, or {', '.join(InstanceState)}",
         )
 
 
@@ -167,9 +169,11 @@ class Machine:
     # --- wait ---------------------------------------------------------------------------------
 
     def wait(self, condition: str = "running", *, timeout: float | None = 300.0) -> str:
-        """Until ``condition`` holds: a state, ``log:TEXT``, ``ssh`` or ``address``; returns what was found.
+        """Until ``condition`` holds: a state, ``log:TEXT``, ``ssh``, ``address`` or ``agent`` (the guest agent answers).
 
+        :return: what was found
         :raises DeadlineExceeded: :raises InvalidState: it can no longer happen
+        :raises UnsupportedOperation: there is no channel for the agent that is waited for
         """
         check_condition(condition)
         kind, _, text = condition.partition(":")
@@ -184,17 +188,25 @@ class Machine:
         if condition == "ssh":
             self._check_way()
             return self._until(self._ssh_banner, condition, timeout)
+        if condition == "agent":
+            return self._until(self._agent_answer, condition, timeout)
         raise InternalError(reason=f"condition {condition!r} was checked and is not known")
 
     def _until(self, look: Callable[[], str], condition: str, timeout: float | None) -> str:
         deadline = Deadline(timeout, f"{self.name}: {condition}")
         while not (found := look()):
-            if condition in ("ssh", "address") and self.state in _OVER:
+            if condition in _INSIDE and self.state in _OVER:
                 check_kept(self.record, f"waited for ({condition})")
                 raise InvalidState(name=self.name, state=self.record.state, action=f"waited for ({condition})")
             deadline.check()
             clock.current().sleep(_PAUSE)
         return str(found)
+
+    def _agent_answer(self) -> str:
+        try:
+            return "agent" if self._host.driver.agent_answers(self.record.instance) else ""
+        except InvalidState:  # it may be paused, and go on
+            return ""
 
     def _ssh_banner(self) -> str:
         import socket

@@ -50,6 +50,10 @@ class FakeInside(Table):
             raise UnsupportedOperation(subject="a fake guest", operation=f"run {command}", reason="it is no machine")
         return Executed(status=0, stdout=outputs[command[0]], stderr=b"", truncated=False)
 
+    def agent_answers(self, instance: Instance) -> bool:
+        self._running(instance, "asked for its agent")
+        return True
+
     def change_instance_metadata(self, context: Any, instance: Instance, diff: Mapping[str, Sequence[str]]) -> None:
         guest = self._find(instance)
         for key, (sign, *value) in diff.items():
