@@ -82,6 +82,16 @@ def test_a_new_process_finds_it_too(cache: Cache, store: Store) -> None:
     assert store.fetches == ["one"]
 
 
+def test_a_base_that_another_process_has_made_anew_is_not_taken_for_the_one_before(cache: Cache) -> None:
+    """Of the same size, and nearly always with the same inode."""
+    other = Cache(cache.root, CacheSection())
+    for content in (b"a", b"b", b"c"):
+        made = other.make("template", lambda path, content=content: path.write_bytes(content * 4096))
+        assert cache.lookup("template") == made
+        with other.removing("template"):
+            other.remove("template")
+
+
 def test_32_threads_cause_one_fetch(cache: Cache, tmp_path: Path) -> None:
     store = Store(tmp_path / "fetches", pause=0.2)
     found: list[object] = []

@@ -8,7 +8,7 @@
       locks/<name>.use                 shared by those who are about to build on it
 
 A base is published whole (record first, then the file), so a hit needs no lock: two small reads,
-or none when this process has seen the same inode before. Its modification time is when it was
+or none when this process has seen the same two inodes before. Its modification time is when it was
 last used.
 """
 
@@ -91,10 +91,11 @@ class Cache:
     def _lookup(self, name: str) -> _Known | None:
         path = self.root / name
         try:
-            facts = path.stat()
+            facts, record = path.stat(), path.with_name(name + RECORD).stat()
         except FileNotFoundError:
             return None
-        identity = (facts.st_dev, facts.st_ino, facts.st_size)
+        # Inodes are given again at once. The record's time tells a base that was made anew; the file's own is that of its use.
+        identity = (facts.st_dev, facts.st_ino, facts.st_size, record.st_ino, record.st_mtime_ns)
         if (seen := self._seen.get(name)) and seen[0] == identity:
             return seen[1]
         if known := self._record(path):
