@@ -525,12 +525,11 @@ def test_watch_names_instances(cowshed: Command, web: str, tmp_path: Path):
 
     (uuid,) = cowshed.power
     driver = cowshed.driver
-    coming = Host(driver.rooms.config, driver).watch()
     driver.register_event_listener = lambda put: [  # type: ignore[method-assign]
         put(LifecycleEvent("stranger", Transition.STOPPED)),
         put(LifecycleEvent(uuid, Transition.STOPPED, "shut down", timestamp=7.0)),
     ]
-    entry = next(coming)
+    entry = next(Host(driver.rooms.config, driver).watch())
     assert (entry.time, entry.name, entry.event, entry.detail) == (7.0, "web", "stopped", "shut down")
 
 

@@ -214,6 +214,15 @@ def test_a_host_runs_stops_and_removes(tmp_path: Path) -> None:
     assert not driver.guests
 
 
+def test_all_who_watch_hear_of_what_happens_from_then_on(tmp_path: Path) -> None:
+    with fake_host(tmp_path) as host:
+        host.driver.images.add("debian", DATA)  # type: ignore[attr-defined]
+        vm = host.run("debian", name="web", disk="1M", memory="64M")
+        first, second = host.watch(), host.watch()
+        vm.stop(timeout=0)  # before anybody asks what came
+        assert (next(first).event, next(second).event) == ("stopped", "stopped")
+
+
 def test_a_failed_run_leaves_no_record(tmp_path: Path) -> None:
     driver = FakeDriver()
     driver.images.add("debian", DATA)

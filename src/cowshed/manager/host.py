@@ -31,6 +31,8 @@ from cowshed.model.instance import Instance, InstanceState
 from cowshed.model.vif import Vif
 
 if TYPE_CHECKING:
+    import queue
+
     from cowshed.contract.storage import Backend
     from cowshed.driver import LibvirtDriver
     from cowshed.model.event import LifecycleEvent
@@ -57,6 +59,7 @@ class Host:
         self.groups = self.instances.groups
         self.nics = Nics(driver, self.instances)
         self.migrations = Migrations(driver, self.instances)
+        self._watching: list[queue.SimpleQueue[LifecycleEvent]] = []
 
     @classmethod
     def connect(
@@ -321,17 +324,35 @@ class Host:
         return found
 
     def watch(self) -> Iterator[Entry]:
-        """What happens to instances from now on, whoever causes it, as libvirt tells; it does not end."""
+        """What happens to instances from now on, whoever causes it, as libvirt tells; it does not end.
+
+        Everybody who watches through this host hears of all. It takes the driver's event listener.
+        """
         import queue
 
-        heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.driver.register_event_listener(heard.put)
-        while True:
-            event: LifecycleEvent = heard.get()
-            uuid = event.get_instance_uuid()
-            named = {record.uuid: record.name for record in self.instances.records.all()}
-            if uuid in named:
-                yield Entry(event.timestamp, uuid, named[uuid], event.get_name().lower(), event.detail)
+        heard: queue.SimpleQueue[LifecycleEvent] = queue.SimpleQueue()
+        self._watching.append(heard)
+        try:
+            self.driver.register_event_listener(self._heard)
+        except BaseException:
+            self._watching.remove(heard)
+            raise
+        return self._watched(heard)
+
+    def _heard(self, event: Any) -> None:
+        for one in list(self._watching):
+            one.put(event)
+
+    def _watched(self, heard: queue.SimpleQueue[LifecycleEvent]) -> Iterator[Entry]:
+        try:
+            while True:
+                event = heard.get()
+                uuid = event.get_instance_uuid()
+                named = {record.uuid: record.name for record in self.instances.records.all()}
+                if uuid in named:
+                    yield Entry(event.timestamp, uuid, named[uuid], event.get_name().lower(), event.detail)
+        finally:
+            self._watching.remove(heard)
 
 
 def _without_empty(**words: str) -> dict[str, str]:
