@@ -237,3 +237,9 @@ def test_volumes_that_come_and_go_together_are_all_on_record(tmp_path: Path) -> 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(come_and_go, "abcd"))
     assert {found.id for found in record.load(tmp_path)} == {f"{name}{n}" for name in "abcd" for n in range(0, 10, 2)}
+
+
+def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:
+    record.forget(tmp_path, "v")
+    record.forget(tmp_path / "gone", "v")
+    assert list(tmp_path.iterdir()) == []

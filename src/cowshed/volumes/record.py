@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from cowshed.errors import NotFound
 from cowshed.model.disk import Bus, Device, Encryption, EncryptionFormat
 from cowshed.model.volume import AttachedVolume, VolumeState
 from cowshed.tools import locks, versioned
@@ -35,8 +36,10 @@ def save(directory: Path, volume: AttachedVolume) -> None:
 
 
 def forget(directory: Path, volume_id: str) -> None:
-    """Already gone is success."""
-    with _changing(directory) as known:
+    """Already gone is success; so is a record that is, or its directory."""
+    if not (directory / FILE).exists():
+        return
+    with suppress(NotFound), _changing(directory) as known:
         known[:] = [one for one in known if one.id != volume_id]
 
 
