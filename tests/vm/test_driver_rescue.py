@@ -119,10 +119,10 @@ def test_a_rebuild_that_cannot_be_leaves_everything(
 
     start, failing = launch.start, [HypervisorError(action="start", reason="planned")]
 
-    def fails(*words: Any) -> None:
+    def fails(*words: Any, **named: Any) -> None:
         if failing:
             raise failing.pop()
-        start(*words)
+        start(*words, **named)
 
     monkeypatch.setattr(launch, "start", fails)
     with pytest.raises(HypervisorError, match="planned"):

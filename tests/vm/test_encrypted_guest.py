@@ -170,7 +170,7 @@ def test_a_lost_key_is_said_before_libvirt_is_asked(house: Machines, tiny: Image
 def test_a_spawn_that_fails_leaves_no_key(house: Machines, tiny: Image, monkeypatch: pytest.MonkeyPatch) -> None:
     from cowshed.driver.steps import launch
 
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise HypervisorError(action="start", reason="as the test wants", number=1)
 
     monkeypatch.setattr(launch, "start", fails)

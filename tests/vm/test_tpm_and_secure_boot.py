@@ -130,7 +130,7 @@ def test_a_rebuild_that_fails_gives_the_variables_back(
     variables = house.state / "instances" / instance.uuid / "nvram.fd"
     before = variables.read_bytes()
 
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise HypervisorError(action="start", reason="planned")
 
     with monkeypatch.context() as patch:
