@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
@@ -354,6 +354,16 @@ def test_image_of_a_failed_run_goes_again(host: Host, driver: PretendDriver, tmp
     with pytest.raises(HypervisorError):
         host.run(str(path))
     assert [image.name for image in host.images.list()] == ["tiny"]
+
+
+def test_image_of_a_failed_run_stays_while_somebody_else_begins_with_it(host: Host, tmp_path: Path):
+    """Who has just found it has no record yet that says so; a kernel stands in no record as what it was made from."""
+    path, other = str(raw_image(tmp_path / "disk.raw")), again(host)
+    with ExitStack() as stack:
+        with pytest.raises(NoSpace), host.images.at_hand(path):
+            found = stack.enter_context(other.images.at_hand(path))
+            raise NoSpace(place="/", needed=1, free=0)
+        assert other.images.show(found.id) == found
 
 
 def test_image_that_was_there_before_a_failed_run_stays(host: Host, driver: PretendDriver, tmp_path: Path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -173,18 +173,20 @@ class Images:
 
         :raises ImageNotFound: and what :meth:`pull` raises
         """
-        image, new = self._found(ref)
-        try:
-            yield image
-        except BaseException:
-            if new:
-                self._take_back(image)
-            raise
+        with ExitStack() as held:
+            image, new = self._found(ref, held)
+            try:
+                yield image
+            except BaseException:
+                held.close()
+                if new:
+                    self._take_back(image)
+                raise
         if new:
             self.brought.append(image)
 
-    def _found(self, ref: str) -> tuple[Image, bool]:
-        """The image, and whether this call has brought it in."""
+    def _found(self, ref: str, held: ExitStack) -> tuple[Image, bool]:
+        """The image, and whether this call has brought it in; nobody takes it back while ``held`` is open."""
         url = "://" in ref and not ref.startswith("file://")
         path = _path(ref)
         if "/" not in ref and not ref.startswith("~"):
@@ -194,28 +196,41 @@ class Images:
                 if not path.is_file():
                     raise
         if url:
-            return self._brought(ref, ref)
+            return self._brought(ref, ref, held)
         if not path.exists():
             raise ImageNotFound(name=ref, hint="there is no such file")
         if not path.is_file():
             raise InvalidRequest(reason=f"{ref} is not a file", hint="name an image, or the file of one")
         facts = path.stat()
-        return self._brought(str(path), f"{path.resolve()}:{facts.st_size}:{facts.st_mtime_ns}")
+        return self._brought(str(path), f"{path.resolve()}:{facts.st_size}:{facts.st_mtime_ns}", held)
 
-    def _brought(self, source: str, origin: str) -> tuple[Image, bool]:
+    def _brought(self, source: str, origin: str, held: ExitStack) -> tuple[Image, bool]:
         """Two callers that start with the same file bring it in once."""
         from cowshed.tools import locks
 
-        name = f"bring-{hashlib.sha256(origin.encode()).hexdigest()[:32]}"
-        with locks.lock(self._instances.locks / name, timeout=_LOCK_TIMEOUT, what=source):
+        bring, use = self._locks(origin)
+        with locks.lock(bring, timeout=_LOCK_TIMEOUT, what=source):
+            held.enter_context(locks.lock(use, shared=True, timeout=_LOCK_TIMEOUT, what=source))
             for image in self.list():
                 if image.properties.get(ORIGIN) == origin:
                     return image, False
             return self.pull(source, name=self._free_name(source), properties={ORIGIN: origin}), True
 
+    def _locks(self, origin: str) -> tuple[Path, Path]:
+        """Of who brings it in or takes it back, and of all who use it meanwhile."""
+        name = f"bring-{hashlib.sha256(origin.encode()).hexdigest()[:32]}"
+        return self._instances.locks / name, self._instances.locks / f"{name}.use"
+
     def _take_back(self, image: Image) -> None:
+        from cowshed.tools import locks
+
+        bring, use = self._locks(image.properties.get(ORIGIN, image.id))
         try:
-            self.remove(image.id)
+            with (
+                locks.lock(bring, timeout=0, what=f"image {image.name}"),
+                locks.lock(use, timeout=0, what=f"image {image.name}"),
+            ):
+                self.remove(image.id)
         except CowshedError as error:
             _log.warning("image %s stays: %s", image.name, error)
 
