@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
+from cowshed.cli import output
 from cowshed.manager.host import Host
 from cowshed.testing import FakeDriver
 from cowshed.units import MiB
@@ -40,3 +42,15 @@ def test_an_image_that_a_path_leaves_in_the_store_is_told_once(cowshed: Call, me
 
 def test_programs_are_not_told_between_the_lines(cowshed: Call, medic: Path) -> None:
     assert "image rm" not in cowshed("rescue", "web", "--image", medic, "-o", "json")[2]
+
+
+@pytest.mark.parametrize("words", [("rescue", "web", "--image"), ("rebuild", "web", "--yes")])
+def test_what_it_boots_from_stays_where_nobody_reads_the_result(
+    cowshed: Call, driver: FakeDriver, medic: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*words: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(output, "emit", full)
+    assert cowshed(*words, medic)[0] == 8
+    assert [one.name for one in driver.images.list(name="medic")] == ["medic"]

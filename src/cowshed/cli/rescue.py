@@ -18,7 +18,8 @@ from cowshed.cli.power import COLUMNS
 def rescue(session: Session, instance: str, image: str) -> None:
     """Boot INSTANCE from another image, with its own disks attached and untouched; unrescue ends it."""
     with session.working() as host, host.images.at_hand(image) as found:
-        session.emit("instances", [describe(host.instances.rescue(instance, found))], COLUMNS)
+        done = host.instances.rescue(instance, found)
+    session.emit("instances", [describe(done)], COLUMNS)
     session.tell_brought()
 
 
@@ -48,5 +49,5 @@ def rebuild(session: Session, instance: str, image: str, preserve_ephemeral: boo
     session.confirm(f"Replace the disks of {name} with new ones from {image}?")
     with session.working() as host, host.images.at_hand(image) as found:
         done = host.instances.rebuild(instance, found, preserve_ephemeral=preserve_ephemeral)
-        session.emit("instances", [describe(done)], COLUMNS)
+    session.emit("instances", [describe(done)], COLUMNS)
     session.tell_brought()
