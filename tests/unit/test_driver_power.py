@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from cowshed import clock
-from cowshed.driver.steps import launch
-from cowshed.errors import DeadlineExceeded
+from cowshed.driver.rooms import Rooms
+from cowshed.driver.steps import launch, placing
+from cowshed.errors import ConfigError, DeadlineExceeded
 from cowshed.model.instance import Instance, PowerState
 from cowshed.testing.clock import FakeClock
 from tests.cold_moves import Idle, Side
@@ -70,4 +71,32 @@ def test_a_deaf_guest_is_reset_after_its_time(side: Side, asked: Any, seconds: f
         assert now.monotonic() - begun == seconds
     assert isinstance(side.guest, Deaf)
     assert side.guest.told == told
+    assert side.guest.power == PowerState.RUNNING
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda driver, who: driver.restart(who, [], timeout=5),
+        lambda driver, who: driver.reboot(None, who, [], "HARD"),
+        lambda driver, who: driver.unrescue(who, []),
+    ],
+    ids=["restart", "hard reboot", "unrescue"],
+)
+def test_a_guest_that_could_not_start_again_is_not_stopped(
+    side: Side, monkeypatch: pytest.MonkeyPatch, asked: Any
+) -> None:
+    who = side.web()
+    refused = ConfigError(source="[host] emulator", reason="/nowhere/qemu does not exist")
+
+    def unusable(rooms: Rooms) -> Any:
+        raise refused
+
+    monkeypatch.setattr(Rooms, "capabilities", property(unusable))
+    monkeypatch.setattr(placing, "rescued", lambda rooms, uuid: True)
+    with pytest.raises(ConfigError) as caught:
+        asked(side.driver, who)
+    assert caught.value is refused
+    assert isinstance(side.guest, Deaf)
+    assert side.guest.told == []
     assert side.guest.power == PowerState.RUNNING

@@ -106,6 +106,7 @@ class Power(PowerContract):
             marks.refuse_marked(self.rooms, instance, "restarted")
             standing.ready(self.rooms, instance)
             shares.check_recorded(self.rooms, instance)
+            launch.check_host(self.rooms)
             if timeout and guest.state() == PowerState.RUNNING:
                 if teardown.shut_down(self.rooms, guest, timeout, 0):
                     return launch.relaunch(self.rooms, instance, vifs, block_device_info, bad_volumes_callback)

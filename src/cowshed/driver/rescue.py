@@ -86,6 +86,7 @@ class Rescue(RescueContract):
             rescuing.refuse_rescued(rooms, instance, "rescued")
             standing.ready(rooms, instance)
             shares.check_recorded(rooms, instance)
+            launch.check_host(rooms)
             rescuing.delete_disks(rooms, instance.uuid)  # of a rescue that was killed
             plan = rescuing.plan(rooms, instance, image_meta)
             data = provision.metadata(rooms, instance, image_meta, plan, vifs, [], rescue_password)
@@ -110,6 +111,7 @@ class Rescue(RescueContract):
             marks.refuse_marked(rooms, instance)
             standing.ready(rooms, instance)
             shares.check_recorded(rooms, instance)
+            launch.check_host(rooms)
             teardown.power_off(rooms, guest)
             opening.let_go(rooms, instance)
             connect.unplug(rooms, vifs)

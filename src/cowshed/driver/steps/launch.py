@@ -64,6 +64,14 @@ def check(
     )
 
 
+def check_host(rooms: Rooms) -> None:
+    """Before a guest is stopped that shall run again: this host still has what it is started with.
+
+    :raises ConfigError: the emulator that is configured is of no use
+    """
+    rooms.capabilities  # noqa: B018 (found out once)
+
+
 def check_memory(wanted: int) -> None:
     """:param wanted: bytes of a flavor :raises HostUnsuitable: QEMU would not be given them"""
     from cowshed.host import facts
