@@ -20,6 +20,7 @@ from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import LOCAL, PluggedVif, Vif, VifType
 
 if TYPE_CHECKING:
+    from cowshed.domain.read import Recovered
     from cowshed.driver.rooms import Rooms
     from cowshed.hypervisor.guest import Guest
     from cowshed.network.ruleset import Filter
@@ -123,7 +124,7 @@ def hold_defined(rooms: Rooms, guest: Guest) -> None:
     found = nics.recovered(guest)
     if found is None or not guest.persistent():
         return
-    addresses = {vif.address.lower() for vif, _ in _groups(rooms, found.instance, found.vifs)}
+    addresses = _filtered(rooms, found)
     xml = guest.xml(inactive=True)
     for one in read.interfaces(xml):
         if one.up and one.address.lower() in addresses and (held := with_link(xml, one.address, up=False)):
@@ -137,7 +138,7 @@ def save(rooms: Rooms, guest: Guest) -> None:
     meanwhile and hears nothing of it. A failure leaves it as it was.
     """
     found = nics.recovered(guest)
-    filtered = {vif.address.lower() for vif, _ in _groups(rooms, found.instance, found.vifs)} if found else set()
+    filtered = _filtered(rooms, found) if found else set()
     up = [one.address for one in nics.plugged(guest) if one.up and one.address.lower() in filtered]
     if not up:
         return guest.save()
@@ -200,6 +201,11 @@ def _groups(rooms: Rooms, instance: Instance, vifs: Sequence[Vif]) -> Iterable[t
     for vif in vifs:
         if vif.type != VifType.NONE and (groups := rooms.rules.groups(instance, vif)) is not None:
             yield vif, groups
+
+
+def _filtered(rooms: Rooms, found: Recovered) -> set[str]:
+    """The addresses of its interfaces that are filtered, in small letters."""
+    return {vif.address.lower() for vif, _ in _groups(rooms, found.instance, found.vifs)}
 
 
 def _filter(vif: Vif, groups: Sequence[SecurityGroup], device: str, members: Members) -> Filter:
