@@ -43,6 +43,24 @@ class Idle(Guest):
         return f"<domain type='qemu'><name>web</name><devices>{self.devices}</devices></domain>"
 
 
+class Running(Idle):
+    """Runs; ``told`` is what was done to it. Whether it goes off when it was asked says the ``wait`` of who needs it."""
+
+    def __init__(self) -> None:
+        super().__init__(PowerState.RUNNING)
+        self.told: list[str] = []
+
+    def ended(self) -> bool:
+        return self.power == PowerState.SHUTDOWN
+
+    def shutdown(self) -> None:
+        self.told.append("button")
+
+    def destroy(self) -> None:
+        self.told.append("hard")
+        self.power = PowerState.SHUTDOWN
+
+
 class Side(Host):
     """``defined`` says whether libvirt here knows the instance."""
 

@@ -14,25 +14,11 @@ from cowshed.driver.steps import launch, placing
 from cowshed.errors import ConfigError, DeadlineExceeded
 from cowshed.model.instance import Instance, PowerState
 from cowshed.testing.clock import FakeClock
-from tests.cold_moves import Idle, Side
+from tests.cold_moves import Running, Side
 
 
-class Deaf(Idle):
-    """Runs, and does not react to the power button."""
-
-    def __init__(self) -> None:
-        super().__init__(PowerState.RUNNING)
-        self.told: list[str] = []
-
-    def ended(self) -> bool:
-        return self.power == PowerState.SHUTDOWN
-
-    def shutdown(self) -> None:
-        self.told.append("button")
-
-    def destroy(self) -> None:
-        self.told.append("hard")
-        self.power = PowerState.SHUTDOWN
+class Deaf(Running):
+    """Does not react to the power button."""
 
     def wait(self, state: Collection[PowerState], timeout: float | None, what: str) -> PowerState:
         if self.power not in state:

@@ -26,29 +26,19 @@ from cowshed.model.flavor import Flavor
 from cowshed.model.host import HostCapabilities
 from cowshed.model.instance import Instance, PowerState
 from cowshed.testing.clock import FakeClock
-from tests.cold_moves import Idle, Side
+from tests.cold_moves import Running, Side
 
 
-class Leaving(Idle):
+class Leaving(Running):
     """Runs, hears the power button, and goes off when it was waited for; ``deaf``: it never does.
 
     ``interrupt`` happens in the first wait, as ^C does.
     """
 
     def __init__(self, *, deaf: bool = False) -> None:
-        super().__init__(PowerState.RUNNING)
-        self.deaf, self.told = deaf, list[str]()
+        super().__init__()
+        self.deaf = deaf
         self.interrupt: Callable[[], None] = lambda: None
-
-    def ended(self) -> bool:
-        return self.power == PowerState.SHUTDOWN
-
-    def shutdown(self) -> None:
-        self.told.append("button")
-
-    def destroy(self) -> None:
-        self.told.append("hard")
-        self.power = PowerState.SHUTDOWN
 
     def wait(self, state: Collection[PowerState], timeout: float | None, what: str) -> PowerState:
         interrupt, self.interrupt = self.interrupt, lambda: None
