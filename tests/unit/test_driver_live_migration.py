@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cowshed import clock, log
-from cowshed.config import Config, HostSection
+from cowshed.config import Config, HostSection, MigrationSection
 from cowshed.driver import LibvirtDriver
 from cowshed.driver.steps import (
     arriving,
@@ -83,6 +83,31 @@ def test_an_error_is_for_the_caller_to_say(
     driver._migrate(INSTANCE, guest, "there", found)
     assert found["error"] == "libvirt refused to migrate web: no route to host"
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "translated", "still"),
+    [
+        ("qemu", (7, 2, 22), "pause", True),
+        ("qemu", (8, 2, 9), "pause", True),
+        ("qemu", (9, 0, 0), "pause", False),
+        ("qemu", (7, 2, 22), "live", False),
+        ("kvm", (7, 2, 22), "pause", False),
+    ],
+)
+def test_who_pauses_while_it_is_copied(
+    kind: str, version: tuple[int, int, int], translated: str, still: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Post-copy and auto-converge are of no use to it, and libvirt refuses the former."""
+    section = MigrationSection(translated=translated, post_copy=True, auto_converge=True)
+    rooms: Any = SimpleNamespace(config=Config(migration=section), hypervisor=SimpleNamespace(version=lambda: version))
+    guest: Any = SimpleNamespace(xml=lambda **_: f"<domain type='{kind}'><devices><emulator/></devices></domain>")
+    monkeypatch.setattr(migrate, "live_xml", lambda guest, **_: guest.xml())
+    found: dict[str, Any] = {"xml": guest.xml(), "copied": {}, "still": leaving.must_stand_still(rooms, guest)}
+    assert found["still"] == still
+    flags = leaving.request(rooms, guest, "there", found).flags()
+    optional = migrate.Flag.LIVE | migrate.Flag.POSTCOPY | migrate.Flag.AUTO_CONVERGE
+    assert flags & optional == (0 if still else optional)
 
 
 def test_what_libvirt_removes_at_this_moment_did_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,5 +240,5 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
 
 
 def capped(hosts: tuple[Host, Host], guest_dir: Path, state: str = "state", **options: Any) -> Side:
-    """A driver on the first host that sends slowly, so that there is time for things to happen."""
-    return side(hosts[0], guest_dir, state, bandwidth=2 * MiB, **options)
+    """A driver on the first host that sends slowly, so that there is time for things to happen; its guests go on."""
+    return side(hosts[0], guest_dir, state, bandwidth=2 * MiB, **{"translated": "live", **options})

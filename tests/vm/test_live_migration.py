@@ -112,7 +112,7 @@ def together(hosts: tuple[Host, Host], guest_dir: Path) -> Iterator[tuple[Side, 
     """Two hosts with the instances' directories and the cache in common."""
     with ExitStack() as stack:
         common = ("images", "instances", "cache")
-        yield pair(stack, hosts, guest_dir, "shared", common, parallel=2, auto_converge=True)
+        yield pair(stack, hosts, guest_dir, "shared", common, parallel=2, auto_converge=True, translated="live")
 
 
 def test_a_common_directory_is_left_as_it_is(

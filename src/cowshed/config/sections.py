@@ -225,6 +225,11 @@ class MigrationSection:
     )
     post_copy: bool = _option(False, "a guest may go on over there before all its memory is; a broken cable kills it")
     auto_converge: bool = _option(False, "slow a guest down that changes its memory faster than it can be sent")
+    translated: str = _option(
+        "pause",
+        "what a guest without KVM does while it is copied by a QEMU before 9.0, which loses what such a guest writes meanwhile: it pauses, or goes on all the same",
+        choices=("pause", "live"),
+    )
     tls: bool = _option(False, "send guests and disks through TLS, with the certificates of libvirt and QEMU")
     certificates: str = _option("", "directory of QEMU's certificates for that; empty: as libvirt's qemu.conf says")
     parallel: int = _option(0, "connections for the memory of one guest; 0: one, the usual way")

@@ -146,6 +146,7 @@ class LiveMigration(LiveMigrationContract):
         with log.about(instance.name), transit.busy(self.rooms, instance.uuid, Way.OUT):
             guest = self.rooms.hypervisor.guest(instance.uuid)
             leaving.refuse_unmovable(self.rooms, instance, guest)
+            found["still"] = leaving.must_stand_still(self.rooms, guest)
             verdict, aborted = self._migrate(instance, guest, dest, found)
         if verdict == Verdict.THERE:
             post_method(context, instance, dest, block_migration, found)
@@ -158,11 +159,16 @@ class LiveMigration(LiveMigrationContract):
         from cowshed.hypervisor.migrate import Migration
 
         rooms, aborted, ran = self.rooms, False, guest.state() == PowerState.RUNNING
+        if found.get("still") and ran:
+            rooms.progress.note(
+                f"{guest.name} pauses while it is copied: this QEMU would lose what it writes meanwhile"
+            )
         note = {
             "dest": dest,
             "ran": ran,
             "shared": bool(found.get("is_shared_instance_path")),
             "held": bool(found.get("held")),
+            "still": bool(found.get("still")),
         }
         transit.note(rooms, instance.uuid, Way.OUT, phase=Phase.LEAVING, **note)
         monitor = rooms.monitors[instance.uuid] = Monitor(leaving.policy(rooms, found))

@@ -21,6 +21,7 @@ from cowshed.errors import (
     UnsupportedOperation,
 )
 from cowshed.migration.policy import Action, Monitor, Policy, Sample
+from cowshed.model.host import VirtType
 from cowshed.model.instance import Instance, PowerState
 from cowshed.units import MiB, format_size
 
@@ -216,17 +217,28 @@ def request(rooms: Rooms, guest: Guest, dest: str, found: dict[str, Any]) -> Req
         shallow=bool(found.get("shallow")),
         bandwidth=section.bandwidth,
         connections=section.parallel,
-        auto_converge=section.auto_converge,
+        auto_converge=section.auto_converge and not found.get("still"),
         post_copy=post_copy(rooms, found),
         tls=section.tls,
         unsafe=section.unsafe,
         paused=bool(found.get("held")),
+        live=not found.get("still"),
     )
 
 
+def must_stand_still(rooms: Rooms, guest: Guest) -> bool:
+    """Would QEMU lose what it writes while it is copied? See ``[migration] translated``."""
+    from cowshed.domain import element
+    from cowshed.hypervisor import migrate
+
+    translated = element.parse(guest.xml()).get("type") == VirtType.QEMU
+    loses = rooms.hypervisor.version() < migrate.KEEPS_WHAT_TRANSLATED_GUESTS_WRITE
+    return translated and loses and rooms.config.migration.translated == "pause"
+
+
 def post_copy(rooms: Rooms, found: dict[str, Any]) -> bool:
-    """Not of a guest that arrives paused: libvirt refuses both at once, and its packet filters come first."""
-    return rooms.config.migration.post_copy and not found.get("held")
+    """Not of a guest that arrives paused, or stands still: libvirt refuses both at once; packet filters come first."""
+    return rooms.config.migration.post_copy and not found.get("held") and not found.get("still")
 
 
 def policy(rooms: Rooms, found: dict[str, Any]) -> Policy:
