@@ -15,6 +15,8 @@ from cowshed.units import MiB
 
 _REST: Final = 16 * MiB  # still to be copied, at one of them a second
 _TRIES: Final = 50
+_STEADY: Final = 1.0  # seconds in which no more than that rate was copied
+_UNSTEADY: Final = 20.0  # seconds until it must be
 
 _begin: Final = Backup.begin
 
@@ -31,13 +33,21 @@ def begin(backup: Backup, target: str = "vda") -> None:
 
 
 def _slow(backup: Backup, target: str) -> bool:
+    """What was in flight is not slowed down: up to 64 MiB, which a busy disk may take seconds for."""
     try:
         backup._guest.call("slow down", lambda d: d.blockJobSetSpeed(target, 1, 0))
     except CowshedError:
         return False
-    time.sleep(0.1)  # what was in flight then is not slowed down
-    job = backup._guest.call("ask for a job of", lambda d: d.blockJobInfo(target, 0)) or {}
-    return job.get("end", 0) - job.get("cur", 0) > _REST
+    done, since, deadline = 0, time.monotonic(), time.monotonic() + _UNSTEADY
+    while time.monotonic() - since < _STEADY:
+        time.sleep(0.1)
+        job = backup._guest.call("ask for a job of", lambda d: d.blockJobInfo(target, 0)) or {}
+        if job.get("end", 0) - job.get("cur", 0) <= _REST:
+            return False
+        if job["cur"] - done > 2 * _STEADY * MiB:
+            done, since = job["cur"], time.monotonic()
+        assert time.monotonic() < deadline, "the copy does not slow down"
+    return True
 
 
 def _empty(backup: Backup) -> None:
