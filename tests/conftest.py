@@ -46,6 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(PrivateHome(), "private-home")
     config.pluginmanager.register(ci_run.FailuresAtOnce(config), "failures-at-once")
     config.pluginmanager.register(ci_run.Crashes(), "crashes")
+    config.pluginmanager.register(ci_run.Again(), "again")
     config.pluginmanager.register(ceph_node, "ceph-node")
     config.pluginmanager.register(glance_server, "glance-server")
 

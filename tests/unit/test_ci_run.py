@@ -62,3 +62,35 @@ def test_groups(tmp_path: Path) -> None:
     said = run(tmp_path, GROUP, ())
     workers = {line[:5] for line in said.splitlines() if line.startswith("[gw") and "%]" in line}
     assert len(workers) == 1, said
+
+
+@pytest.mark.parametrize(
+    ("failing", "named"),
+    [
+        ({"tests/vm/test_a.py": [1]}, ["tests/vm/test_a.py::test_one[1]"]),
+        ({"tests/vm/test_a.py": [1, 2, 3]}, [f"tests/vm/test_a.py::test_one[{number}]" for number in (1, 2, 3)]),
+        ({"tests/vm/test_a.py": [0, 1, 2, 3]}, None),
+        ({"tests/vm/test_a.py": [1], "tests/unit/test_b.py": [1]}, None),
+        ({}, None),
+    ],
+)
+def test_what_may_be_run_once_more(tmp_path: Path, failing: dict[str, list[int]], named: list[str] | None) -> None:
+    """A few tests with guests, and only where nothing else is wrong."""
+    (tmp_path / "conftest.py").write_text(CONFTEST.replace("ci_run.Crashes()", "ci_run.Again()"))
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    for name in ("tests/vm/test_a.py", "tests/unit/test_b.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(
+            "import pytest\n\n\n" + GROUP + "\n"
+            '@pytest.mark.parametrize("number", range(4))\n'
+            f"def test_one(number):\n    assert number not in {failing.get(name, [])}\n"
+        )
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "1", "--dist", "loadgroup", "tests"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+        | {"PYTHONPATH": str(ROOT), "COWSHED_TESTS_AGAIN": str(tmp_path / "again")},
+        capture_output=True, timeout=180, check=False,
+    )  # fmt: skip
+    written = (tmp_path / "again").read_text().splitlines() if (tmp_path / "again").exists() else None
+    assert written == named
