@@ -254,6 +254,7 @@ def test_bug_says_how_to_see_the_trace(cowshed: Command, tiny: Path, monkeypatch
         (["run", "tiny", "--wait", "ssh"], "nothing would lead from this host to its ssh server"),
         (["run", "tiny", "--wait", "ssh", "--network", "none"], "nothing would lead"),
         (["run", "tiny", "--wait", "ssh", "-p", "8080:80", "-p", "2222:22/udp"], "nothing would lead"),
+        (["run", "tiny", "--wait", "address", "--network", "none"], "an address would be waited for in vain"),
         (["run", "tiny", "--timeout", "soon"], "is not a duration"),
         (["image", "frobnicate"], "frobnicate"),
         (["help", "everything"], "there is no verb 'everything'"),
@@ -358,10 +359,18 @@ def test_run_waits_for_ssh_where_something_may_lead_to_it(cowshed: Command, tiny
     assert cowshed("ls", "-q").out == "web\n"
 
 
-def test_run_that_would_wait_for_ssh_in_vain_brings_no_image(cowshed: Command, tmp_path: Path):
+def test_run_that_would_wait_in_vain_brings_no_image(cowshed: Command, tmp_path: Path):
     disk = raw_image(tmp_path / "new.raw")
     refused(cowshed("run", disk, "--wait", "ssh"), 2, "nothing would lead", "-p 2222:22")
+    refused(cowshed("run", disk, "--wait", "address", "--network", "none"), 2, "no network", "--network user")
+    (tmp_path / "config.toml").write_text('[network]\ndefault = "none"\n')
+    refused(cowshed("run", disk, "--wait", "address"), 2, "no network")
     assert cowshed("image", "ls", "-q").out == ""
+
+
+def test_run_waits_for_an_address_on_any_network(cowshed: Command, tiny: Path):
+    words = ["--wait", "address", "--timeout", "10ms", "--network", "none", "--network", "user"]
+    assert cowshed("run", "tiny", "--name", "web", *words).code == 7
 
 
 @pytest.mark.parametrize(

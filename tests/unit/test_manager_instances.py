@@ -790,6 +790,14 @@ def test_wait_for_an_address(host: Host, driver: PretendDriver):
     assert machine.wait("address", timeout=5) == "192.168.122.7 fd00::7"
 
 
+def test_no_address_comes_without_a_network(host: Host):
+    """Nor ever will: it is said at once, and not when the time is up."""
+    machine = host.run("tiny", name="web", networks=["none"])
+    with pytest.raises(InvalidState, match="on no network") as caught:
+        machine.wait("address", timeout=5)
+    assert "cowshed nic attach web" in caught.value.hint
+
+
 def test_wait_ends_when_the_guest_does(host: Host, driver: PretendDriver):
     machine = host.run("tiny", name="web", publish=["0:22"])
     driver.power[machine.uuid] = PowerState.SHUTDOWN

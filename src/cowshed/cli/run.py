@@ -192,12 +192,8 @@ def _check(session: Session, options: dict[str, Any]) -> None:
     _limits(options)
     if options["secure_boot"] and options["firmware"] == "bios":
         raise InvalidRequest(reason="a BIOS has no secure boot", hint="leave --firmware bios or --secure-boot out")
-    if condition := options["condition"]:
-        from cowshed.manager.machine import check_condition
-
-        check_condition(condition)
-        if condition == "ssh":
-            session.host.check_ssh(options["networks"], options["publish"])
+    if options["condition"]:
+        session.host.check_wait(options["condition"], options["networks"], options["publish"])
 
 
 def _properties(options: dict[str, Any]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from cowshed.manager.deleted import Deleted
 from cowshed.manager.disks import Disks
 from cowshed.manager.images import Images
 from cowshed.manager.instances import Instances
-from cowshed.manager.machine import Machine, may_reach_ssh
+from cowshed.manager.machine import Machine, check_condition, may_have_address, may_reach_ssh
 from cowshed.manager.migrations import Migrations
 from cowshed.manager.nics import Nics
 from cowshed.manager.records import Entry, Record
@@ -183,12 +183,22 @@ class Host:
         record = self._create(new, image, kernel, initrd, invented=invented)
         return Machine(self, record, ephemeral=ephemeral)
 
-    def check_ssh(self, networks: Sequence[str] = (), publish: Sequence[str] = ()) -> None:
-        """Before :meth:`run` with these: may anything lead from this host to the ssh server of the instance?
+    def check_wait(self, condition: str, networks: Sequence[str] = (), publish: Sequence[str] = ()) -> None:
+        """Before :meth:`run` with these: may what :meth:`Machine.wait` would wait for ever come?
 
-        :raises InvalidRequest: nothing would, so that waiting for ssh is in vain
+        :raises InvalidRequest: there is no such condition; or no network on which the instance would have an address,
+            or by which this host would reach its ssh server
         """
-        if not may_reach_ssh(self._vifs(networks, publish, str(uuids.uuid4()), (), ())):
+        check_condition(condition)
+        if condition not in ("address", "ssh"):
+            return
+        vifs = self._vifs(networks, publish, str(uuids.uuid4()), (), ())
+        if condition == "address" and not may_have_address(vifs):
+            raise InvalidRequest(
+                reason="an address would be waited for in vain: it would be on no network",
+                hint="give --network user, or another network than none",
+            )
+        if condition == "ssh" and not may_reach_ssh(vifs):
             raise InvalidRequest(
                 reason="ssh would be waited for in vain: nothing would lead from this host to its ssh server",
                 hint="give -p 2222:22, or a libvirt network or a bridge as --network",

@@ -15,7 +15,7 @@ from cowshed.manager.records import Record
 from cowshed.manager.states import check_kept
 from cowshed.model.console import SpiceConsole, VncConsole
 from cowshed.model.instance import InstanceState
-from cowshed.model.vif import LOCAL, PortForward, Protocol, Vif
+from cowshed.model.vif import LOCAL, PortForward, Protocol, Vif, VifType
 
 if TYPE_CHECKING:
     from cowshed.hypervisor.agent_files import Executed
@@ -55,6 +55,11 @@ def ssh_forward(vifs: Sequence[Vif]) -> PortForward | None:
 def may_reach_ssh(vifs: Sequence[Vif]) -> bool:
     """False: nothing leads from the host to the ssh server behind these interfaces, and nothing ever will."""
     return ssh_forward(vifs) is not None or any(vif.type not in LOCAL for vif in vifs)
+
+
+def may_have_address(vifs: Sequence[Vif]) -> bool:
+    """False: none of these interfaces leads anywhere, so that the guest has no address and gets none."""
+    return any(vif.type != VifType.NONE for vif in vifs)
 
 
 class Machine:
@@ -184,6 +189,7 @@ class Machine:
         if condition in list(InstanceState):
             return self._until(lambda: self.state if self.state == condition else "", condition, timeout)
         if condition == "address":
+            self._check_network()
             return self._until(lambda: " ".join(self.addresses()), condition, timeout)
         if condition == "ssh":
             self._check_way()
@@ -312,6 +318,16 @@ class Machine:
                 state="on no network that the host reaches",
                 action="reached by ssh",
                 hint="run it with -p 2222:22, or on a libvirt network or a bridge",
+            )
+
+    def _check_network(self) -> None:
+        """:raises InvalidState: it has no network to have an address on"""
+        if not may_have_address(self.record.vifs):
+            raise InvalidState(
+                name=self.name,
+                state="on no network",
+                action="waited for (address)",
+                hint=f"cowshed nic attach {self.name} --network user connects it",
             )
 
     def __enter__(self) -> Machine:
