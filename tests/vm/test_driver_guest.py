@@ -8,6 +8,7 @@ import io
 import json
 import os
 import socket
+import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -167,6 +168,23 @@ def test_a_guest_without_an_agent_says_so_soon(house: Machines, tiny: Image, run
     with pytest.raises((UnsupportedOperation, DeadlineExceeded)):
         for _ in range(3):  # it may answer once more while it ends
             house.driver.execute(running, ["true"], timeout=5)
+
+
+def test_a_guest_that_stood_has_the_right_time_again(house: Machines, tiny: Image) -> None:
+    """Its clock stands while it does: saved to the host's disk, or paused."""
+    instance = house.spawn(tiny)
+    house.wait_for_agent(instance)
+    for stand, go_on in (
+        (lambda: house.driver.suspend(None, instance), lambda: house.driver.resume(None, instance, [])),
+        (lambda: house.driver.pause(instance), lambda: house.driver.unpause(instance)),
+    ):
+        stand()
+        time.sleep(5)
+        go_on()
+        house.wait_for_agent(instance)
+        asked = time.time()
+        assert asked - 2 < int(output(house, instance, "date", "+%s")) < time.time() + 2
+    house.driver.destroy(None, instance, [])
 
 
 # --- soft-deleted, not bootable -------------------------------------------------------------------

@@ -16,6 +16,7 @@ from cowshed.driver.steps import (
     locate,
     marks,
     opening,
+    right_time,
     shares,
     standing,
     teardown,
@@ -138,6 +139,8 @@ class Power(PowerContract):
             raise InvalidState(name=instance.name, state=state.word, action="unpaused")
         guest.resume()
         guest.wait(PowerState.RUNNING, timeout=30, what=f"{instance.name} running")
+        with log.about(instance.name):
+            right_time.set_right(guest)
 
     def suspend(self, context: Any, instance: Instance) -> None:
         """Memory to the host's disk; the contract reports SHUTDOWN afterwards."""
@@ -185,6 +188,7 @@ class Power(PowerContract):
             launch.begin(self.rooms, guest)
             launch.go_on(self.rooms, guest)
             limits.apply(self.rooms, instance, guest)
+        right_time.set_right(guest, patience=right_time.CONNECTS)
 
     def resume_state_on_host_boot(
         self,

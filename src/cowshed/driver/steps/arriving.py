@@ -21,6 +21,7 @@ from cowshed.driver.steps import (
     locate,
     opening,
     provision,
+    right_time,
     serial,
     tpm,
     transit,
@@ -264,6 +265,7 @@ def taken_over(rooms: Rooms, guest: Guest) -> None:
     let_go(rooms, guest.uuid)
     awaiting.complete(rooms, guest)
     settled(rooms, guest.uuid)
+    right_time.set_right(guest, patience=right_time.CONNECTS)
 
 
 def settled(rooms: Rooms, uuid: str) -> None:

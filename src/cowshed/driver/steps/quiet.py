@@ -44,6 +44,11 @@ def agent(guest: Guest, action: str) -> Agent:
     return guest.agent
 
 
+def has_channel(guest: Guest) -> bool:
+    """Was it made with a channel for the agent?"""
+    return _channel(guest) is not None
+
+
 def _channel(guest: Guest) -> Channel | None:
     from cowshed.domain.channel import AGENT
     from cowshed.domain.domain import Domain
@@ -73,7 +78,7 @@ def _wanted(guest: Guest, *, demanded: bool) -> bool:
     """Can we freeze it, and has nobody else?"""
     try:
         found = agent(guest, "quiesced")
-        if not demanded and not _speaks(guest):
+        if not demanded and not speaks(guest):
             _log.info("%s is not quiesced: its guest agent is not there", guest.name)
             return False
         if not found.frozen():
@@ -95,7 +100,8 @@ def _freeze(guest: Guest, *, demanded: bool) -> None:
         _log.warning("%s is not quiesced, so its disks are as after a power cut: %s", guest.name, error)
 
 
-def _speaks(guest: Guest) -> bool:
+def speaks(guest: Guest) -> bool:
+    """Has an agent in it opened the channel?"""
     channel = _channel(guest)
     return channel is not None and channel.state == _CONNECTED
 
@@ -113,7 +119,7 @@ def _thaw(guest: Guest) -> None:
 
 def thaw_left(guest: Guest) -> None:
     """Thaw what a killed process may have left frozen."""
-    if guest.state() == PowerState.RUNNING and _speaks(guest):
+    if guest.state() == PowerState.RUNNING and speaks(guest):
         _thaw(guest)
 
 

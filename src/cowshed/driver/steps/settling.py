@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
 from cowshed.clock import Deadline
-from cowshed.driver.steps import locate, transit
+from cowshed.driver.steps import locate, right_time, transit
 from cowshed.driver.steps.transit import Phase, Way
 from cowshed.errors import Busy, CowshedError, DeadlineExceeded, InstanceNotFound, InvalidState
 from cowshed.model.instance import PowerState
@@ -129,6 +129,7 @@ def _resume(guest: Guest) -> None:
     try:
         guest.resume()
         guest.wait(PowerState.RUNNING, timeout=30, what=f"{guest.name} running")
+        right_time.set_right(guest)
     except (InvalidState, InstanceNotFound, DeadlineExceeded) as error:
         _log.warning("%s is paused after a migration that failed, and does not go on: %s", guest.name, error)
 
