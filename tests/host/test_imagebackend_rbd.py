@@ -6,6 +6,7 @@ import errno
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -13,9 +14,20 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from cowshed.config import Config, HostSection, RbdSection
-from cowshed.errors import DiskTooSmall, ImageRejected, NoSpace, NotFound, SnapshotNotFound
+from cowshed.disks import manifest
+from cowshed.errors import (
+    Busy,
+    DeadlineExceeded,
+    DiskTooSmall,
+    ImageRejected,
+    NoSpace,
+    NotFound,
+    SnapshotNotFound,
+    UnsupportedOperation,
+)
 from cowshed.imagebackend import Backend, RADOSClient, Rbd, RBDDriver, RBDImage, RBDVolumeProxy
-from cowshed.tools.rbd import RbdSink
+from cowshed.model.disk import Encryption, EncryptionFormat
+from cowshed.tools.rbd import Pool, RbdSink
 from cowshed.units import MiB
 from tests.ceph_node import Ceph
 
@@ -163,6 +175,77 @@ def test_a_file_is_imported_in_place_of_an_older_one(disk: Rbd, tmp_path: Path, 
         made = backend.by_name(disk._uuid, "disk.config", "rbd")
         assert content(made, tmp_path) == byte * MiB
     made._disk().delete()
+
+
+def _imported(disk: Rbd, file: Path, byte: bytes) -> None:
+    file.write_bytes(byte * MiB)
+    disk.import_file(disk._uuid, str(file), disk.disk_name or "")
+
+
+def test_an_import_that_breaks_leaves_the_older_one(
+    disk: Rbd, tmp_path: Path, driver: RBDDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(sink: Any, offset: int, data: bytes) -> None:
+        sink._slots.acquire()
+        sink._flying += 1
+        sink._done(-errno.ENOSPC, 0)
+
+    def lost(pool: Pool, image: str, name: str) -> None:
+        if image.startswith("cowshed-part_"):  # the older one has given its name away
+            raise DeadlineExceeded(what="an answer", seconds=1)
+        rename(pool, image, name)
+
+    rename = Pool.rename
+    _imported(disk, tmp_path / "file", b"1")
+    for owner, name, broken, error in (
+        (RbdSink, "_send", full, NoSpace),
+        (Pool, "rename", lost, DeadlineExceeded),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(error):
+            patch.setattr(owner, name, broken)
+            _imported(disk, tmp_path / "file", b"2")
+        assert content(disk, tmp_path) == b"1" * MiB
+        assert [image for image in driver._pool().images() if disk._uuid in image] == [disk.rbd_name]
+        assert list(manifest.load(disk._disk().directory).disks) == [disk.disk_name]
+
+
+def test_an_import_that_was_killed_lets_the_next_one_bring_the_older_one_back(
+    disk: Rbd, tmp_path: Path, driver: RBDDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two renames, and where the older one is still to be removed."""
+    aside = f"{disk.disk_name}.was-rbd"
+    for byte in (b"1", b"2"):
+        _imported(disk, tmp_path / "file", byte)
+        if byte == b"1":
+            disk._disk()._become(disk._place().disk(disk._uuid, aside))  # type: ignore[attr-defined]
+            assert not disk.exists()
+        else:
+            disk._place().disk(disk._uuid, aside).create(MiB)
+        with monkeypatch.context() as patch, pytest.raises(NoSpace):
+            patch.setattr(Pool, "check_space", _no_space)
+            _imported(disk, tmp_path / "file", b"3")
+        assert content(disk, tmp_path) == byte * MiB
+        assert [image for image in driver._pool().images() if disk._uuid in image] == [disk.rbd_name]
+
+
+def _no_space(pool: Pool, needed: int) -> None:
+    raise NoSpace(place="the pool", needed=needed, free=0)
+
+
+def test_an_import_does_not_take_a_disk_from_a_guest_and_its_cipher_from_a_disk(
+    disk: Rbd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cowshed.disks.rbd_replacing.WATCHED", 0.0)
+    _imported(disk, tmp_path / "file", b"1")
+    with RBDVolumeProxy(disk.driver, disk.rbd_name), pytest.raises(Busy):
+        _imported(disk, tmp_path / "file", b"2")
+    assert content(disk, tmp_path) == b"1" * MiB
+    with manifest.editing(disk._disk().directory) as disks:
+        entry = disks[disk.disk_name or ""]
+        disks[entry.name] = replace(entry, encryption=Encryption(EncryptionFormat.LUKS, str(uuid.uuid4())))
+    with pytest.raises(UnsupportedOperation):
+        _imported(disk, tmp_path / "file", b"2")
+    assert disk.exists()
 
 
 def test_what_libvirt_and_others_are_told(disk: Rbd) -> None:

@@ -20,7 +20,7 @@ from cowshed.contract.storage import Clonable, DirectUpload, Importing, Snapshot
 from cowshed.disks import lineage, manifest, rbd_sealed
 from cowshed.disks.encryption import check_extract, extract, key_of, new_encryption, new_key, require_source
 from cowshed.disks.rbd_bases import BASE, copied, filled, filling, new_part
-from cowshed.disks.recorded import RecordedDisk
+from cowshed.disks.rbd_replacing import RbdReplacing
 from cowshed.errors import Busy, InvalidRequest, NameTaken, SnapshotNotFound, UnsupportedOperation
 from cowshed.model.disk import (
     Base,
@@ -44,7 +44,7 @@ _SNAPSHOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-class RbdDisk(RecordedDisk, Snapshotting, Importing, Clonable, DirectUpload):
+class RbdDisk(RbdReplacing, Snapshotting, Importing, Clonable, DirectUpload):
     """``<pool>[/<namespace>]/<uuid>_<name>``."""
 
     format = DiskFormat.RAW

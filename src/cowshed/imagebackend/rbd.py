@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cowshed import log
-from cowshed.contract.storage import Clonable, Cloning, DirectUpload, Importing
+from cowshed.contract.storage import Clonable, Cloning, DirectUpload
 from cowshed.disks.recorded import RecordedDisk
 from cowshed.errors import (
     CowshedError,
@@ -186,20 +186,20 @@ class Rbd(Stored):
             self.driver.remove_snap(image, snapshot, ignore_errors=ignore_errors, pool=pool, force=True)
 
     def import_file(self, instance: Any, local_file: str, remote_name: str) -> None:
-        """The raw file ``local_file`` becomes the disk ``remote_name``, in place of an older one; the file stays."""
+        """The raw file ``local_file`` becomes the disk ``remote_name``, in place of an older one; the file stays.
+
+        The older one is removed when the new one has its name; an error leaves it.
+
+        :raises Busy: a guest has the older one open
+        """
+        from cowshed.disks.rbd_replacing import RbdReplacing
+
         disk = self._place().disk(uuid_of(instance), remote_name)
-        assert isinstance(disk, Importing)
-        if disk.exists():
-            disk.delete()
-        part = Path(local_file).with_name(f".{Path(local_file).name}.imported")
-        part.unlink(missing_ok=True)
-        part.hardlink_to(local_file)
+        assert isinstance(disk, RbdReplacing)
         try:
-            disk.import_file(part)
+            disk.replace_with(Path(local_file))
         except NameTaken as error:
             raise InvalidRequest(reason=str(error)) from error
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def _escaped(value: str) -> str:
