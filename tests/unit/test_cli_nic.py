@@ -231,6 +231,8 @@ def test_groups_that_are_gone_are_named_for_programs(cowshed: Call) -> None:
         (("--from", "10.0.0.0/33"), "is not a network"),
         (("--from", "10.0.0.0/8", "--group", "web"), "not both"),
         (("--protocol", "icmp", "--from", "2001:db8::/64"), "there is no icmp"),
+        (("--ipv6", "--from", "10.0.0.0/8"), "10.0.0.0/8 is IPv4"),
+        (("--ipv6", "--protocol", "icmp"), "icmp is IPv4"),
         (("--group", "others"), "does not exist"),
     ],
 )

@@ -23,6 +23,11 @@ def log(session: Session, instance: str, follow: bool, until: str | None, timeou
     machine = session.host.machine(instance)
     if timeout and not follow and until is None:
         raise InvalidRequest(reason="--timeout limits waiting", hint="give -f or --until too")
+    if (follow or until is not None) and session.format != "table":
+        raise InvalidRequest(
+            reason=f"what is followed is shown as it comes, and not as {session.format}",
+            hint=f"leave -o {session.format} out",
+        )
     if not follow and until is None:
         text = machine.log()
         if session.format == "table":

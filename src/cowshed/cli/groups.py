@@ -124,6 +124,7 @@ def add(
     session: Session, name: str, direction: str, protocol: str, port: str, cidr: str, other: str, ipv6: bool
 ) -> None:
     """Let packets through, and the answers to them. In force for running members at once."""
+    from cowshed.manager.groups import check_rule
     from cowshed.model.group import Direction, Ethertype, GroupRule
 
     low, high = _ports(port, icmp=protocol.startswith("icmp"))
@@ -136,6 +137,10 @@ def add(
         cidr,
         other,
     )
+    if ipv6 and check_rule(wanted).ethertype != Ethertype.IPV6:
+        raise InvalidRequest(
+            reason=f"{cidr or protocol} is IPv4, and --ipv6 says otherwise", hint="leave one of them out"
+        )
     with session.working() as host:
         made: GroupRule = host.groups.add_rule(name, wanted)
     if session.format == "table":

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cowshed.cli.context import Group, Session, verb
+from cowshed.errors import InvalidRequest
 
 
 @click.group(cls=Group)
@@ -62,6 +63,10 @@ def drain(session: Session, to: str, end: bool) -> None:
 
     Without --to nothing may run here: the guests that do are named, and nothing is changed. Stopped instances stay.
     """
+    if to and end:
+        raise InvalidRequest(
+            reason="--end moves no instance, so that --to names a host in vain", hint="leave one of them out"
+        )
     with session.working() as opened:
         state = opened.drain(to=to, end=end)
     _emit(session, state)

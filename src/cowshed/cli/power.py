@@ -46,6 +46,7 @@ def start(session: Session, instances: tuple[str, ...]) -> None:
 def stop(session: Session, instances: tuple[str, ...], timeout: str | None, force: bool) -> None:
     """Ask INSTANCES to shut down; end them hard after a time."""
     given = _seconds(timeout)
+    _check_asked("--force", force, given)
 
     def act(host: Host, ref: str) -> Record:
         seconds = host.config.power.shutdown_timeout if given is None else given
@@ -61,6 +62,14 @@ def _seconds(timeout: str | None) -> float | None:
     return None if timeout is None else parse_duration(timeout)
 
 
+def _check_asked(option: str, at_once: bool, timeout: float | None) -> None:
+    """:raises InvalidRequest: a time for a guest that is not asked"""
+    if at_once and timeout is not None:
+        raise InvalidRequest(
+            reason=f"{option} does not ask the guest, so that --timeout limits nothing", hint="leave one of them out"
+        )
+
+
 @click.command(cls=Verb)
 @instances_argument()
 @click.option("--timeout", metavar="TIME", help="How long the guest may take when asked; default: as configured.")
@@ -69,10 +78,7 @@ def _seconds(timeout: str | None) -> float | None:
 def restart(session: Session, instances: tuple[str, ...], timeout: str | None, hard: bool) -> None:
     """Ask INSTANCES to shut down, then start them again; reset them after a time."""
     given = _seconds(timeout)
-    if hard and given is not None:
-        raise InvalidRequest(
-            reason="--hard does not ask the guest, so that --timeout limits nothing", hint="leave one of them out"
-        )
+    _check_asked("--hard", hard, given)
     _each(session, instances, lambda host, ref: host.instances.restart(ref, timeout=given, hard=hard))
 
 

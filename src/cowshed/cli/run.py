@@ -16,6 +16,8 @@ from cowshed.units import parse_duration
 if TYPE_CHECKING:
     from cowshed.manager import Host, Machine
 
+_PATIENCE = "5m"
+
 
 @click.command(cls=Verb)
 @click.argument("image", required=False, default="", shell_complete=image_names)
@@ -118,7 +120,7 @@ if TYPE_CHECKING:
     help="Such as disk_read_iops_sec=500, disk_total_iops_sec@swap=100 or cpu_shares=512; repeatable.",
 )
 @click.option("--wait", "condition", metavar="FOR", help="Also wait for log:TEXT, ssh, address, agent or a state.")
-@click.option("--timeout", metavar="TIME", default="5m", show_default=True, help="How long to wait, with --wait.")
+@click.option("--timeout", metavar="TIME", help=f"How long to wait, with --wait; default: {_PATIENCE}.")
 @verb
 def run(session: Session, image: str, **options: Any) -> None:
     """Make an instance from IMAGE and start it.
@@ -167,7 +169,7 @@ def run(session: Session, image: str, **options: Any) -> None:
         session.tell_brought()
         try:
             if options["condition"]:
-                machine.wait(options["condition"], timeout=parse_duration(options["timeout"]))
+                machine.wait(options["condition"], timeout=parse_duration(options["timeout"] or _PATIENCE))
             if session.format == "table" and not session.quiet:
                 _tell(host, machine)
             else:
@@ -188,7 +190,12 @@ def _tell(host: Host, machine: Machine) -> None:
 
 def _check(session: Session, options: dict[str, Any]) -> None:
     """What can be refused before anything is made."""
-    parse_duration(options["timeout"])
+    if options["timeout"] is not None:
+        parse_duration(options["timeout"])
+        if not options["condition"]:
+            raise InvalidRequest(
+                reason="--timeout limits waiting, and nothing is waited for", hint="add --wait, such as --wait ssh"
+            )
     _limits(options)
     if options["secure_boot"] and options["firmware"] == "bios":
         raise InvalidRequest(reason="a BIOS has no secure boot", hint="leave --firmware bios or --secure-boot out")

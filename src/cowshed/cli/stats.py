@@ -11,6 +11,7 @@ from cowshed.cli import output
 from cowshed.cli.context import Session, Verb, instance_names, verb
 from cowshed.errors import InvalidRequest
 
+_INTERVAL = "2s"
 _SHORTEST = 0.1  # seconds; each look is a call of libvirt for all guests
 
 
@@ -19,16 +20,18 @@ _SHORTEST = 0.1  # seconds; each look is a call of libvirt for all guests
 @click.option(
     "-w", "--watch", is_flag=True, help="Again every few seconds, until ^C; rates are those since the last look."
 )
-@click.option("--interval", metavar="TIME", default="2s", show_default=True, help="With --watch; at least 0.1s.")
+@click.option("--interval", metavar="TIME", help=f"With --watch; at least 0.1s; default: {_INTERVAL}.")
 @verb
-def stats(session: Session, instances: tuple[str, ...], watch: bool, interval: str) -> None:
+def stats(session: Session, instances: tuple[str, ...], watch: bool, interval: str | None) -> None:
     """Show what running INSTANCES (default: all) use: processors, memory, disks, network; one call of libvirt for all."""
     from cowshed import clock
     from cowshed.units import parse_duration
 
-    pause = parse_duration(interval)
+    pause = parse_duration(_INTERVAL if interval is None else interval)
     if pause < _SHORTEST:
         raise InvalidRequest(reason=f"an interval of {pause:g} s is too short", hint="at least 0.1s")
+    if interval is not None and not watch:
+        raise InvalidRequest(reason="--interval is the time between two looks, and there is one", hint="add --watch")
     before: dict[str, Any] = {}
     while True:
         rows = session.host.usage(instances)

@@ -45,6 +45,8 @@ def parse(
         raise InvalidRequest(reason=f"a format is for files; {spec} is raw bytes to QEMU", hint="leave --format out")
     if password and not data.get("auth_method"):
         raise InvalidRequest(reason=f"{spec} takes no password")
+    if user and not data.get("auth_username"):
+        raise InvalidRequest(reason=f"{spec} takes no user", hint="iSCSI and Ceph have users")
     multiattach = bool(options.pop("multiattach", False))
     info: dict[str, Any] = {
         "driver_volume_type": kind,
