@@ -90,14 +90,14 @@ class LiveMigration(LiveMigrationContract):
         from cowshed.tools import filesystem
 
         name = dest_check_data.get("filename") if isinstance(dest_check_data, Mapping) else None
-        if name and PROBE.fullmatch(name):
+        if isinstance(name, str) and PROBE.fullmatch(name):
             filesystem.remove_file(self.rooms.instances / name)
 
     def check_can_live_migrate_source(
         self, context: Any, instance: Instance, dest_check_data: Any, block_device_info: BlockDevices = None
     ) -> dict[str, Any]:
         with log.about(instance.name):
-            found = data.checked(dest_check_data, "filename", "available")
+            found = data.checked(dest_check_data, *data.OF_TARGET)
             guest = self.rooms.hypervisor.guest(instance.uuid)
             marks.refuse_marked(self.rooms, instance, "migrated")
             if tuple(found["qemu"]) < self.rooms.hypervisor.version():
@@ -122,7 +122,7 @@ class LiveMigration(LiveMigrationContract):
     ) -> dict[str, Any]:
         """:raises HostUnsuitable: this host cannot run the guest; nothing was made"""
         with log.about(instance.name):
-            found = data.checked(migrate_data, "is_shared_instance_path", "disks", "copied", "records", "cpu")
+            found = data.checked(migrate_data, *data.OF_SOURCE)
             return arriving.prepare(self.rooms, instance, block_device_info, tuple(network_info or ()), found)
 
     def live_migration(
@@ -142,7 +142,7 @@ class LiveMigration(LiveMigrationContract):
         """
         if not _HOST.fullmatch(dest):
             raise InvalidRequest(reason=f"{dest!r} is no host name")
-        found = data.checked(migrate_data, "xml", "copied")
+        found = data.checked(migrate_data, *data.OF_PREPARATION)
         with log.about(instance.name), transit.busy(self.rooms, instance.uuid, Way.OUT):
             guest = self.rooms.hypervisor.guest(instance.uuid)
             leaving.refuse_unmovable(self.rooms, instance, guest)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import clock, log
 from cowshed.driver.steps import (
+    announced,
     awaiting,
     bases,
     connect,
@@ -32,7 +31,6 @@ from cowshed.errors import (
     CowshedError,
     HostUnsuitable,
     InstanceNotFound,
-    InvalidRequest,
     InvalidState,
     NameTaken,
     NoSpace,
@@ -45,8 +43,10 @@ from cowshed.undo import Undo
 if TYPE_CHECKING:
     from cowshed.contract.storage import Disk
     from cowshed.driver.rooms import Rooms
+    from cowshed.driver.steps.announced import Announced
     from cowshed.hypervisor.guest import Guest
     from cowshed.model.disk import Base, ManifestDisk
+    from cowshed.model.volume import AttachedVolume
 
 _log = log.logger(__name__)
 
@@ -119,9 +119,10 @@ def prepare(
 ) -> dict[str, Any]:
     """Everything the guest needs here; on failure nothing of it is left.
 
+    :raises InvalidRequest: the migrate data cannot be read
     :raises NameTaken: :raises HostUnsuitable: and what making disks, volumes and interfaces raises
     """
-    shared = bool(found["is_shared_instance_path"])
+    shared, told = bool(found["is_shared_instance_path"]), announced.read(found)
     recover_one(rooms, instance.uuid)
     refuse_taken(rooms, instance)
     check_guest(rooms, found)
@@ -138,8 +139,8 @@ def prepare(
         shallow = False
         if not shared:
             provision.directory(rooms, instance, undo)
-            write_records(place.path, found["records"])
-            shallow = _make_disks(rooms, instance, found, undo)
+            write_records(place.path, told.records)
+            shallow = _make_disks(rooms, instance, told, undo)
         else:
             _check_bases(rooms, instance)
         plugged = connect.plug(rooms, vifs, undo)
@@ -147,7 +148,7 @@ def prepare(
         image = locate.remembered_image(rooms, instance)
         if shared:  # the record is the source's as well, whose guest runs: only this host's side goes
             undo.push("disconnect its volumes here", leaving.disconnect, rooms, instance, found)
-        connected = volumes.connect_all(rooms, instance, _volumes(block_devices, found, shared=shared), undo)
+        connected = volumes.connect_all(rooms, instance, _volumes(block_devices, told.volumes, shared=shared), undo)
         undo.push("give the serial port back", serial.give_back, rooms, instance.uuid)
         xml = launch.assembled(rooms, instance, image, plugged, connected)
         if held:
@@ -162,12 +163,12 @@ def _other_directory(path: Path, shared: bool) -> CowshedError:
     return NameTaken(kind="instance directory", name=path)
 
 
-def write_records(place: Path, records: dict[str, str]) -> None:
+def write_records(place: Path, records: Mapping[str, str]) -> None:
+    """:raises InvalidRequest: one is none; nothing was written"""
     from cowshed.tools import filesystem
 
+    announced.check_records(records)
     for name, text in records.items():
-        if Path(name).name != name or not name.endswith(".json"):
-            raise InvalidRequest(reason=f"{name!r} is not a record of an instance")
         filesystem.write_atomically(place / name, text.encode())
 
 
@@ -183,15 +184,14 @@ def _check_bases(rooms: Rooms, instance: Instance) -> None:
             )
 
 
-def _make_disks(rooms: Rooms, instance: Instance, found: dict[str, Any], undo: Undo) -> bool:
+def _make_disks(rooms: Rooms, instance: Instance, told: Announced, undo: Undo) -> bool:
     """Empty ones for what QEMU will copy; True: overlays on the bases they have at the source, for all that have one."""
     from cowshed.disks import manifest
 
-    entries = [manifest.disk(dict(line)) for line in found["disks"]]
-    copied = [one for one in entries if one.name in found["copied"]]
+    copied = [one for one in told.disks if one.name in told.copied]
     known = {one.name: base_here(rooms, one) for one in copied if one.base_path}
     shallow = bool(known) and all(known.values())
-    for entry in entries:
+    for entry in told.disks:
         rooms.progress.check()
         backend = rooms.backend(entry.backend)
         if backend.traits.shared:
@@ -199,17 +199,17 @@ def _make_disks(rooms: Rooms, instance: Instance, found: dict[str, Any], undo: U
             continue
         disk = backend.disk(instance.uuid, entry.name)
         with provision.taken_back(undo, disk):
-            _make_disk(rooms, instance, entry, disk, found, known.get(entry.name) if shallow else None)
+            _make_disk(rooms, instance, entry, disk, told, known.get(entry.name) if shallow else None)
     return shallow
 
 
 def _make_disk(
-    rooms: Rooms, instance: Instance, entry: ManifestDisk, disk: Disk, found: dict[str, Any], base: Base | None
+    rooms: Rooms, instance: Instance, entry: ManifestDisk, disk: Disk, told: Announced, base: Base | None
 ) -> None:
-    if entry.name in found["copied"]:
+    if entry.name in told.copied:
         disk.create(entry.virtual_size, base, encrypt=entry.encryption is not None, progress=rooms.progress)
-    elif entry.name in found["content"]:
-        content = zlib.decompress(base64.b64decode(found["content"][entry.name]))
+    elif entry.name in told.content:
+        content = told.content[entry.name]
         provision.file_of(disk).create_filled(len(content), lambda path: path.write_bytes(content))
     else:
         _from_image(rooms, instance, entry)
@@ -236,17 +236,17 @@ def _from_image(rooms: Rooms, instance: Instance, entry: ManifestDisk) -> None:
     bases.make(rooms, backend, disk, rooms.images.show(entry.image_id), entry.virtual_size)
 
 
-def _volumes(block_devices: Any, found: dict[str, Any], *, shared: bool) -> Sequence[Any]:
+def _volumes(block_devices: Any, found: Sequence[AttachedVolume], *, shared: bool) -> Sequence[AttachedVolume]:
     """Where the guest sees them is what the source says; how they are reached, the caller, if it says anything.
 
     :param shared: they stand in a record that both hosts have, as attached
     """
     from cowshed.driver.steps import mapping
     from cowshed.model.volume import VolumeState
-    from cowshed.volumes import info, record
+    from cowshed.volumes import info
 
     state = VolumeState.ATTACHED if shared else VolumeState.CONNECTING
-    known = [replace(record.volume(dict(one)), state=state) for one in found["volumes"]]
+    known = [replace(one, state=state) for one in found]
     asked = {info.volume_id(one.info): one.info for one in mapping.entries(block_devices) or ()}
     return [
         replace(one, connection_info=volumes.merged(one.connection_info, asked.get(one.id, {}))) if asked else one

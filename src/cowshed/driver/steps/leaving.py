@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 from cowshed import log
 from cowshed.contract.storage import Snapshotting
-from cowshed.driver.steps import disk_names, locate, moving, passwords, placing, replacing, shares, volumes
+from cowshed.driver.steps import announced, disk_names, locate, moving, passwords, placing, replacing, shares, volumes
 from cowshed.errors import (
     Conflict,
     CowshedError,
@@ -23,7 +23,7 @@ from cowshed.errors import (
 from cowshed.migration.policy import Action, Monitor, Policy, Sample
 from cowshed.model.host import VirtType
 from cowshed.model.instance import Instance, PowerState
-from cowshed.units import MiB, format_size
+from cowshed.units import format_size
 
 if TYPE_CHECKING:
     from cowshed.driver.rooms import Rooms
@@ -37,7 +37,6 @@ _P = ParamSpec("_P")
 
 PROBE: Final = re.compile(r"\.shared-[0-9a-f]{32}")
 LOOK: Final = 0.2  # seconds between two looks at a migration
-CONTENT: Final = 8 * MiB  # what a read-only disk may hold that travels with the migrate data
 RUNS: Final = (PowerState.RUNNING, PowerState.PAUSED)
 
 
@@ -176,7 +175,7 @@ def _contents(rooms: Rooms, instance: Instance, local: dict[str, ManifestDisk]) 
         if not name.startswith(disk_names.CONFIG_DRIVE):
             continue
         path = rooms.directory(instance.uuid).path / entry.location
-        if entry.encryption or path.stat().st_size > CONTENT:
+        if entry.encryption or path.stat().st_size > announced.CONTENT:
             raise UnsupportedOperation(
                 subject=f"disk {name}", operation="move to another host", reason="it is encrypted, or too large"
             )
@@ -340,13 +339,13 @@ def disconnect(rooms: Rooms, instance: Instance, found: dict[str, Any], *, keep_
 
     :param keep_record: it may come back: also what only this host knows of them (passwords) is kept
     """
-    from cowshed.volumes import find, record
+    from cowshed.volumes import find
 
     recorded = volumes.recorded(rooms, instance)
     if not (keep_record or found.get("is_shared_instance_path")):
         return volumes.disconnect_all(rooms, instance, None)
     kept = passwords.kept(rooms, instance) if keep_record else {}
-    for volume in recorded or [record.volume(one) for one in found.get("volumes", [])]:
+    for volume in recorded or announced.volumes(found):
         if volume.id in kept:
             continue
         try:
