@@ -135,6 +135,17 @@ class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport
             raise self.fail["power_states"]
         return dict(self.power)
 
+    def rescued(self, instance: Instance) -> bool:
+        return False
+
+    def resized(self, instance: Instance) -> bool:
+        if "resized" in self.fail:
+            raise self.fail["resized"]
+        return False
+
+    def moved_to(self, instance: Instance) -> str:
+        return ""
+
     def volumes(self, instance: Instance) -> tuple[Any, ...]:
         return ()
 

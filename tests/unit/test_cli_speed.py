@@ -71,6 +71,29 @@ def test_ls_is_not_answered_quickly_where_something_is_configured(
     assert not capsys.readouterr().out
 
 
+@pytest.mark.parametrize("note", ["instances/{uuid}/rescue.json", "transit/{uuid}.out.json"])
+def test_ls_is_not_answered_quickly_where_an_instance_waits_for_something(
+    state: Path, monkeypatch: pytest.MonkeyPatch, note: str
+):
+    """Under the names that the driver gives to its notes."""
+    from cowshed.cli import quick
+    from cowshed.config import Config, HostSection
+    from cowshed.driver.rooms import Rooms
+    from cowshed.driver.steps import placing, transit
+
+    rooms = Rooms(Config(host=HostSection(state=str(state))))
+    uuid = Records(state / "cowshed.db").find("db").uuid
+    monkeypatch.setattr(quick, "_ordinary", lambda: True)
+    monkeypatch.setattr(quick, "_state", lambda: str(state))
+    monkeypatch.setattr("cowshed.hypervisor.look.states", dict)
+    assert quick.ls()
+    path = state / note.format(uuid=uuid)
+    path.parent.mkdir(parents=True)
+    path.write_text('{"phase": "kept", "here": true}')
+    assert placing.rescued(rooms, uuid) or transit.noted(rooms, uuid, transit.Way.OUT)
+    assert not quick.ls()
+
+
 def complete(state: Path, *words: str, shell: str = "bash") -> set[str]:
     line = " ".join(["cowshed", *words])
     done = cowshed(

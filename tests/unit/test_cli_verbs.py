@@ -415,6 +415,56 @@ def test_ls_formats(cowshed: Command, web: str):
     assert cowshed("ls", "-q").out == "web\n"
 
 
+@pytest.mark.parametrize(
+    ("rescued", "sent", "words", "keys", "hint"),
+    [
+        (True, None, "running (rescued)", (True, False, None), "cowshed unrescue web"),
+        (False, "", "running (resized)", (False, True, None), "cowshed resize web --confirm"),
+        (False, "cow-b", "running (moved to cow-b)", (False, False, "cow-b"), "--revert starts it here again"),
+    ],
+)
+def test_what_an_instance_waits_for_is_shown(
+    cowshed: Command,
+    web: str,
+    monkeypatch: pytest.MonkeyPatch,
+    rescued: bool,
+    sent: str | None,
+    words: str,
+    keys: tuple[object, ...],
+    hint: str,
+):
+    """Beside its state, which is what it was, and under keys of their own."""
+    monkeypatch.setattr(PretendDriver, "rescued", lambda *_: rescued)
+    monkeypatch.setattr(PretendDriver, "resized", lambda *_: sent is not None)
+    monkeypatch.setattr(PretendDriver, "moved_to", lambda *_: sent or "")
+    assert f" {words} " in cowshed("ls").out.splitlines()[1]
+    assert cowshed("restart", "web").out.splitlines()[1] == f"web   {words}"
+    shown = cowshed("show", "web").out
+    assert [words, hint] == [word for word in (words, hint) if word in shown]
+    for item in (
+        *cowshed("ls", "-o", "json").json["instances"],
+        cowshed("show", "web", "-o", "json").json["instance"],
+        yaml.safe_load(cowshed("show", "web", "-o", "yaml").out)["instance"],
+    ):
+        assert item["state"] == "running"
+        assert (item["rescued"], item["resized"], item["moved_to"]) == keys
+
+
+def test_what_waits_for_nothing_is_shown_as_before(cowshed: Command, web: str):
+    assert cowshed("restart", "web").out.splitlines()[1] == "web   running"
+    assert not {"rescued", "resized", "moved_to"} & set(cowshed("show", "web").out.split())
+    item = cowshed("show", "web", "-o", "json").json["instance"]
+    assert (item["rescued"], item["resized"], item["moved_to"]) == (False, False, None)
+
+
+def test_a_note_that_cannot_be_read_does_not_hide_the_instances(cowshed: Command, web: str):
+    cowshed.fail["resized"] = errors.DataCorrupt(path="/state/transit/web.out.json", reason="not JSON")
+    result = cowshed("ls")
+    assert result.code == 0
+    assert result.out.splitlines()[1].split()[:2] == ["web", "running"]
+    assert "not JSON" in result.err
+
+
 def test_ls_of_nothing(cowshed: Command):
     assert cowshed("ls").out.split() == ["NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "PORTS", "AGE"]
     assert cowshed("ls", "-o", "json").json == {"schema_version": 1, "instances": []}

@@ -22,6 +22,9 @@ def describe(record: Record) -> dict[str, Any]:
         "name": record.name,
         "uuid": record.uuid,
         "state": str(record.state),
+        "rescued": record.rescued,
+        "resized": record.resized,
+        "moved_to": record.moved_to or None,
         "image": record.image_name or instance.image_ref,
         "root_volume": instance.system_metadata.get("root_volume") or None,
         "cpus": instance.flavor.vcpus,
@@ -36,6 +39,13 @@ def describe(record: Record) -> dict[str, Any]:
     }
 
 
+def state_in_words(row: output.Row) -> str:
+    """Its state, and what it is kept for: an end that somebody has to say."""
+    words = [word for word in ("rescued", "resized") if row[word]]
+    words += [f"moved to {row['moved_to']}"] if row["moved_to"] else []
+    return f"{row['state']} ({', '.join(words)})" if words else str(row["state"])
+
+
 def _size(key: str) -> Any:
     from cowshed.units import format_size
 
@@ -44,7 +54,7 @@ def _size(key: str) -> Any:
 
 COLUMNS: output.Columns = {
     "name": lambda row: row["name"],
-    "state": lambda row: row["state"],
+    "state": state_in_words,
     "image": lambda row: row["image"] or f"volume:{(row['root_volume'] or '')[:8]}",
     "cpus": lambda row: row["cpus"],
     "memory": _size("memory"),
@@ -128,6 +138,8 @@ def _for_people(item: dict[str, Any]) -> dict[str, Any]:
 
     changed = dict(item)
     changed["memory"] = format_size(item["memory"])
+    changed["state"] = state_in_words(item)
+    changed |= {"rescued": None, "resized": None, "moved_to": None} | _ways_out(item)
     for key in ("created", "deleted_at", "reclaim_at"):
         changed[key] = output.moment(item[key]) if item.get(key) else None
     changed["disks"] = [_in_words(disk) for disk in item["disks"]]
@@ -135,6 +147,16 @@ def _for_people(item: dict[str, Any]) -> dict[str, Any]:
         f"{one['device']}: {one['source']} ({one['id']}{', root' if one['root'] else ''})" for one in item["volumes"]
     ]
     return {key: value for key, value in changed.items() if value not in ("", [], {}, None)}
+
+
+def _ways_out(item: dict[str, Any]) -> dict[str, str]:
+    """How what it is kept for ends."""
+    name = item["name"]
+    if item["moved_to"]:
+        return {"moved_to": f"cowshed resize {name} --confirm leaves it there, --revert starts it here again"}
+    if item["resized"]:
+        return {"resized": f"cowshed resize {name} --confirm keeps it so, --revert takes it back"}
+    return {"rescued": f"cowshed unrescue {name} boots its own disks again"} if item["rescued"] else {}
 
 
 def _in_words(disk: dict[str, Any]) -> str:

@@ -9,14 +9,14 @@ import click
 
 from cowshed.cli import output
 from cowshed.cli.context import Session, Verb, instances_argument, verb
-from cowshed.cli.instances import describe
+from cowshed.cli.instances import describe, state_in_words
 from cowshed.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from cowshed.manager.host import Host
     from cowshed.manager.records import Record
 
-COLUMNS: output.Columns = {"name": lambda row: row["name"], "state": lambda row: row["state"]}
+COLUMNS: output.Columns = {"name": lambda row: row["name"], "state": state_in_words}
 
 
 def _each(session: Session, instances: tuple[str, ...], act: Callable[[Host, str], Record]) -> None:

@@ -68,6 +68,8 @@ class Record:
     bytes that the console's log had when it was last started: what this boot said begins there.
     ``deleted`` is when it was deleted softly, 0: it was not.
     ``properties`` are what this instance was to have instead of, or beside, what its image says.
+    What is not recorded but seen, as the state is: ``rescued``, it boots from rescue disks; ``resized``, a resize waits to be
+    confirmed or reverted; ``moved_to``, so does a cold move to that host, which broke off.
     """
 
     instance: Instance
@@ -81,6 +83,9 @@ class Record:
     boot_log: int = 0
     deleted: float = 0.0
     properties: Mapping[str, str] = field(default_factory=dict)
+    rescued: bool = False
+    resized: bool = False
+    moved_to: str = ""
 
     @property
     def uuid(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cowshed import log
-from cowshed.errors import Busy, Conflict, InvalidState
+from cowshed.errors import Busy, Conflict, CowshedError, InvalidState
 from cowshed.manager.records import Record, Records
 from cowshed.model.instance import InstanceState, PowerState
 
@@ -71,13 +71,25 @@ class States:
         """What the hypervisor says wins over what was recorded."""
         if record.state in TRANSIENT or record.state == InstanceState.SOFT_DELETED:
             return record
+        record = self._waiting(record)
         power = powers.get(record.uuid)
         if power is None:
             return dataclasses.replace(record, state=InstanceState.ERROR, error=self._lost(record))
         state = _STATES[power]
         if state == InstanceState.STOPPED and record.state == InstanceState.SUSPENDED:
             state = InstanceState.SUSPENDED
-        return dataclasses.replace(record, state=state, error="")
+        return dataclasses.replace(record, state=state, error="", rescued=self.driver.rescued(record.instance))
+
+    def _waiting(self, record: Record) -> Record:
+        """With what it waits to be confirmed or reverted. Where that cannot be read, the others are told of all the same."""
+        try:
+            if not self.driver.resized(record.instance):
+                return record
+            dest = self.driver.moved_to(record.instance)
+        except CowshedError as error:
+            _log.warning("whether a resize of %s waits is not known: %s", record.name, error)
+            return record
+        return dataclasses.replace(record, resized=not dest, moved_to=dest)
 
     def _lost(self, record: Record) -> str:
         if self._is_elsewhere(record):
