@@ -27,10 +27,7 @@ class Filters(FiltersContract):
                 filtering.check(self.rooms, instance, vifs)
                 return
             filtering.hold_defined(self.rooms, guest)
-            wanted = filtering.planned(self.rooms, guest, instance, vifs)
-            self.rooms.filters.ensure(wanted)
-            owners = {one.owner for one in wanted}
-            filtering.connect_links(guest, [vif for vif in vifs if vif.id in owners])
+            filtering.enforce_of(self.rooms, guest, instance, vifs)
 
     def check_filtering(self, instance: Instance, vifs: Sequence[Vif]) -> None:
         """Can packets of these interfaces be filtered as their groups say?
@@ -59,13 +56,8 @@ class Filters(FiltersContract):
         """
         with log.about(instance.name):
             guest = self.rooms.hypervisor.find(instance.uuid)
-            found = nics.recovered(guest) if guest else None
-            if guest is None or found is None:
+            if guest is None:
                 return
             filtering.hold_defined(self.rooms, guest)
-            if not nics.runs(guest):
-                return
-            wanted = filtering.planned(self.rooms, guest, instance, found.vifs)
-            self.rooms.filters.ensure(wanted)
-            filtered = {one.owner for one in wanted}
-            filtering.remove_unused(self.rooms, [vif.id for vif in found.vifs if vif.id not in filtered])
+            if nics.runs(guest):
+                filtering.enforce_groups(self.rooms, guest, instance)

@@ -61,9 +61,7 @@ class Interfaces(InterfacesContract):
             (held,) = filtering.hold(rooms, instance, [plugged])
             nics.attach(guest, nics.element(instance, image_meta, held), vif)
             if nics.runs(guest):
-                wanted = filtering.planned(rooms, guest, instance, [vif])
-                rooms.filters.ensure(wanted)
-                filtering.connect_links(guest, [vif] if wanted else [])
+                filtering.enforce_of(rooms, guest, instance, [vif])
         if vif.tag:
             tagged.tell(rooms, instance, guest)
 

@@ -7,13 +7,14 @@ go up and its CPUs on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from cowshed import log
 from cowshed.driver.steps import nics
+from cowshed.driver.steps.filter_order import in_order
 from cowshed.errors import CowshedError, HypervisorError, InstanceNotFound, ToolFailed, UnsupportedOperation
 from cowshed.model.group import Member, SecurityGroup
 from cowshed.model.instance import Instance, PowerState
@@ -105,12 +106,45 @@ def enforce(rooms: Rooms, guest: Guest) -> None:
 
     :raises HypervisorError: an interface has no device :raises ToolFailed: the kernel refuses
     """
-    found = nics.recovered(guest)
-    if found is not None:
-        wanted = planned(rooms, guest, found.instance, found.vifs)
+
+    def plan() -> list[Filter]:
+        found = nics.recovered(guest)
+        return planned(rooms, guest, found.instance, found.vifs) if found else []
+
+    _connect_filtered(guest, in_order(rooms, plan, rooms.filters.ensure))
+
+
+def enforce_of(rooms: Rooms, guest: Guest, instance: Instance, vifs: Sequence[Vif]) -> None:
+    """As :func:`enforce`, of these interfaces of a running guest."""
+    plan = partial(planned, rooms, guest, instance, vifs)
+    _connect_filtered(guest, in_order(rooms, plan, rooms.filters.ensure))
+
+
+def _connect_filtered(guest: Guest, filters: Sequence[Filter]) -> None:
+    if filters:
+        _connect_links(guest, {one.address.lower() for one in filters})
+
+
+def enforce_groups(rooms: Rooms, guest: Guest, instance: Instance) -> None:
+    """The filters of all its interfaces as their groups are now; of one that is in none, none. Links stay as they are.
+
+    :raises HypervisorError: an interface has no device :raises ToolFailed: the kernel refuses
+    """
+
+    def plan() -> tuple[list[Filter], list[str]]:
+        found = nics.recovered(guest)
+        if found is None:
+            return [], []
+        wanted = planned(rooms, guest, instance, found.vifs)
+        filtered = {one.owner for one in wanted}
+        return wanted, [vif.id for vif in found.vifs if vif.id not in filtered]
+
+    def apply(plan: tuple[list[Filter], list[str]]) -> None:
+        wanted, others = plan
         rooms.filters.ensure(wanted)
-        owners = {one.owner for one in wanted}
-        connect_links(guest, [vif for vif in found.vifs if vif.id in owners])
+        _remove_unused(rooms, others)
+
+    in_order(rooms, plan, apply)
 
 
 def hold_defined(rooms: Rooms, guest: Guest) -> None:
@@ -165,8 +199,8 @@ def _go_on(guest: Guest, up: Sequence[str], *, running: bool) -> None:
         _log.warning("%s does not go on as it was: %s", guest.name, error)
 
 
-def connect_links(guest: Guest, vifs: Iterable[Vif]) -> None:
-    addresses = {vif.address.lower() for vif in vifs}
+def _connect_links(guest: Guest, addresses: Collection[str]) -> None:
+    """:param addresses: in small letters"""
     for one in nics.plugged(guest):
         if one.address.lower() in addresses and not one.up:
             nics.set_link(guest, one.address, up=True)
@@ -240,8 +274,20 @@ def refresh(rooms: Rooms, group_id: str) -> None:
 
     :raises CowshedError: some have the old rules still
     """
+    errors: list[CowshedError] = []
+
+    def plan() -> list[Filter]:
+        errors.clear()
+        return _of_group(rooms, group_id, errors)
+
+    in_order(rooms, plan, partial(_ensure_each, rooms))
+    if errors:
+        raise errors[0]
+
+
+def _of_group(rooms: Rooms, group_id: str, errors: list[CowshedError]) -> list[Filter]:
+    """Of every running guest that has to do with it; why some cannot be planned is added to ``errors``."""
     wanted: list[Filter] = []
-    first: CowshedError | None = None
     members = cache(rooms.rules.members)  # a list of all that every one of them would ask for
     for guest in rooms.hypervisor.guests():
         try:
@@ -250,10 +296,8 @@ def refresh(rooms: Rooms, group_id: str) -> None:
             if _ended(guest):
                 continue
             _log.warning("%s has the old rules of group %s still: %s", guest.name, group_id, error)
-            first = first or error
-    _ensure_each(rooms, wanted)
-    if first:
-        raise first
+            errors.append(error)
+    return wanted
 
 
 def _concerned(rooms: Rooms, guest: Guest, group_id: str, members: Members) -> list[Filter]:
@@ -297,13 +341,12 @@ def remove(rooms: Rooms, instance: Instance, vifs: Sequence[Vif]) -> None:
     """What fails is logged: a filter without a device filters nothing, and is swept later."""
     try:
         owners = [vif.id for vif in vifs if _may_be_filtered(rooms, instance, vif)]
-        if owners:
-            rooms.filters.remove(owners)
+        in_order(rooms, lambda: owners, rooms.filters.remove)
     except CowshedError as error:
         _log.warning("the packet filters of %s were not removed: %s", instance.name, error)
 
 
-def remove_unused(rooms: Rooms, owners: Sequence[str]) -> None:
+def _remove_unused(rooms: Rooms, owners: Sequence[str]) -> None:
     """Of interfaces that are not filtered any more; a host without nft has none."""
     from cowshed.tools import run
 
@@ -327,9 +370,22 @@ def sweep(rooms: Rooms) -> None:
     if os.geteuid() != 0 or run.find("nft") is None:
         return
     try:
-        if known := rooms.filters.known():
-            running = [nics.recovered(guest) for guest in rooms.hypervisor.guests() if nics.runs(guest)]
-            gone = rooms.filters.sweep([vif.id for found in running if found for vif in found.vifs], known)
-            _log.info("removed the packet filters of %d interfaces that are gone", len(gone))
+        in_order(rooms, partial(_known_and_running, rooms), partial(_sweep, rooms))
     except CowshedError as error:
         _log.warning("could not sweep packet filters: %s", error)
+
+
+def _known_and_running(rooms: Rooms) -> tuple[set[str], list[str]] | None:
+    """The keys that the kernel has, and after that the ids of the interfaces of guests that run."""
+    known = rooms.filters.known()
+    if not known:
+        return None
+    running = [nics.recovered(guest) for guest in rooms.hypervisor.guests() if nics.runs(guest)]
+    return known, [vif.id for found in running if found for vif in found.vifs]
+
+
+def _sweep(rooms: Rooms, plan: tuple[set[str], list[str]] | None) -> None:
+    if plan:
+        known, owners = plan
+        gone = rooms.filters.sweep(owners, known)
+        _log.info("removed the packet filters of %d interfaces that are gone", len(gone))
