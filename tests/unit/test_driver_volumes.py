@@ -12,7 +12,7 @@ import pytest
 
 from cowshed.config import Config, HostSection
 from cowshed.driver import LibvirtDriver
-from cowshed.driver.steps import marks, volumes
+from cowshed.driver.steps import marks, volume_checks, volume_settling, volumes
 from cowshed.errors import Conflict, InvalidState, NameTaken, UnsupportedOperation
 from cowshed.model.disk import Bus
 from cowshed.model.flavor import Flavor
@@ -86,18 +86,18 @@ def test_a_file_by_another_name_is_the_same_volume(driver: LibvirtDriver, data: 
     assert "vdb" in str(caught.value.hint)
     assert str(data) in str(caught.value.hint)
     with pytest.raises(Conflict, match="myserial"):
-        volumes.refuse_used(driver.rooms, second, file(other))
+        volume_checks.refuse_used(driver.rooms, second, file(other))
 
 
 def test_other_files_and_files_that_are_gone_are_other_volumes(driver: LibvirtDriver, data: Path) -> None:
     who = cow(driver)
     attached(driver, who, file(data, "myserial"))
     other = data.with_name("other.raw")
-    volumes.refuse_used(driver.rooms, who, file(other))
+    volume_checks.refuse_used(driver.rooms, who, file(other))
     other.write_bytes(b"")
-    volumes.refuse_used(driver.rooms, who, file(other))
+    volume_checks.refuse_used(driver.rooms, who, file(other))
     data.unlink()
-    volumes.refuse_used(driver.rooms, who, file(other))
+    volume_checks.refuse_used(driver.rooms, who, file(other))
 
 
 def test_what_is_deleted_softly_is_given_nothing(driver: LibvirtDriver, data: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_killed_exchange_leaves_the_volume_that_the_guest_shows(
     )
     record.save(place, left)
     showing(driver, new if changed_over else data)
-    volumes.recover(driver.rooms)
+    volume_settling.recover(driver.rooms)
     (found,) = driver.volumes(who)
     assert (found.id, found.state) == (name if changed_over else "old", VolumeState.ATTACHED)
     assert found.connection_info["data"]["path"] == str(new if changed_over else data)

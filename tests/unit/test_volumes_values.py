@@ -13,7 +13,7 @@ import pytest
 
 from cowshed.config import RbdSection, VolumesSection
 from cowshed.domain.naming import Names
-from cowshed.driver.steps import mapping
+from cowshed.driver.steps import mapping, volume_checks
 from cowshed.errors import (
     Conflict,
     DataCorrupt,
@@ -460,7 +460,6 @@ def test_block_device_info_names_the_root_and_what_it_leaves_open() -> None:
 def test_a_used_volume_is_nobody_elses(tmp_path: Path) -> None:
     from cowshed.config import Config, HostSection
     from cowshed.driver.rooms import Rooms
-    from cowshed.driver.steps import volumes
     from cowshed.model.flavor import Flavor
     from cowshed.model.instance import Instance
 
@@ -470,14 +469,14 @@ def test_a_used_volume_is_nobody_elses(tmp_path: Path) -> None:
     place.create()
     record.save(place.path, volume())
     with pytest.raises(NameTaken):
-        volumes.refuse_used(rooms, first, FILE)
+        volume_checks.refuse_used(rooms, first, FILE)
     with pytest.raises(Conflict):
-        volumes.refuse_used(rooms, second, {**FILE, "serial": "another-name"})
-    volumes.refuse_used(rooms, second, {**FILE, "serial": "w", "data": {"path": "/y", "format": "raw"}})
+        volume_checks.refuse_used(rooms, second, {**FILE, "serial": "another-name"})
+    volume_checks.refuse_used(rooms, second, {**FILE, "serial": "w", "data": {"path": "/y", "format": "raw"}})
     with pytest.raises(Conflict):  # only one of the two is willing to share
-        volumes.refuse_used(rooms, second, {**FILE, "multiattach": True})
+        volume_checks.refuse_used(rooms, second, {**FILE, "multiattach": True})
     record.save(place.path, volume(info={**FILE, "multiattach": True}))
-    volumes.refuse_used(rooms, second, {**FILE, "multiattach": True})
+    volume_checks.refuse_used(rooms, second, {**FILE, "multiattach": True})
 
 
 def test_volumes_make_room_for_the_disks_of_a_rescue() -> None:

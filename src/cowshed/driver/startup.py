@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from cowshed.contract.startup import Startup as StartupContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import arriving, capture_clean, filtering, host_state, settling, shares, sweep, volumes
+from cowshed.driver.steps import (
+    arriving,
+    capture_clean,
+    filtering,
+    host_state,
+    settling,
+    shares,
+    sweep,
+    volume_settling,
+)
 
 
 class Startup(StartupContract):
@@ -20,7 +29,7 @@ class Startup(StartupContract):
         settling.recover(self.rooms)
         arriving.recover(self.rooms)
         sweep.leftovers(self.rooms)
-        volumes.recover(self.rooms)
+        volume_settling.recover(self.rooms)
         shares.unmount_unused(self.rooms)
         capture_clean.recover(self.rooms)
         filtering.sweep(self.rooms)

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 from cowshed import log
 from cowshed.contract.volumes import Volumes as VolumesContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import counters, devices, locate, mapping, marks, swap, tagged, volume_snapshot, volumes
+from cowshed.driver.steps import (
+    counters,
+    devices,
+    locate,
+    mapping,
+    marks,
+    swap,
+    tagged,
+    volume_checks,
+    volume_settling,
+    volume_snapshot,
+    volumes,
+)
 from cowshed.errors import CowshedError, DiskNotFound, InvalidState
 from cowshed.model.disk import Bus
 from cowshed.model.instance import Instance
@@ -61,10 +73,12 @@ class Volumes(VolumesContract):
             marks.refuse_deleted(rooms, instance, "given a volume")
             self._refuse_saved(instance, guest)
             with volumes.held(rooms, infos.volume_id(connection_info)):
-                volumes.settle(rooms, volumes.directory(rooms, instance), infos.volume_id(connection_info))
-                volumes.refuse_used(rooms, instance, connection_info)
-                (volume,) = volumes.plan(rooms, locate.remembered_image(rooms, instance), devices.names(guest), [asked])
-                volumes.refuse_alike(rooms, instance, volume)
+                volume_settling.settle(rooms, volumes.directory(rooms, instance), infos.volume_id(connection_info))
+                volume_checks.refuse_used(rooms, instance, connection_info)
+                (volume,) = volume_checks.plan(
+                    rooms, locate.remembered_image(rooms, instance), devices.names(guest), [asked]
+                )
+                volume_checks.refuse_alike(rooms, instance, volume)
                 with Undo() as undo:
                     undo.push(f"take volume {volume.id} back", self._take_back, instance, guest, volume)
                     rooms.progress.phase("connect")
@@ -275,7 +289,7 @@ class Volumes(VolumesContract):
         Storage behind a network is not asked: a server that does not answer would hold up the listing of all others.
         """
         found = devices.sizes(self.rooms.hypervisor.find(instance.uuid), self.volumes(instance))
-        return volumes.sizes_here(self.rooms, self.volumes(instance)) | found
+        return volume_checks.sizes_here(self.rooms, self.volumes(instance)) | found
 
     def device_metadata(self, instance: Instance) -> list[dict[str, Any]]:
         """The tagged volumes and interfaces of a guest, in the words of OpenStack's metadata: type, bus, address, serial

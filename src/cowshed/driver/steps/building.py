@@ -19,6 +19,7 @@ from cowshed.driver.steps import (
     serial,
     shares,
     teardown,
+    volume_checks,
     volumes,
 )
 from cowshed.errors import NameTaken
@@ -50,7 +51,7 @@ def build(
         connect.check(rooms, vifs)
         filtering.check(rooms, instance, vifs)
         launch.check(rooms, instance, image, vifs, directories)
-        volumes.foresee(rooms, instance, plan.volumes, image)
+        volume_checks.foresee(rooms, instance, plan.volumes, image)
         metadata = provision.metadata(rooms, instance, image, plan, vifs, files, password)
         provision.directory(rooms, instance, undo, new=True)
         locate.remember_image(rooms, instance, image)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cowshed.contract import block_device
 from cowshed.domain import drive, naming
 from cowshed.domain.properties import Properties
-from cowshed.driver.steps import mapping, placing, reachable, volumes
+from cowshed.driver.steps import mapping, placing, reachable, volume_checks, volumes
 from cowshed.driver.steps.disk_names import (
     CDROM,
     CONFIG_DRIVE,
@@ -68,7 +68,7 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
     from cowshed.driver.steps import driving, provision
 
     asked = mapping.entries(block_devices) or []
-    volumes.refuse_double(asked)
+    volume_checks.refuse_double(asked)
     root = mapping.root_volume(block_devices)
     if root is None:
         provision.check_sizes(instance, image)
@@ -77,7 +77,7 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
     backends = _Backends(rooms, instance)
     buses = naming.buses(image, disks=rooms.config.disks, guest=rooms.config.guest)
     names = naming.Names()
-    first = volumes.plan(rooms, image, names, [one for one in asked if one.name or one == root])
+    first = volume_checks.plan(rooms, image, names, [one for one in asked if one.name or one == root])
     planned = []
     encrypt = encrypts(rooms, instance, image)
     for wanted, device in _specs(rooms, instance, image, block_devices):
@@ -93,7 +93,7 @@ def plan(rooms: Rooms, instance: Instance, image: Image, block_devices: Any) -> 
             Planned(spec, Place(names.take(bus), bus, device, _boot_order(spec.name), _readonly(spec.name, device)))
         )
     backends.check_all_used()
-    rest = volumes.plan(rooms, image, names, [one for one in asked if not one.name and one != root])
+    rest = volume_checks.plan(rooms, image, names, [one for one in asked if not one.name and one != root])
     made = Plan(tuple(planned), (*first, *rest))
     driving.check(rooms, instance, image, {one.spec.name: one.place for one in planned if one.place})
     return made

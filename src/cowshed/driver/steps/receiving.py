@@ -21,7 +21,7 @@ from cowshed.driver.steps import (
     taking,
     tpm,
     transit,
-    volumes,
+    volume_checks,
 )
 from cowshed.driver.steps.sending import OVERLAY, RAW, RESEALED, SEALED, THERE, may_be_sealed
 from cowshed.driver.steps.transit import Way
@@ -185,7 +185,7 @@ def _check_volumes(rooms: Rooms, instance: Instance, found: list[dict[str, Any]]
     for one in found:
         known = record.volume(dict(one))
         try:
-            volumes.refuse_shared(rooms, instance, known.connection_info)
+            volume_checks.refuse_shared(rooms, instance, known.connection_info)
             info = passwords.added(known.connection_info, secret.get(known.id))
             find(rooms.connectors, info).look(info)
         except CowshedError as error:

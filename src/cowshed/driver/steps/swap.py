@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cowshed.driver.steps import devices, volumes
+from cowshed.driver.steps import devices, volume_checks, volume_settling, volumes
 from cowshed.errors import DiskNotFound, InvalidRequest, UnsupportedOperation
 from cowshed.model.disk import AttachedDisk, DiskFormat, DiskSource, DiskType
 from cowshed.model.instance import Instance
@@ -41,8 +41,8 @@ def swap(rooms: Rooms, instance: Instance, old: AttachedVolume, info: Mapping[st
     old = replace(old, target=present.target or old.target, alias=present.alias or old.alias)
     new = replace(old, id=_id(old, info), connection_info=info, state=VolumeState.CONNECTING)
     with volumes.held(rooms, new.id), Undo() as undo:
-        volumes.settle(rooms, volumes.directory(rooms, instance), new.id)
-        volumes.refuse_used(rooms, instance, info, successor_of=old.id)  # the copy would overwrite it
+        volume_settling.settle(rooms, volumes.directory(rooms, instance), new.id)
+        volume_checks.refuse_used(rooms, instance, info, successor_of=old.id)  # the copy would overwrite it
         undo.push("disconnect the new volume", volumes.disconnect_held, rooms, instance.uuid, new)
         rooms.progress.phase("connect")
         disk = volumes.connect(rooms, instance, new)
