@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from cowshed.config import Config, DisksSection, GuestSection, HostSection
+from cowshed.config import Config, DisksSection, GuestSection, HostSection, RbdSection
 from cowshed.disks import manifest
+from cowshed.disks.keys import FileKeys
+from cowshed.disks.rbd import RbdBackend
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import layout, provision, teardown
+from cowshed.driver.steps import layout, leaving, provision, taking, teardown
 from cowshed.errors import InvalidRequest, NoSpace, UnsupportedOperation
 from cowshed.images import pull
-from cowshed.model.disk import DiskFormat
+from cowshed.model.disk import DiskFormat, Encryption, EncryptionFormat, ManifestDisk
 from cowshed.model.flavor import Flavor
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
@@ -169,3 +171,31 @@ def test_a_failure_at_any_disk_leaves_no_key(rooms: Rooms, debian: Image, monkey
         make(rooms, who, debian)
     assert keys(rooms) == []
     assert not rooms.directory(who.uuid).exists()
+
+
+@pytest.mark.parametrize("owner", [manifest, FileKeys])
+def test_a_reception_killed_at_a_key_that_came_leaves_none_that_nobody_names(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch, owner: Any
+) -> None:
+    """Of a disk that stays where it is: killed where its line is written, or where its key is."""
+    who = instance()
+    place = rooms.directory(who.uuid)
+    place.create()
+    rooms.__dict__["backends"] = {"rbd": RbdBackend(rooms.instances, RbdSection(pool="pool"), rooms.keys)}
+    there = Encryption(EncryptionFormat.LUKS, str(uuid.uuid4()))
+    entry = ManifestDisk("disk", "rbd", DiskFormat.RAW, "pool/disk", SIZE, encryption=there)
+    name = "record" if owner is manifest else "keep"
+    real = getattr(owner, name)
+
+    def killed(*arguments: Any) -> None:
+        real(*arguments)
+        raise SystemExit
+
+    monkeypatch.setattr(owner, name, killed)
+    with pytest.raises(SystemExit):
+        taking.stays(rooms, place.path, entry, {"disk": b"a key that came"})
+    (own,) = sealed(rooms, who).values()
+    assert own != there.key_id
+    assert set(keys(rooms)) <= {own}
+    leaving.forget_common_keys(rooms, who)
+    assert keys(rooms) == []

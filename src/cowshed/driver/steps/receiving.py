@@ -206,7 +206,6 @@ def _take(
     offer: Mapping[str, Any],
     peer: Channel,
 ) -> None:
-    from cowshed.disks import manifest
     from cowshed.tools import filesystem
 
     directory = rooms.directory(instance.uuid).path
@@ -225,7 +224,7 @@ def _take(
         tpm.unpack(rooms, instance.uuid, offer["tpm"])
         for name, entry in entries.items():
             if modes[name] == THERE:
-                manifest.record(directory, taking.with_own_key(rooms, entry, keys))
+                taking.stays(rooms, directory, entry, keys)
                 continue
             found = known.get(name)
             with provision.taken_back(undo, rooms.backend(entry.backend).disk(instance.uuid, name)):

@@ -68,13 +68,19 @@ def check_qcow2(fd: int, path: Path, entry: ManifestDisk) -> None:
         raise DataCorrupt(path=path, reason=f"the snapshots {', '.join(lost)} are not in it")
 
 
-def with_own_key(rooms: Rooms, entry: ManifestDisk, keys: Mapping[str, bytes]) -> ManifestDisk:
-    """The key under an id of this host's own, so that neither host removes the other's, wherever they keep them."""
+def stays(rooms: Rooms, directory: Path, entry: ManifestDisk, keys: Mapping[str, bytes]) -> None:
+    """A disk that this host sees where it is: its line, and its key under an id of this host's own.
+
+    So neither host removes the other's, wherever they keep them. The line comes first: a key that it does not
+    name could never be found again.
+    """
+    from cowshed.disks import manifest
+
     if entry.encryption is None:
-        return entry
+        return manifest.record(directory, entry)
     own = replace(entry.encryption, key_id=str(uuid.uuid4()))
+    manifest.record(directory, replace(entry, encryption=own))
     rooms.keys.keep(own.key_id, keys[entry.name])
-    return replace(entry, encryption=own)
 
 
 @contextmanager
