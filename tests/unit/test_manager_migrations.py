@@ -301,6 +301,16 @@ def test_a_resize_that_was_killed_when_it_was_done(hosts: tuple[Host, Host], end
     assert not here.instances.find("web").instance.system_metadata
 
 
+@pytest.mark.parametrize(("end", "event"), [("confirm", "confirmed"), ("revert", "reverted")])
+def test_the_end_of_a_resize_is_an_event(hosts: tuple[Host, Host], end: str, event: str) -> None:
+    here = hosts[0]
+    here.migrations.resize("web", cpus=2)
+    of(here).kept = "localhost"
+    of(here).moved_to = lambda instance: ""  # type: ignore[method-assign]
+    getattr(here.migrations, end)("web")
+    assert [entry.event for entry in here.events("web")] == ["created", "resized", event]
+
+
 def test_a_resize_that_fails_is_not_recorded(hosts: tuple[Host, Host]) -> None:
     here = hosts[0]
     before = here.instances.find("web")

@@ -203,7 +203,9 @@ class Migrations:
                 self._leave_to(record, dest)
                 return record
             self._driver.confirm_migration(None, record.instance, record.vifs)
-            self._instances.records.update(dataclasses.replace(record, instance=_without_old(record.instance)))
+            self._instances.records.update(
+                dataclasses.replace(record, instance=_without_old(record.instance)), "confirmed"
+            )
         return self._instances.find(record.uuid)
 
     def revert(self, ref: str) -> Record:
