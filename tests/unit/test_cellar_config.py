@@ -79,6 +79,61 @@ def test_environment_wins_over_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("variable", "near"),
+    [
+        ("COWSHED_DISK_BACKEND", "COWSHED_DISKS_BACKEND"),
+        ("COWSHED_HSOT_STATE", "COWSHED_HOST_STATE"),
+        ("COWSHED_NETWORKS_DEFUALT", "COWSHED_NETWORK_DEFAULT"),
+    ],
+)
+def test_a_misspelt_section_in_the_environment_is_an_error(variable: str, near: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(files=[], environ={variable: "raw"})
+    assert str(caught.value) == f"environment: {variable} is no option"
+    assert caught.value.hint == f"did you mean {near}?"
+
+
+@pytest.mark.parametrize(
+    ("variable", "near"),
+    [
+        ("COWSHED_DISK_SCHEDULER", "[disks]"),
+        ("COWSHED_IMAGE_DIR", "[images]"),
+        ("COWSHED_STATE", "COWSHED_HOST_STATE"),
+        ("COWSHED_BACKEND", "COWSHED_DISKS_BACKEND"),
+    ],
+)
+def test_a_variable_that_may_be_somebody_s_own_is_told_of(
+    variable: str, near: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert config.load(files=[], environ={variable: "x"}) == config.load(files=[], environ={})
+    (said,) = config.doubtful({variable: "x", "COWSHED_DISKS_BACKEND": "raw"})
+    assert said.startswith(f"{variable} is no option, and changes nothing")
+    assert near in said
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "COWSHED_CONFIG",
+        "COWSHED_DEBUG",
+        "COWSHED_PATH",
+        "COWSHED_TESTS_AGAIN",
+        "COWSHED_HOST_STATE",
+        # of a Kubernetes service with our name, and of other people's scripts
+        "COWSHED_SERVICE_HOST",
+        "COWSHED_PORT_80_TCP_ADDR",
+        "COWSHED_IMAGE",
+        "COWSHED_HOME",
+        "_COWSHED_COMPLETE",
+        "MY_COWSHED_DISK_BACKEND",
+    ],
+)
+def test_a_variable_that_is_none_of_ours_is_left_alone(variable: str) -> None:
+    config.load(files=[], environ={variable: "/x"})
+    assert config.doubtful({variable: "/x"}) == []
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [('max_size = "20G"', 20 * GiB), ("max_size = 1024", 1024), ('max_size = "1.5GiB"', 3 * GiB // 2)],
 )

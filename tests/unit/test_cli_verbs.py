@@ -556,6 +556,15 @@ def test_bad_configuration(cowshed: Command, tmp_path: Path, verb: list[str], te
     refused(cowshed(*verb), 2, said)
 
 
+def test_variables_that_are_nearly_ours(cowshed: Command, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COWSHED_STATE", "/srv/trial")
+    result = cowshed("ls")
+    assert result.code == 0
+    assert result.err == "cowshed: COWSHED_STATE is no option, and changes nothing; did you mean COWSHED_HOST_STATE?\n"
+    monkeypatch.setenv("COWSHED_HOTS_STATE", "/srv/trial")
+    refused(cowshed("ls"), 2, "COWSHED_HOTS_STATE is no option", "did you mean COWSHED_HOST_STATE?")
+
+
 def test_events(cowshed: Command, web: str):
     cowshed("stop", "web", "--force")
     rows = cowshed("events", "-o", "json").json["events"]

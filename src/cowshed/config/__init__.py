@@ -2,7 +2,7 @@
 
 Order, later wins: the defaults of ``sections.py``, ``config.toml``, ``conf.d/*.toml`` in name order, then
 environment variables ``COWSHED_<SECTION>_<KEY>``. A key nobody knows is an error that names the
-nearest known one.
+nearest known one; a variable that only looks like one of ours is told of (``doubtful``).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from cowshed.config.sections import (
     VolumesSection,
     sections,
 )
+from cowshed.config.variables import doubtful
 
 __all__ = [
     "BACKEND_KEYS",
@@ -46,6 +47,7 @@ __all__ = [
     "VolumesSection",
     "check_backend",
     "default_files",
+    "doubtful",
     "load",
     "sections",
 ]

@@ -1,4 +1,4 @@
-"""The files and variables that configure, and what in them is wrong."""
+"""The files that configure, the variables over them, and what is wrong in either."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from cowshed.config import variables
 from cowshed.config.sections import Config, sections
 from cowshed.errors import ConfigError, InvalidRequest, PermissionDenied
 from cowshed.units import parse_duration, parse_size
@@ -44,7 +45,7 @@ def load(files: list[Path] | None = None, environ: Mapping[str, str] = os.enviro
         raise ConfigError(source=chosen, reason="COWSHED_CONFIG names it, but it is not there")
     for path in default_files(environ) if files is None else files:
         config = _merge(config, _read(path), str(path))
-    return _merge(config, _from_environment(environ), "environment")
+    return _merge(config, variables.read(environ), variables.SOURCE)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -81,17 +82,6 @@ def _refuse_dangling(link: Path, source: Path) -> None:
                 reason=f"{link} is a link to {link.readlink()}, which is not there",
                 hint="make what it names, or remove the link",
             )
-
-
-def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Every variable that begins like one of ours; whether the key is known is checked like a file's."""
-    found: dict[str, dict[str, str]] = {}
-    for name in sections():
-        prefix = f"COWSHED_{name}_".upper()
-        for variable, value in environ.items():
-            if variable.startswith(prefix):
-                found.setdefault(name, {})[variable.removeprefix(prefix).lower()] = value
-    return found
 
 
 def _merge(config: Config, data: Mapping[str, Any], source: str) -> Config:

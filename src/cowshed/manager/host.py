@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import uuid as uuids
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -76,7 +77,10 @@ class Host:
         """
         from cowshed.driver import LibvirtDriver
 
-        config = config or configuration.load()
+        if config is None:
+            config = configuration.load()
+            for doubt in configuration.doubtful(os.environ):
+                _log.warning("%s", doubt)
         if uri:
             config = dataclasses.replace(config, host=dataclasses.replace(config.host, uri=uri))
         return cls(config, driver or LibvirtDriver(config=config))
