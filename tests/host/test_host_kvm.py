@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cowshed.host import kvm
+from cowshed.host import doctor, kvm
+from cowshed.host.emulator import REMEDY
 from cowshed.host.kvm import KvmState, probe
 
 pytestmark = [
@@ -133,6 +134,28 @@ def test_without_a_device_or_emulator_nothing_is_started(tmp_path: Path, device:
     assert starts(tmp_path) == []
     state = probe(4, tmp_path / "kvm.json", emulator="no-such-qemu", device=device)
     assert (state.usable, state.reason) == (False, "no-such-qemu is not installed")
+    assert "install the package" in state.remedy
+
+
+def test_a_configured_emulator_that_cannot_be_used_says_nothing_of_kvm(tmp_path: Path, device: Path) -> None:
+    """And installing another one does not mend it."""
+    other = fake(tmp_path, "echo no such option >&2; exit 2")
+    for path, why in ((str(tmp_path / "gone"), "does not exist"), (other, "is no QEMU system emulator")):
+        state = probe(4, tmp_path / "kvm.json", emulator=path, configured=True, device=device)
+        assert (state.usable, state.known) == (False, False)
+        assert state.reason == f"[host] emulator cannot be used: {path} {why}"
+        assert state.remedy == REMEDY
+        assert probe(4, tmp_path / "kvm.json", emulator=path, configured=True, device=device) == state
+        (finding,) = doctor.kvm(state)
+        assert (finding.level, finding.remedy) == ("warning", REMEDY)
+        assert finding.sentence == f"whether guests run under KVM is not known: {state.reason}"
+
+
+def test_a_configured_emulator_that_is_qemu_is_not_blamed(tmp_path: Path, device: Path) -> None:
+    path = fake(tmp_path, '[ "$1" = --version ] && exec echo QEMU emulator version 9; echo no KVM >&2; exit 1')
+    state = probe(4, tmp_path / "kvm.json", emulator=path, configured=True, device=device)
+    assert (state.usable, state.known) == (False, True)
+    assert "cannot run a guest under KVM: no KVM" in state.reason
 
 
 def test_no_permission_says_which_group(tmp_path: Path, device: Path, monkeypatch: pytest.MonkeyPatch) -> None:

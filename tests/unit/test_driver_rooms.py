@@ -71,16 +71,16 @@ def image(**fields: Any) -> Image:
 
 def test_kvm_is_tried_with_the_emulator_of_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another QEMU in the PATH, or none, says nothing of it."""
-    asked: list[str] = []
+    asked: list[tuple[str, bool]] = []
 
-    def probe(timeout: float, cache: Path, *, emulator: str) -> KvmState:
-        asked.append(emulator)
+    def probe(timeout: float, cache: Path, *, emulator: str, configured: bool) -> KvmState:
+        asked.append((emulator, configured))
         return KvmState(usable=True)
 
     monkeypatch.setattr("cowshed.host.kvm.probe", probe)
-    for configured in ("/opt/qemu/bin/qemu", ""):
-        assert Rooms(Config(host=HostSection(state=str(tmp_path), emulator=configured))).kvm.usable
-    assert asked == ["/opt/qemu/bin/qemu", "qemu-system-x86_64"]
+    for path in ("/opt/qemu/bin/qemu", ""):
+        assert Rooms(Config(host=HostSection(state=str(tmp_path), emulator=path))).kvm.usable
+    assert asked == [("/opt/qemu/bin/qemu", True), ("qemu-system-x86_64", False)]
 
 
 @pytest.mark.parametrize("name", UNFULFILLED)

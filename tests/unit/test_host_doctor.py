@@ -74,6 +74,9 @@ def test_a_kvm_that_does_not_run_guests() -> None:
         "mend it",
     )
     assert doctor.kvm(state, configured="kvm")[0].level == "error"
+    (finding,) = doctor.kvm(KvmState(False, "qemu is not installed", "install it", known=False))
+    assert (finding.level, finding.remedy) == ("warning", "install it")
+    assert "TCG" not in finding.sentence, "nothing runs under it either"
 
 
 def test_libvirt_that_cannot_be_reached() -> None:

@@ -170,7 +170,8 @@ class Rooms:
         from cowshed.host import kvm
 
         host = self.config.host
-        return kvm.probe(host.kvm_probe_timeout, self.facts / "kvm.json", emulator=host.emulator or kvm.EMULATOR)
+        emulator, configured = host.emulator or kvm.EMULATOR, bool(host.emulator)
+        return kvm.probe(host.kvm_probe_timeout, self.facts / "kvm.json", emulator=emulator, configured=configured)
 
     @cached_property
     def hypervisor(self) -> Hypervisor:

@@ -191,6 +191,8 @@ def kvm(state: KvmState, *, configured: str = "auto") -> list[Finding]:
         return [Finding(OK, "KVM", "guests run under KVM")]
     if configured == "kvm":
         return [Finding(ERROR, "KVM", f"kvm is configured, but {state.reason}", state.remedy)]
+    if not state.known:
+        return [Finding(WARNING, "KVM", f"whether guests run under KVM is not known: {state.reason}", state.remedy)]
     sentence = f"{state.reason}; instances run under TCG (emulation), many times slower"
     return [Finding(WARNING, "KVM", sentence, state.remedy)]
 

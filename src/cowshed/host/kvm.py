@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from cowshed import clock, log
 from cowshed.errors import CowshedError, DeadlineExceeded
+from cowshed.host import emulator as emulators
 from cowshed.tools import filesystem, run
 from cowshed.tools.limits import Limits
 
@@ -59,20 +60,31 @@ _ROM_SIZE: Final = 65536
 
 @dataclass(frozen=True, slots=True)
 class KvmState:
-    """``reason`` is a sentence why KVM is not usable; ``remedy`` what mends it, where something can."""
+    """``reason`` is a sentence why KVM is not usable; ``remedy`` what mends it, where something can.
+
+    What is not ``known`` could not be tried, for lack of an emulator: no guest runs then, with KVM or without.
+    """
 
     usable: bool
     reason: str = ""
     remedy: str = ""
+    known: bool = True
 
 
 def probe(
-    timeout: float, cache: Path, *, fresh: bool = False, emulator: str = EMULATOR, device: Path = DEVICE
+    timeout: float,
+    cache: Path,
+    *,
+    fresh: bool = False,
+    emulator: str = EMULATOR,
+    configured: bool = False,
+    device: Path = DEVICE,
 ) -> KvmState:
     """Whether guests run under KVM for this user; takes at most ``timeout`` seconds, and is remembered.
 
     :param cache: file for the answer; it holds until the next boot, kernel, QEMU or user
     :param fresh: ask again in any case
+    :param configured: the emulator is the one that ``[host] emulator`` names, and may be anything
     """
     if obstacle := _obstacle(device):
         return obstacle
@@ -80,13 +92,22 @@ def probe(
         return KvmState(True)  # the test guest is for x86
     program = run.find(emulator)
     if program is None:
-        return KvmState(False, f"{emulator} is not installed", "install the package qemu-system-x86")
+        if configured:
+            return _wrong_emulator(emulators.unusable(emulator))
+        return KvmState(False, f"{emulator} is not installed", "install the package qemu-system-x86", known=False)
     key = _key(program, device)
     if not fresh and (known := _recall(cache, key)):
         return known
     state, certain = _run_guest(program, timeout)
+    if configured and not state.usable and (reason := emulators.unusable(emulator)):
+        state = _wrong_emulator(reason)
     _remember(cache, key, state, certain)
     return state
+
+
+def _wrong_emulator(reason: str) -> KvmState:
+    """That of the configuration: the distribution's package would mend nothing."""
+    return KvmState(False, f"[host] emulator cannot be used: {reason}", emulators.REMEDY, known=False)
 
 
 def _obstacle(device: Path) -> KvmState | None:
