@@ -13,7 +13,7 @@ import pytest
 from cowshed.config import Config, HostSection
 from cowshed.driver import LibvirtDriver
 from cowshed.driver.steps import marks, volume_checks, volume_settling, volumes
-from cowshed.errors import Conflict, InvalidState, NameTaken, UnsupportedOperation
+from cowshed.errors import Conflict, DataCorrupt, InvalidState, NameTaken, UnsupportedOperation
 from cowshed.model.disk import Bus
 from cowshed.model.flavor import Flavor
 from cowshed.model.instance import Instance
@@ -21,6 +21,7 @@ from cowshed.model.volume import AttachedVolume, VolumeState
 from cowshed.units import MiB
 from cowshed.volumes import info as infos
 from cowshed.volumes import record
+from cowshed.volumes.local import File
 
 
 class OffGuest:
@@ -222,6 +223,53 @@ def test_a_killed_exchange_leaves_the_volume_that_the_guest_shows(
     (found,) = driver.volumes(who)
     assert (found.id, found.state) == (name if changed_over else "old", VolumeState.ATTACHED)
     assert found.connection_info["data"]["path"] == str(new if changed_over else data)
+
+
+def _damaged(driver: LibvirtDriver, data: Path) -> Instance:
+    other = cow(driver, 2)
+    attached(driver, other, file(data.with_name("other.raw"), "other"))
+    (volumes.directory(driver.rooms, other) / record.FILE).write_text("{")
+    return other
+
+
+def test_a_volume_that_is_nobody_elses_is_detached_whatever_the_record_of_another_instance_says(
+    driver: LibvirtDriver, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    who, gone = cow(driver), []
+    attached(driver, who, file(data, "mine"))
+    _damaged(driver, data)
+    driver.rooms.__dict__["hypervisor"] = type("None_", (), {"find": lambda _, uuid: None})()
+    monkeypatch.setattr(File, "disconnect", lambda _, info: gone.append(infos.volume_id(info)))
+    driver.detach_volume(file(data, "mine"), who, "/dev/vdb")
+    assert driver.volumes(who) == ()
+    assert gone == ["mine"]
+
+
+@pytest.mark.parametrize("why", ["it is shared", "nobody has looked", "no record of it"])
+def test_a_volume_that_another_instance_may_have_stays_where_that_cannot_be_told(
+    driver: LibvirtDriver, data: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    who, gone = cow(driver), []
+    info = file(data, "mine", multiattach=why == "it is shared")
+    if why != "no record of it":
+        one = attached(driver, who, info)
+        state = VolumeState.CONNECTING if why == "nobody has looked" else VolumeState.ATTACHED
+        record.save(volumes.directory(driver.rooms, who), replace(one, state=state))
+    before, other = driver.volumes(who), _damaged(driver, data)
+    monkeypatch.setattr(File, "disconnect", lambda _, info: gone.append(infos.volume_id(info)))
+    with pytest.raises(DataCorrupt, match=f"{other.uuid}/{record.FILE} is damaged") as caught:
+        driver.detach_volume(info, who, "/dev/vdb")  # the guest is not asked for anything
+    assert f"instance {other.uuid}: restore it" in str(caught.value.hint)
+    assert driver.volumes(who) == before
+    assert gone == []
+
+
+def test_a_volume_is_not_attached_where_another_instance_may_have_it(driver: LibvirtDriver, data: Path) -> None:
+    who, other = cow(driver), _damaged(driver, data)
+    with pytest.raises(DataCorrupt, match=other.uuid) as caught:
+        driver.attach_volume(None, file(data, "mine"), who, "")
+    assert "move the file away" in str(caught.value.hint)
+    assert driver.volumes(who) == ()
 
 
 def test_volumes_that_come_and_go_together_are_all_on_record(tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ class Volumes(VolumesContract):
     def _detach(self, instance: Instance, volume: AttachedVolume, timeout: float | None) -> None:
         rooms = self.rooms
         with volumes.held(rooms, volume.id):
+            volumes.others(rooms, instance.uuid, volume)  # that it cannot be told is said before the guest is touched
             if guest := rooms.hypervisor.find(instance.uuid):
                 self._refuse_saved(instance, guest)
                 with self._detaching(instance, volume):

@@ -13,9 +13,12 @@ from cowshed.tools import filesystem
 T = TypeVar("T")
 
 
-def load(path: Path, name: str, version: int, make: Callable[[dict[str, Any]], T]) -> tuple[T, ...]:
+def load(
+    path: Path, name: str, version: int, make: Callable[[dict[str, Any]], T], *, hint: str | None = None
+) -> tuple[T, ...]:
     """What ``make`` makes of each entry of the list ``name``, in its order; nothing without a file.
 
+    :param hint: what to do about one that cannot be read
     :raises DataCorrupt: it cannot be read, or a newer cowshed has written it
     """
     try:
@@ -26,7 +29,7 @@ def load(path: Path, name: str, version: int, make: Callable[[dict[str, Any]], T
     except (FileNotFoundError, NotADirectoryError):
         return ()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataCorrupt(path=path, reason=f"which {name} there are cannot be read: {error}") from error
+        raise DataCorrupt(path=path, reason=f"which {name} there are cannot be read: {error}", hint=hint) from error
 
 
 def save(path: Path, name: str, version: int, entries: Iterable[dict[str, Any]]) -> None:

@@ -11,11 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from cowshed.errors import NotFound
+from cowshed import log
+from cowshed.errors import DataCorrupt, NotFound
 from cowshed.model.disk import Bus, Device, Encryption, EncryptionFormat
 from cowshed.model.volume import AttachedVolume, VolumeState
 from cowshed.tools import locks, versioned
 from cowshed.volumes import info as infos
+
+_log = log.logger(__name__)
 
 FILE: Final = "volumes.json"
 VERSION: Final = 1
@@ -26,7 +29,11 @@ def load(directory: Path) -> tuple[AttachedVolume, ...]:
 
     :raises DataCorrupt: it cannot be read
     """
-    return versioned.load(directory / FILE, "volumes", VERSION, volume)
+    hint = (
+        f"it is the record of instance {directory.name}: restore it from a backup, or stop that instance, "
+        "move the file away, start it and attach its volumes again"
+    )
+    return versioned.load(directory / FILE, "volumes", VERSION, volume, hint=hint)
 
 
 def save(directory: Path, volume: AttachedVolume) -> None:
@@ -60,10 +67,21 @@ def _changing(directory: Path) -> Iterator[list[AttachedVolume]]:
             _write(directory, known)
 
 
-def users(instances: Path, volume_id: str) -> Iterator[str]:
-    """The UUIDs of all instances of this host that have the volume."""
+def users(instances: Path, volume_id: str, *, skip_damaged: bool = False) -> Iterator[str]:
+    """The UUIDs of all instances of this host that have the volume.
+
+    :param skip_damaged: a record that cannot be read is known not to have it
+    :raises DataCorrupt: one cannot be read, and may have it
+    """
     for path in sorted(instances.glob(f"*/{FILE}")):
-        if any(one.id == volume_id for one in load(path.parent)):
+        try:
+            found = load(path.parent)
+        except DataCorrupt as error:
+            if not skip_damaged:
+                raise
+            _log.warning("%s; %s", error, error.hint)
+            continue
+        if any(one.id == volume_id for one in found):
             yield path.parent.name
 
 

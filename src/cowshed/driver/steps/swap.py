@@ -129,8 +129,7 @@ def _redefine(guest: Guest, old: AttachedVolume, disk: AttachedDisk) -> None:
 def _leave(rooms: Rooms, instance: Instance, old: AttachedVolume, new: AttachedVolume) -> None:
     """Of one id, both had one secret: the new one's is made again."""
     with volumes.held(rooms, old.id):
-        users = [one for one in record.users(rooms.instances, old.id) if one != instance.uuid]
-        if not users:
+        if not volumes.others(rooms, instance.uuid, old):
             find(rooms.connectors, old.connection_info).disconnect(old.connection_info)
         if old.id == new.id:
             find(rooms.connectors, new.connection_info).connect(new.connection_info)

@@ -101,12 +101,31 @@ def disconnect(rooms: Rooms, instance: Instance, volume: AttachedVolume, *, keep
 
 def disconnect_held(rooms: Rooms, uuid: str, volume: AttachedVolume, *, keep_record: bool = False) -> None:
     """As :func:`disconnect`, by who holds the volume's lock already."""
-    if not [one for one in record.users(rooms.instances, volume.id) if one != uuid]:
+    if not others(rooms, uuid, volume):
         find(rooms.connectors, volume.connection_info).disconnect(volume.connection_info)
         _close_key(rooms, volume)
     place = rooms.directory(uuid).path
     if place.is_dir() and not keep_record:
         record.forget(place, volume.id)
+
+
+def others(rooms: Rooms, uuid: str, volume: AttachedVolume) -> list[str]:
+    """The other instances of this host that have the volume, which ``uuid`` has or had.
+
+    One that is not for sharing was refused to ``uuid`` unless nobody else had it, and to others since
+    (:func:`.volume_checks.refuse_shared`): a record that is damaged meanwhile does not have it.
+
+    :raises DataCorrupt: one that may have it cannot be read; whose host side goes might be another guest's
+    """
+    own = next((one for one in record.load(rooms.directory(uuid).path) if one.id == volume.id), None)
+    alone = (
+        own is not None
+        and own.state != VolumeState.CONNECTING  # nobody has looked at the others yet
+        and not shape.shareable(own.connection_info)
+        and not shape.shareable(volume.connection_info)
+    )
+    users = record.users(rooms.instances, volume.id, skip_damaged=alone)
+    return [one for one in users if one != uuid]
 
 
 def _close_key(rooms: Rooms, volume: AttachedVolume) -> None:
