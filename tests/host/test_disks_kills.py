@@ -265,6 +265,20 @@ for _ in range(10):
 """
 
 
+ALONE = """
+import os, sys, time
+from pathlib import Path
+from cowshed.tools import locks
+place = Path(sys.argv[1])
+for _ in range(150):
+    with locks.lock(place / "lock", timeout=60):
+        os.close(os.open(place / "inside", os.O_CREAT | os.O_EXCL))
+        time.sleep(0.0005)
+        os.unlink(place / "inside")
+    locks.remove(place / "lock")
+"""
+
+
 def test_the_kernel_releases_the_lock_of_the_dead(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE)
@@ -285,6 +299,12 @@ def test_processes_take_turns(tmp_path: Path) -> None:
     counters = [subprocess.Popen([sys.executable, "-c", COUNT, str(tmp_path)]) for _ in range(6)]
     assert [counter.wait(60) for counter in counters] == [0] * 6
     assert (tmp_path / "number").read_text() == "60"
+
+
+def test_one_process_at_a_time_where_all_remove_the_file_of_the_lock(tmp_path: Path) -> None:
+    workers = [subprocess.Popen([sys.executable, "-c", ALONE, str(tmp_path)]) for _ in range(4)]
+    assert [worker.wait(60) for worker in workers] == [0] * 4
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_tool_does_not_keep_our_lock(tmp_path: Path) -> None:

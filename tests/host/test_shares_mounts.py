@@ -74,6 +74,7 @@ def test_many_at_once_mount_it_once_and_the_last_unmounts_it(rooms: Rooms, share
         steps.forget(rooms, one, share)
         assert steps.used(rooms, share) == (number < len(users))
     assert not target.exists()
+    assert list((rooms.state / "locks").iterdir()) == []
     steps.unmount_unused(rooms)
 
 

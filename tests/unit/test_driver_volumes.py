@@ -243,6 +243,17 @@ def test_a_volume_that_is_nobody_elses_is_detached_whatever_the_record_of_anothe
     driver.detach_volume(file(data, "mine"), who, "/dev/vdb")
     assert driver.volumes(who) == ()
     assert gone == ["mine"]
+    assert list((driver.rooms.state / "locks").iterdir()) == []
+
+
+def test_the_lock_of_a_volume_stays_while_an_instance_has_it(driver: LibvirtDriver, data: Path) -> None:
+    users = [cow(driver), cow(driver, 2)]
+    driver.rooms.__dict__["hypervisor"] = type("None_", (), {"find": lambda _, uuid: None})()
+    for who in users:
+        attached(driver, who, file(data, "shared", multiattach=True))
+    for who, left in zip(users, (["volume-shared"], []), strict=True):
+        driver.detach_volume(file(data, "shared", multiattach=True), who, "/dev/vdb")
+        assert os.listdir(driver.rooms.state / "locks") == left
 
 
 @pytest.mark.parametrize("why", ["it is shared", "nobody has looked", "no record of it"])

@@ -651,8 +651,11 @@ def test_a_remove_that_has_waited_looks_again(
 
 def test_remove(host: Host, driver: PretendDriver):
     machine = host.run("tiny", name="web")
+    lock = driver.rooms.state / "locks" / "instance-web"
+    assert lock.exists()
     machine.remove()
     assert driver.power == {}
+    assert not lock.exists()
     with pytest.raises(InstanceNotFound, match="instance web does not exist"):
         host.machine("web")
     assert [entry.event for entry in host.events()] == ["created", "removed"]
@@ -673,6 +676,7 @@ def test_many_who_remove_it_at_once(host: Host, driver: PretendDriver):
         with host.instances.locked("web"):
             removals = [pool.submit(remove) for _ in range(6)]
         assert sorted(removal.result(20) for removal in removals) == ["gone"] * 5 + ["removed"]
+    assert not (driver.rooms.state / "locks" / "instance-web").exists()
     assert driver.names().count("destroy") == 1
     assert [entry.event for entry in host.events()] == ["created", "removed"]
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,42 @@ def test_a_lock_that_was_removed_meanwhile_is_not_the_lock(tmp_path: Path, take:
     thread.join()
     assert isinstance(got[0], NotFound)
     assert not place.exists()  # waiting brought nothing back
+
+
+def test_a_lock_is_removed_when_nobody_holds_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    locks.remove(path)  # there is none
+    for shared in (False, True):
+        with locks.lock(path, shared=shared):
+            locks.remove(path)
+            with pytest.raises(Busy), locks.lock(path, timeout=0):
+                pass
+    before = len(os.listdir("/proc/self/fd"))
+    locks.remove(path)
+    assert not path.exists()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_no_name_leads_to_is_not_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An NFS client that has not heard of the removal still finds the old file by the name."""
+    path = tmp_path / "lock"
+    path.touch()
+    old, real, flock, removed = os.stat(path), os.stat, fcntl.flock, []
+
+    def removed_by_another_host(fd: int, kind: int) -> None:
+        flock(fd, kind)
+        if not removed:
+            removed.append(path.unlink())
+
+    def cached(where: Any, **more: Any) -> os.stat_result:
+        return real(where, **more) if os.path.lexists(where) else old
+
+    monkeypatch.setattr(fcntl, "flock", removed_by_another_host)
+    monkeypatch.setattr(os, "stat", cached)
+    with locks.lock(path, timeout=5):
+        monkeypatch.undo()
+        with pytest.raises(Busy), locks.lock(path, timeout=0):
+            pass
 
 
 def test_a_directory_that_cannot_be_locked_gets_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

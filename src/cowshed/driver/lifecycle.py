@@ -16,6 +16,7 @@ from cowshed.driver.steps import (
     layout,
     leaving,
     locate,
+    lock_files,
     marks,
     opening,
     serial,
@@ -108,6 +109,8 @@ class Lifecycle(LifecycleContract):
             serial.give_back(self.rooms, instance.uuid)
             transit.forget(self.rooms, instance.uuid, transit.Way.OUT)  # of a resize that waited for its end
         shares.unmount_unused(self.rooms)
+        if destroy_disks:
+            lock_files.forget(self.rooms, instance.uuid)
 
     def _vifs(self, instance: Instance, network_info: Sequence[Vif] | None) -> Sequence[Vif]:
         """What the caller names and what the domain remembers."""

@@ -135,6 +135,7 @@ class Volumes(VolumesContract):
                 _log.warning("there is no domain; disconnecting volume %s", volume.id)
             rooms.progress.phase("disconnect")
             volumes.disconnect_held(rooms, instance.uuid, volume)
+        volumes.forget_lock(rooms, volume.id)
         if guest and volume.tag:
             tagged.tell(rooms, instance, guest)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,8 +124,10 @@ class States:
 
         patience = _LOCK_TIMEOUT if timeout is None else timeout
         first = min(patience, _SILENT)
-        lock = functools.partial(locks.lock, self.locks / f"instance-{name}", what=f"instance {name}")
+        path = self.locks / f"instance-{name}"
+        lock = functools.partial(locks.lock, path, what=f"instance {name}")
         with ExitStack() as stack:
+            stack.callback(self._forget_lock, name, path)  # the last thing, when the lock is free
             try:
                 stack.enter_context(lock(timeout=first))
             except Busy as busy:
@@ -134,6 +136,14 @@ class States:
                 self.tell(f"waiting for another cowshed, which changes {name} ({busy.holder})")
                 stack.enter_context(lock(timeout=patience - first))
             yield
+
+    def _forget_lock(self, name: str, path: Path) -> None:
+        """Its file, where there is no such instance (any more)."""
+        from cowshed.tools import locks
+
+        with suppress(CowshedError):  # it is no more than a file that nobody needs
+            if not self.records.exists(name):
+                locks.remove(path)
 
     @contextmanager
     def holding(self, ref: str, action: str) -> Iterator[Record]:

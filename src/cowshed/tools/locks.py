@@ -1,7 +1,8 @@
 """Locks between threads and processes that the kernel releases when their holder dies.
 
-A lock is an flock on its own file, which is never deleted: who would unlink it while others wait
-would split them from later comers. The holder writes who it is into the file, for the message of
+A lock is an flock on its own file. Who removes that file while others wait splits them from later
+comers; so only :func:`remove` does, which holds the lock meanwhile, and whoever has got a lock looks
+whether its file still has the name. The holder writes who it is into the file, for the message of
 those who wait too long.
 """
 
@@ -81,11 +82,32 @@ def directory(path: Path, *, timeout: float | None = None, what: str = "") -> It
             os.close(fd)
 
 
+def remove(path: Path) -> None:
+    """The file of a lock whose thing is gone. Held by somebody, or gone already, it is left as it is.
+
+    Not after every use: on a full disk no file could be made for the next one.
+    """
+    with errors_of(path, "remove"):
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(fd, path):
+                path.unlink()
+        except BlockingIOError:
+            return
+        finally:
+            os.close(fd)
+
+
 def _hold(path: Path, kind: int, deadline: clock.Deadline) -> int:
     """A descriptor with the lock, of the file that ``path`` names now.
 
-    A lock file goes away with the directory it lies in; who waited for it meanwhile would hold a
-    lock that nobody else sees, and so begins again (and does not bring the directory back).
+    A lock file goes away with the directory it lies in, or by :func:`remove`; who waited for it
+    meanwhile would hold a lock that nobody else sees, and so begins again (and does not bring the
+    directory back).
     """
     with errors_of(path, "lock"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,12 +125,17 @@ def _hold(path: Path, kind: int, deadline: clock.Deadline) -> int:
 
 
 def _is_at(fd: int, path: Path) -> bool:
-    ours = os.fstat(fd)
     try:
+        ours = os.fstat(fd)
         there = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:
         return False
-    return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
+    except OSError as error:
+        if error.errno == errno.ESTALE:  # another host has removed it
+            return False
+        raise
+    # An NFS client may go on finding the name of what has none any more.
+    return ours.st_nlink > 0 and (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
 
 
 def _acquire(fd: int, kind: int, deadline: clock.Deadline) -> None:

@@ -205,10 +205,14 @@ def _held(rooms: Rooms, target: Path) -> Iterator[None]:
     """One at a time mounts or unmounts there: several instances may have the share."""
     from cowshed.tools import filesystem, locks
 
-    path = rooms.state / "locks" / f"share-{target.name}"
+    path = _lock(rooms, target)
     filesystem.make_directory(path.parent)
     with locks.lock(path, timeout=PATIENCE, what=f"the share at {target}"):
         yield
+
+
+def _lock(rooms: Rooms, target: Path) -> Path:
+    return rooms.state / "locks" / f"share-{target.name}"
 
 
 def mountpoint(rooms: Rooms, share: Share) -> Path | None:
@@ -240,13 +244,15 @@ def unmount_unused(rooms: Rooms) -> None:
 
 
 def _unmount_if_unused(rooms: Rooms, target: Path) -> None:
-    from cowshed.tools import mounts
+    from cowshed.tools import locks, mounts
 
     if _named_by_any(rooms, target):
         return
     with _held(rooms, target):
-        if not _named_by_any(rooms, target):  # nobody has come before we held it
-            mounts.unmount(target)
+        if _named_by_any(rooms, target):  # somebody has come before we held it
+            return
+        mounts.unmount(target)
+    locks.remove(_lock(rooms, target))
 
 
 def _named_by_any(rooms: Rooms, target: Path) -> bool:

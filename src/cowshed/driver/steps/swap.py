@@ -133,3 +133,4 @@ def _leave(rooms: Rooms, instance: Instance, old: AttachedVolume, new: AttachedV
             find(rooms.connectors, old.connection_info).disconnect(old.connection_info)
         if old.id == new.id:
             find(rooms.connectors, new.connection_info).connect(new.connection_info)
+    volumes.forget_lock(rooms, old.id)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cowshed import log
-from cowshed.driver.steps import replacing, serial
+from cowshed.driver.steps import lock_files, replacing, serial
 from cowshed.errors import CowshedError
 
 if TYPE_CHECKING:
@@ -19,13 +19,14 @@ DELETED = "_del"
 
 
 def leftovers(rooms: Rooms) -> None:
-    """Finish deletions that were interrupted; forget broken downloads, ports whose instance is gone, and what
-    the storage of each backend holds half done.
+    """Finish deletions that were interrupted; forget broken downloads, ports and locks whose instance is gone, and
+    what the storage of each backend holds half done.
     """
     _instances(rooms)
     backends = [(f"the disk backend {name}", backend.clean) for name, backend in rooms.backends.items()]
     for what, clean in (
         ("the image store", rooms.images.clean),
+        ("lock files", lambda: lock_files.sweep(rooms)),
         ("serial ports", lambda: serial.keep_existing(rooms)),
         *backends,
     ):

@@ -54,10 +54,26 @@ def held(rooms: Rooms, volume_id: str, *, patience: float = PATIENCE) -> Iterato
     """One at a time connects or disconnects a volume on this host: it may be shared."""
     from cowshed.tools import filesystem, locks
 
-    path = rooms.state / "locks" / f"volume-{volume_id}"
+    path = _lock(rooms, volume_id)
     filesystem.make_directory(path.parent)
     with locks.lock(path, timeout=patience, what=f"volume {volume_id}"):
         yield
+
+
+def _lock(rooms: Rooms, volume_id: str) -> Path:
+    return rooms.state / "locks" / f"volume-{volume_id}"
+
+
+def forget_lock(rooms: Rooms, volume_id: str) -> None:
+    """The file of the lock, when no instance has the volume any more; nobody who works with it is disturbed."""
+    from cowshed.tools import locks
+
+    if any(record.users(rooms.instances, volume_id, skip_damaged=True)):
+        return
+    try:
+        locks.remove(_lock(rooms, volume_id))
+    except CowshedError as error:
+        _log.warning("the lock file of volume %s is still there: %s", volume_id, error)
 
 
 def connect(rooms: Rooms, instance: Instance, volume: AttachedVolume) -> AttachedDisk:
@@ -97,6 +113,7 @@ def disconnect(rooms: Rooms, instance: Instance, volume: AttachedVolume, *, keep
     """
     with held(rooms, volume.id):
         disconnect_held(rooms, instance.uuid, volume, keep_record=keep_record)
+    forget_lock(rooms, volume.id)
 
 
 def disconnect_held(rooms: Rooms, uuid: str, volume: AttachedVolume, *, keep_record: bool = False) -> None:
