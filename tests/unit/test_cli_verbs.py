@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -881,6 +883,17 @@ def test_second_signal_does_not_stop_the_clearing_up(cowshed: Command, tiny: Pat
     assert result.code == 130
     assert "clearing up" in result.err
     assert cowshed("ls", "-q").out == ""
+
+
+def test_an_interruption_within_code_from_a_text_is_one_like_any_other(tmp_path: Path):
+    """As where dataclasses are made while the command is being loaded. ``python -m`` would end by the signal."""
+    (tmp_path / "early.py").write_text(
+        "from cowshed import cli\ncli._run = lambda words: exec('raise KeyboardInterrupt')\ncli.main([])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "early"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_ignored_signals_stay_ignored(cowshed: Command):

@@ -39,10 +39,16 @@ def _reopen() -> None:
 
 
 def _finish() -> None:
-    """All is done: ^C while Python is being left would only change the exit code."""
+    """All is done: ^C while Python is being left would only change the exit code.
+
+    So would one that came while some module ran code from a text, as dataclasses do: Python notes that it was not
+    handled there, and ``python -m`` ends by killing itself, whoever has handled it since. The note goes when the next
+    code from a text is run.
+    """
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    exec("")  # noqa: S102
 
 
 def _run(words: list[str]) -> int:
