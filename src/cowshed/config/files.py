@@ -77,9 +77,10 @@ def _refuse_dangling(link: Path, source: Path) -> None:
     """
     with suppress(PermissionError):  # what it names may be there
         if link.is_symlink() and not link.exists():
+            name = "it" if link == source else str(link)
             raise ConfigError(
                 source=source,
-                reason=f"{link} is a link to {link.readlink()}, which is not there",
+                reason=f"{name} is a link to {link.readlink()}, which is not there",
                 hint="make what it names, or remove the link",
             )
 
