@@ -130,7 +130,8 @@ class Lifecycle(LifecycleContract):
                 _log.warning("there is no domain to be deleted softly")
                 return
             marks.refuse_leaving(self.rooms, instance, "deleted")
-            with Undo() as undo:
+            vifs = locate.remembered_vifs(self.rooms, guest)  # without them it could not be restored
+            with Undo() as undo:  # to the end: whoever hears that it failed takes it for one that is not deleted
                 if marks.Mark.SOFT_DELETED not in marks.marks(self.rooms, instance.uuid):
                     undo.push("allow it to start", marks.unmark, self.rooms, instance.uuid, marks.Mark.SOFT_DELETED)
                 marks.mark(self.rooms, instance.uuid, marks.Mark.SOFT_DELETED)
@@ -138,9 +139,9 @@ class Lifecycle(LifecycleContract):
                 if not teardown.shut_down(self.rooms, guest, section.shutdown_timeout, 10):
                     teardown.power_off(self.rooms, guest)
                 guest.set_autostart(False)
-            shares.let_go(self.rooms, instance)
-            opening.let_go(self.rooms, instance)
-            connect.unplug(self.rooms, locate.remembered_vifs(self.rooms, guest))
+                shares.let_go(self.rooms, instance)
+                opening.let_go(self.rooms, instance)
+                connect.unplug(self.rooms, vifs)
 
     def restore(self, instance: Instance) -> None:
         with log.about(instance.name):
