@@ -127,13 +127,15 @@ def test_a_life_on_a_volume(command: Command, hypervisor: Hypervisor, guest_dir:
         command.json("volume", "extend", "web", "v-data", f"{2 * servers.SIZE}")["volume"]["size"] == 2 * servers.SIZE
     )
     command("volume", "detach", "web", "v-data", "--wait", "60s")
-    command("resize", "web", "--cpus", "2")  # restarts it
-    command("resize", "web", "--confirm")
+    assert "running (resized)" in command("resize", "web", "--cpus", "2")[0]  # restarts it
+    assert "(" not in command("resize", "web", "--confirm")[0]
     command("stop", "web", "--force")
     command("volume", "attach", "web", data, "--format", "raw", "--id", "v-data")
 
     # Rescued from an image while the volume keeps its place; it is the root again afterwards.
     command("rescue", "web", "--image", guest_dir / "tiny.raw")
+    assert "running (rescued)" in command("ls")[0]
+    assert command.instances()[0]["rescued"]
     up(command)
     assert int(boots(command)[-1]) > 1  # counted on the volume
     assert seen(command) | {"vda": str(64 << 20), "vdb": str(64 << 20), "vdc": str(2 * servers.SIZE)} == seen(command)
