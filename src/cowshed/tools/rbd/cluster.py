@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from cowshed import clock, log
 from cowshed.errors import ConfigError, DeadlineExceeded, NotFound, PermissionDenied, ToolFailed
 from cowshed.model.disk import NetworkHost
-from cowshed.tools.rbd import errors
+from cowshed.tools.rbd import errors, keyring
 
 _log = log.logger(__name__)
 
@@ -148,26 +146,13 @@ class Cluster:
             return PermissionDenied(
                 action=f"connect as client.{self.user} to", path=name, hint="there is no keyring with its key"
             )
-        if number in (1, 5, 13, 21, 22) and (useless := self._useless_keyring(handle, error)):
+        if number in (1, 5, 13, 21, 22) and (useless := keyring.useless(handle, self.user, error)):
             return useless
         if number in (1, 13, 22):
             return PermissionDenied(
                 action=f"connect as client.{self.user} to", path=name, hint="the cluster does not know this key"
             )
         return ToolFailed(command=f"librados: connect to {name}", status=number, output=str(error))
-
-    def _useless_keyring(self, handle: Any, error: Exception) -> ConfigError | None:
-        """Of a file without the key librados says "I/O error" or "permission denied", and never its name."""
-        keyring = next((path for path in _keyrings(handle) if os.access(path, os.R_OK)), None)
-        if keyring is None or handle.conf_get("key") or handle.conf_get("keyfile"):
-            return None
-        source, entity = f"the keyring {keyring}", f"client.{self.user}"
-        hint = f"name a file with the key of {entity} in [rbd] keyring"
-        if not _key_in(keyring, entity):
-            return ConfigError(source=source, reason=f"it holds no key of {entity}", hint=hint)
-        if errors.number_of(error) == 5:  # an I/O error
-            return ConfigError(source=source, reason=f"Ceph cannot read it: {error}", hint=hint)
-        return None
 
     def drop(self, handle: Any) -> None:
         """``handle`` is of no more use; the next call connects anew."""
@@ -319,13 +304,9 @@ class Cluster:
         :raises NotFound: it is in no keyring that can be read
         """
         handle = self.rados()
-        if key := handle.conf_get("key"):
-            return str(key)
-        if keyfile := handle.conf_get("keyfile"):
-            return Path(keyfile).read_text().strip()
-        for path in _keyrings(handle):
-            if key := _key_in(path, f"client.{self.user}"):
-                return key
+        key = keyring.key(handle, self.user)
+        if key is not None:
+            return key
         raise NotFound(
             kind=f"key of client.{self.user} in",
             name=handle.conf_get("keyring") or self.source,
@@ -362,25 +343,6 @@ def _check(kind: str, what: str, number: int, words: str, seconds: float) -> Non
     if number:
         error = errors.bindings()[0].OSError(words, errno=abs(number))
         raise errors.translated(error, "ask", kind, what, seconds) from error
-
-
-def _keyrings(handle: Any) -> list[Path]:
-    """Ceph takes the first that it can open."""
-    return [Path(path) for path in re.split(r"[,; ]+", handle.conf_get("keyring") or "") if path]
-
-
-def _key_in(keyring: Path, entity: str) -> str:
-    try:
-        text = keyring.read_text(errors="replace")
-    except OSError:
-        return ""
-    section = ""
-    for line in map(str.strip, text.splitlines()):
-        if line.startswith("["):
-            section = line.strip("[]")
-        elif section == entity and (found := re.match(r"key\s*=\s*(\S+)", line)):
-            return found[1]
-    return ""
 
 
 def monitors(monmap: Any) -> tuple[NetworkHost, ...]:

@@ -13,14 +13,12 @@ from typing import Any, Final
 from cowshed import clock
 from cowshed.errors import Busy, DiskNotFound, NameTaken, NoSpace, NotFound, SnapshotNotFound
 from cowshed.model.disk import Capacity
-from cowshed.tools.rbd import errors, header, parents
+from cowshed.tools.rbd import errors, header, parents, statistics
 from cowshed.tools.rbd.cluster import Cluster
 from cowshed.tools.rbd.url import ImageSpec
 
-_PAGE: Final = 512  # names per question
 _FACTS: Final = "cowshed"  # the key of our own facts in an image's metadata
 _TRASH: Final = "cowshed-trash_"
-_UNCOUNTED: Final = 10.0  # seconds: the manager tells the monitors what it has heard every 5
 _WATCHED: Final = 35.0  # seconds: a watcher of a client that died is forgotten after 30
 
 
@@ -102,47 +100,19 @@ class Pool:
 
     def images(self, prefix: str = "") -> Sequence[str]:
         """Names that begin with ``prefix``, in order; asked by prefix, without opening any."""
-        rados, _ = errors.bindings()
-        key, found, after = f"name_{prefix}", [], ""
         with self._doing("list", f"{prefix}*") as (ioctx, _):
-            while True:
-                with rados.ReadOpCtx() as operation:
-                    answer, _ = ioctx.get_omap_vals(operation, after, key, _PAGE)
-                    try:
-                        ioctx.operate_read_op(operation, "rbd_directory")
-                    except rados.ObjectNotFound:  # a pool that never had an image
-                        return ()
-                    page = [name for name, _ in answer]
-                found += [name.removeprefix("name_") for name in page]
-                if len(page) < _PAGE:
-                    return tuple(found)
-                after = page[-1]
+            return statistics.names(ioctx, prefix)
 
     def capacity(self) -> Capacity:
         """What this pool may hold in all, with its quota. :raises NotFound: there is no such pool, or namespace in it"""
         if self.namespace:
             with self.ioctx() as ioctx:
                 self._check_namespace(ioctx)
-        answer = self._counted()
-        for pool in answer["pools"]:
-            if pool["name"] == self.name:
-                stats = pool["stats"]
-                stored, free = int(stats["stored"]), int(stats["max_avail"])
-                if quota := int(stats.get("quota_bytes", 0)):
-                    free = min(free, max(0, quota - stored))
-                return Capacity(total=stored + free, free=free, used=stored)
+        answer = statistics.counted(self.cluster)
+        if found := statistics.capacity(answer, self.name):
+            return found
         with self.ioctx():  # there is such a pool, so new that nobody has counted what is in it
-            free = int(answer["stats"]["total_avail_bytes"])
-            return Capacity(total=free, free=free, used=0)
-
-    def _counted(self) -> Any:
-        """What the cluster counts. A new one knows of no room at all until its manager has heard of an OSD."""
-        deadline = clock.Deadline(_UNCOUNTED, "statistics of the Ceph cluster")
-        while True:
-            answer = self.cluster.ask("df", detail="detail")
-            if answer["stats"]["total_bytes"] or deadline.passed:
-                return answer
-            clock.current().sleep(0.1)
+            return statistics.unused(answer)
 
     def check_space(self, needed: int) -> None:
         """:raises NoSpace: so many bytes do not fit, as far as the cluster knows"""
@@ -281,15 +251,8 @@ class Pool:
 
     def allocated(self, image: str) -> int:
         """Bytes of objects it has of its own, from the map of objects where the image keeps one."""
-        total = 0
-
-        def add(_offset: int, length: int, exists: bool) -> None:
-            nonlocal total
-            total += length if exists else 0
-
         with self.open(image, read_only=True) as opened:
-            opened.diff_iterate(0, opened.size(), None, add, False, True)
-        return total
+            return statistics.allocated(opened)
 
     def facts(self, image: str, snapshot: str | None = None) -> Mapping[str, Any]:
         """What :meth:`note` wrote; empty when it is not ours."""
