@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import os
 import shutil
 import signal
@@ -191,6 +192,16 @@ class SkipGuard:
             terminalreporter.section("skips that are not in tests/expected-skips.txt", red=True)
             for nodeid, reason in sorted(self.unexpected.items()):
                 terminalreporter.line(f"{nodeid} | {reason}", red=True)
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """A test that runs the command in this process sends our log to its own standard error, past those after it."""
+    ours = logging.getLogger("cowshed")
+    handlers, level, propagate = list(ours.handlers), ours.level, ours.propagate
+    yield
+    ours.handlers[:], ours.propagate = handlers, propagate
+    ours.setLevel(level)
 
 
 # ---------------------------------------------------------------------------------------------------------- tiny guests
