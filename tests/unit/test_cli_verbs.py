@@ -863,6 +863,7 @@ def test_signals_take_back_what_was_begun(cowshed: Command, tiny: Path, number: 
     def spawn(self: PretendDriver, *args: Any, **options: Any) -> None:
         signal.raise_signal(number)
 
+    signal.signal(number, signal.SIG_DFL)  # the tests may run under nohup
     monkeypatch.setattr(PretendDriver, "spawn", spawn)
     result = cowshed("run", "tiny", "--name", "web")
     assert result.code == 130
