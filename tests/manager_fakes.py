@@ -38,6 +38,7 @@ class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport
         self.rooms.__dict__["capabilities"] = SimpleNamespace(note="", virt_type="qemu")
         self.rooms.__dict__["hypervisor"] = SimpleNamespace(find=self._guest, guest=self._guest)
         self.power: dict[str, PowerState] = {}
+        self.saved: set[str] = set()
         self.calls: list[tuple[str, ...]] = []
         self.fail: dict[str, BaseException] = {}
         self.addresses: list[str] = []
@@ -125,9 +126,13 @@ class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport
     def suspend(self, context: Any, instance: Instance) -> None:
         self._call("suspend", instance)
         self.power[instance.uuid] = PowerState.SHUTDOWN
+        self.saved.add(instance.uuid)
 
     def resume(self, context: Any, instance: Instance, network_info: Any) -> None:
         self._call("resume", instance)
+        if instance.uuid not in self.saved:
+            raise InvalidState(name=instance.name, state="not suspended", action="resumed")
+        self.saved.remove(instance.uuid)
         self.power[instance.uuid] = PowerState.RUNNING
 
     def power_states(self) -> dict[str, PowerState]:

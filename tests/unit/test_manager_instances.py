@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -499,6 +500,44 @@ def test_restart_gives_the_guest_the_time_that_is_said_or_configured(host: Host,
         assert driver.calls[-1] == called
     assert machine.state == "running"
     assert [entry.event for entry in host.events()] == ["created", "restarted", "restarted"]
+
+
+def test_an_interruption_of_suspend_is_known_as_what_it_left(
+    host: Host, driver: PretendDriver, monkeypatch: pytest.MonkeyPatch
+):
+    """libvirt saves the memory in one call, and ^C is heard after it, or before."""
+    machine = host.run("tiny", name="web")
+    suspend, heard = driver.suspend, [True, False]
+
+    def interrupted(*args: Any) -> None:
+        if heard:
+            if not heard.pop():
+                raise KeyboardInterrupt
+            suspend(*args)
+            raise KeyboardInterrupt
+        suspend(*args)
+
+    monkeypatch.setattr(driver, "suspend", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        machine.suspend()
+    assert machine.state == "running"
+    with pytest.raises(KeyboardInterrupt):
+        machine.suspend()
+    assert machine.state == "suspended"
+    machine.resume()
+    assert machine.state == "running"
+    assert [entry.event for entry in host.events()] == ["created", "suspended", "resumed"]
+
+
+def test_memory_saved_by_who_was_killed_then_is_resumed(host: Host, driver: PretendDriver):
+    machine = host.run("tiny", name="web")
+    driver.suspend(None, machine.record.instance)
+    machine.resume()
+    assert machine.state == "running"
+    machine.stop(force=True)
+    with pytest.raises(InvalidState, match="is stopped") as caught:
+        machine.resume()
+    assert caught.value.hint == "use cowshed start"
 
 
 @pytest.mark.parametrize("verb", ["stop", "restart"])
