@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from cowshed import clock, log
 from cowshed.contract.callbacks import SILENT
@@ -23,13 +23,13 @@ from cowshed.errors import Busy, CowshedError, UnsupportedOperation
 from cowshed.model.disk import Base
 from cowshed.tools import filesystem
 from cowshed.tools.rbd import Pool
+from cowshed.tools.rbd.pool import WATCHED
 from cowshed.undo import Undo
 
 if TYPE_CHECKING:
     from cowshed.disks.rbd import RbdBackend
 
 _log = log.logger(__name__)
-WATCHED: Final = 35.0  # seconds: a watcher of a client that died is forgotten after 30
 
 
 class RbdReplacing(RecordedDisk):

@@ -19,7 +19,7 @@ from cowshed.tools.rbd.url import ImageSpec
 
 _FACTS: Final = "cowshed"  # the key of our own facts in an image's metadata
 _TRASH: Final = "cowshed-trash_"
-_WATCHED: Final = 35.0  # seconds: a watcher of a client that died is forgotten after 30
+WATCHED: Final = 35.0  # seconds: a watcher of a client that died is forgotten after 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class Pool:
             except rbd.ImageExists:
                 raise NameTaken(kind="image", name=str(self.spec(name))) from None
 
-    def remove(self, image: str, *, patience: float = _WATCHED) -> None:
+    def remove(self, image: str, *, patience: float = WATCHED) -> None:
         """With its snapshots; already gone is success. What clones still stand on goes to the trash.
 
         :param patience: seconds for a client that died to be forgotten
