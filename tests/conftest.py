@@ -195,13 +195,20 @@ class SkipGuard:
 
 
 @pytest.fixture(autouse=True)
-def log_as_before() -> Iterator[None]:
-    """A test that runs the command in this process sends our log to its own standard error, past those after it."""
-    ours = logging.getLogger("cowshed")
-    handlers, level, propagate = list(ours.handlers), ours.level, ours.propagate
+def log_as_imported() -> Iterator[None]:
+    """One that runs the command in this process sends our log to its own standard error, past those after it.
+
+    Before each test, not only after: a module's fixture can run the command as it ends, when nothing puts it right.
+    """
+    _reset_log()
     yield
-    ours.handlers[:], ours.propagate = handlers, propagate
-    ours.setLevel(level)
+    _reset_log()
+
+
+def _reset_log() -> None:
+    ours = logging.getLogger("cowshed")
+    ours.handlers[:], ours.propagate = [], True
+    ours.setLevel(logging.NOTSET)
 
 
 # ---------------------------------------------------------------------------------------------------------- tiny guests
