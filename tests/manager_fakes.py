@@ -93,9 +93,10 @@ class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport
         self._call("soft_delete", instance)
         self.power[instance.uuid] = PowerState.SHUTDOWN
 
-    def restore(self, instance: Instance) -> None:
-        self._call("restore", instance)
-        self.power[instance.uuid] = PowerState.RUNNING
+    def undelete(self, instance: Instance, *, power_on: bool) -> None:
+        self._call("undelete", instance)
+        if power_on:
+            self.power[instance.uuid] = PowerState.RUNNING
 
     def power_on(self, context: Any, instance: Instance, network_info: Any = None) -> None:
         self._call("power_on", instance)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cowshed import clock
-from cowshed.driver.steps import connect, locate, marks, opening
+from cowshed.driver.steps import connect, launch, locate, marks, opening
 from cowshed.driver.steps.marks import Mark
 from cowshed.errors import DataCorrupt, DeadlineExceeded, HypervisorError, InvalidState
 from cowshed.model.instance import PowerState
@@ -21,6 +21,7 @@ class Guest(Running):
     """Goes off when it is ended hard."""
 
     stays = False
+    itself = False  # does libvirt start it with the host?
 
     def wait(self, state: Collection[PowerState], timeout: float | None, what: str) -> PowerState:
         if self.stays or self.power not in state:
@@ -28,8 +29,12 @@ class Guest(Running):
             raise DeadlineExceeded(what=what, seconds=timeout)
         return self.power
 
+    def autostart(self) -> bool:
+        return self.itself
+
     def set_autostart(self, wanted: bool) -> None:
-        self.told.append("by hand only")
+        self.told.append("by itself" if wanted else "by hand only")
+        self.itself = wanted
 
 
 @pytest.fixture(autouse=True)
@@ -73,14 +78,17 @@ def test_what_fails_leaves_an_instance_that_may_be_started_and_deleted(
     side: Side, monkeypatch: pytest.MonkeyPatch, breaks: Callable[[Side, pytest.MonkeyPatch], None], error: type
 ) -> None:
     who = side.web()
+    assert isinstance(side.guest, Guest)
+    side.guest.itself = True
     with monkeypatch.context() as patch:
         breaks(side, patch)
         with pytest.raises(error):
             side.driver.soft_delete(who)
     marks.refuse_marked(side.rooms, who)
+    assert side.guest.itself
     side.driver.soft_delete(who)
-    assert isinstance(side.guest, Guest)
     assert side.guest.power == PowerState.SHUTDOWN
+    assert not side.guest.itself
     with pytest.raises(InvalidState, match="is deleted"):
         marks.refuse_marked(side.rooms, who)
 
@@ -103,3 +111,69 @@ def test_one_whose_interfaces_are_not_known_is_not_stopped(side: Side, monkeypat
         side.driver.soft_delete(side.web())
     assert isinstance(side.guest, Guest)
     assert side.guest.told == []
+
+
+# --- and restored ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guest(side: Side, monkeypatch: pytest.MonkeyPatch) -> Guest:
+    """That of ``side``, and what starts it."""
+    guest = side.guest
+    assert isinstance(guest, Guest)
+    monkeypatch.setattr(launch, "relaunch", lambda *_: setattr(guest, "power", PowerState.RUNNING))
+    return guest
+
+
+@pytest.mark.parametrize("itself", [True, False])
+@pytest.mark.parametrize("times", [1, 2])
+def test_it_starts_with_the_host_as_it_did_before(side: Side, guest: Guest, itself: bool, times: int) -> None:
+    who = side.web()
+    guest.itself = itself
+    for _ in range(times):
+        side.driver.soft_delete(who)
+    assert not guest.itself
+    side.driver.restore(who)
+    assert (guest.power, guest.itself) == (PowerState.RUNNING, itself)
+    assert marks.marks(side.rooms, who.uuid) == frozenset()
+
+
+def test_it_may_be_restored_and_left_off(side: Side, guest: Guest) -> None:
+    who = side.web()
+    guest.itself = True
+    side.driver.soft_delete(who)
+    side.driver.undelete(who, power_on=False)
+    assert (guest.power, guest.itself) == (PowerState.SHUTDOWN, True)
+    marks.refuse_marked(side.rooms, who)
+
+
+def test_what_cannot_be_restored_does_not_start_with_the_host(
+    side: Side, guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    who = side.web()
+    guest.itself = True
+    side.driver.soft_delete(who)
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "relaunch", broken)
+        with pytest.raises(HypervisorError):
+            side.driver.restore(who)
+    assert not guest.itself
+    with pytest.raises(InvalidState, match="is deleted"):
+        marks.refuse_marked(side.rooms, who)
+    side.driver.restore(who)
+    assert guest.itself
+
+
+def test_what_may_not_boot_does_not_start_with_the_host_until_it_may(side: Side, guest: Guest) -> None:
+    who = side.web()
+    guest.itself = True
+    side.driver.set_bootable(who, False)
+    side.driver.soft_delete(who)
+    side.driver.set_bootable(who, True)
+    assert not guest.itself, "it is deleted still"
+    side.driver.restore(who)
+    assert guest.itself
+    side.driver.set_bootable(who, False)
+    assert not guest.itself
+    side.driver.set_bootable(who, True)
+    assert guest.itself

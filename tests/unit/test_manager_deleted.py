@@ -11,6 +11,7 @@ import pytest
 from cowshed import clock
 from cowshed.errors import DeadlineExceeded, HypervisorUnavailable, InstanceNotFound, InvalidState, NameTaken, PortInUse
 from cowshed.manager import Host
+from cowshed.manager.machine import Machine
 from cowshed.model.instance import InstanceState, PowerState
 from cowshed.testing.clock import FakeClock
 from tests.manager_fakes import PretendDriver, raw_image, settings
@@ -55,6 +56,24 @@ def test_it_is_powered_off_and_kept_and_comes_back(host: Host, time: FakeClock):
     assert (machine.state, machine.record.deleted, machine.record.vifs) == ("running", 0.0, before.vifs)
     assert host.deleted.list() == []
     assert [entry.event for entry in host.events()] == ["created", "softly deleted", "restored"]
+
+
+@pytest.mark.parametrize(
+    ("change", "after"),
+    [
+        (lambda machine: machine.stop(force=True), "stopped"),
+        (lambda machine: machine.pause(), "running"),  # its memory has gone, and it was on
+    ],
+)
+def test_it_comes_back_as_it_was(host: Host, change: Callable[[Machine], None], after: str):
+    machine = host.run("tiny", name="web")
+    change(machine)
+    machine.remove(soft=True)
+    machine.remove(soft=True)
+    machine.restore()
+    assert (machine.record.state, machine.state) == (after, after)
+    last = host.events("web")[-1]
+    assert (last.event, last.detail) == ("restored", after)
 
 
 def test_again_is_success_and_its_time_goes_on(host: Host, time: FakeClock):
@@ -167,11 +186,11 @@ def test_it_is_as_it_was_when_it_does_not_end(host: Host, error: BaseException):
 
 def test_it_stays_deleted_when_it_does_not_start(host: Host):
     host.run("tiny", name="web").remove(soft=True)
-    driver(host).fail["restore"] = PortInUse(port=22, address="127.0.0.1")
+    driver(host).fail["undelete"] = PortInUse(port=22, address="127.0.0.1")
     with pytest.raises(PortInUse):
         host.machine("web").restore()
     assert [one.name for one in host.deleted.list()] == ["web"]
-    del driver(host).fail["restore"]
+    del driver(host).fail["undelete"]
     host.machine("web").restore()
     assert host.machine("web").state == "running"
 

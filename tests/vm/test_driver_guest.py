@@ -194,8 +194,11 @@ def test_a_softly_deleted_instance_rests_until_it_is_restored(house: Machines, t
     port = free_port()
     instance = house.spawn(tiny, vifs=forwarded(port))
     house.wait(instance, "cowshed-guest: up")
+    guest = house.driver.rooms.hypervisor.guest(instance.uuid)
+    guest.set_autostart(True)
     house.driver.soft_delete(instance)
     assert house.state_of(instance) == PowerState.SHUTDOWN
+    assert not guest.autostart()
     house.driver.soft_delete(instance)
     for start in (
         lambda: house.driver.power_on(None, instance, []),
@@ -213,6 +216,7 @@ def test_a_softly_deleted_instance_rests_until_it_is_restored(house: Machines, t
     house.wait(instance, "boot 2\r?\n")
     house.driver.restore(instance)
     assert house.state_of(instance) == PowerState.RUNNING
+    assert guest.autostart()
 
 
 def test_what_must_not_start_does_not(house: Machines, tiny: Image) -> None:

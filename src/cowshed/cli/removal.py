@@ -75,7 +75,7 @@ DELETED: output.Columns = {
 @click.argument("instances", nargs=-1, required=True, shell_complete=deleted_names)
 @verb
 def restore(session: Session, instances: tuple[str, ...]) -> None:
-    """Bring softly deleted INSTANCES back, and start them."""
+    """Bring softly deleted INSTANCES back. Those that were on are started."""
     done = []
     with session.working() as host, output.collecting() as attempt:
         for ref in dict.fromkeys(instances):

@@ -9,6 +9,7 @@ from cowshed import log
 from cowshed.contract.lifecycle import Lifecycle as LifecycleContract
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import (
+    autostart,
     building,
     connect,
     filtering,
@@ -132,25 +133,32 @@ class Lifecycle(LifecycleContract):
             marks.refuse_leaving(self.rooms, instance, "deleted")
             vifs = locate.remembered_vifs(self.rooms, guest)  # without them it could not be restored
             with Undo() as undo:  # to the end: whoever hears that it failed takes it for one that is not deleted
+                undo.push("let it start with the host", autostart.allow, self.rooms, guest, instance.uuid)
                 if marks.Mark.SOFT_DELETED not in marks.marks(self.rooms, instance.uuid):
                     undo.push("allow it to start", marks.unmark, self.rooms, instance.uuid, marks.Mark.SOFT_DELETED)
                 marks.mark(self.rooms, instance.uuid, marks.Mark.SOFT_DELETED)
                 section = self.rooms.config.power
                 if not teardown.shut_down(self.rooms, guest, section.shutdown_timeout, 10):
                     teardown.power_off(self.rooms, guest)
-                guest.set_autostart(False)
+                autostart.forbid(self.rooms, guest, instance.uuid)
                 shares.let_go(self.rooms, instance)
                 opening.let_go(self.rooms, instance)
                 connect.unplug(self.rooms, vifs)
 
     def restore(self, instance: Instance) -> None:
+        self.undelete(instance, power_on=True)
+
+    def undelete(self, instance: Instance, *, power_on: bool) -> None:
+        """:meth:`restore`, which may leave it off (beside the contract)."""
         with log.about(instance.name):
             guest = self.rooms.hypervisor.guest(instance.uuid)
             with Undo() as undo:
                 if marks.Mark.SOFT_DELETED in marks.marks(self.rooms, instance.uuid):
                     undo.push("keep it deleted", marks.mark, self.rooms, instance.uuid, marks.Mark.SOFT_DELETED)
                 marks.unmark(self.rooms, instance.uuid, marks.Mark.SOFT_DELETED)
-                if guest.state() != PowerState.RUNNING:
+                undo.push("do not start it with the host", autostart.forbid, self.rooms, guest, instance.uuid)
+                autostart.allow(self.rooms, guest, instance.uuid)
+                if power_on and guest.state() != PowerState.RUNNING:
                     launch.relaunch(self.rooms, instance, locate.remembered_vifs(self.rooms, guest))
 
     def set_bootable(self, instance: Instance, is_bootable: bool) -> None:
@@ -158,9 +166,9 @@ class Lifecycle(LifecycleContract):
         guest = self.rooms.hypervisor.guest(instance.uuid)
         if is_bootable:
             marks.unmark(self.rooms, instance.uuid, marks.Mark.NOT_BOOTABLE)
-            return
+            return autostart.allow(self.rooms, guest, instance.uuid)
         marks.mark(self.rooms, instance.uuid, marks.Mark.NOT_BOOTABLE)
-        guest.set_autostart(False)
+        autostart.forbid(self.rooms, guest, instance.uuid)
 
     def delete_instance_files(self, instance: Instance) -> bool:
         try:

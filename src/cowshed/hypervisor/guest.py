@@ -228,6 +228,9 @@ class Guest:
         except InstanceNotFound:
             return False
 
+    def autostart(self) -> bool:
+        return self.call("describe", lambda d: bool(d.autostart()), repeat=True)
+
     def set_autostart(self, wanted: bool) -> None:
         """With the host (system mode) or with libvirt's daemon (session mode)."""
         self.call("set autostart of", lambda d: d.setAutostart(int(wanted)))

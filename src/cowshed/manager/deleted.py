@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _log = log.logger(__name__)
 
+_OFF = (InstanceState.STOPPED, InstanceState.CRASHED)
+
 
 class Deleted:
     """``ref`` is an instance: name, UUID, or the beginning of one. Its name stays taken while it is kept."""
@@ -57,14 +59,18 @@ class Deleted:
                 check_not_suspended(before, "softly deleted", "cowshed stop --force")
                 undo.push("note that it is not deleted", self._instances.records.update, before)
                 record = dataclasses.replace(
-                    before, state=InstanceState.SOFT_DELETED, deleted=clock.current().time(), error=""
+                    before,
+                    state=InstanceState.SOFT_DELETED,
+                    deleted=clock.current().time(),
+                    was_off=before.state in _OFF,
+                    error="",
                 )
                 self._instances.records.update(record, "softly deleted")
             self._driver.soft_delete(record.instance)  # also again: the process that began it may have been killed
         return record
 
     def restore(self, ref: str) -> Record:
-        """Bring it back, running. When it cannot be started it stays as it is.
+        """Bring it back as it was: on, or off. When it cannot be started it stays deleted.
 
         :raises InvalidState: it is not softly deleted
         """
@@ -79,10 +85,11 @@ class Deleted:
                     hint="cowshed ls --deleted shows those that can be",
                 )
             self._instances.check_ours(record)
-            boot_log = self._instances.log_end(record)
-            self._driver.restore(record.instance)
-            record = dataclasses.replace(record, state=InstanceState.RUNNING, deleted=0.0, boot_log=boot_log)
-            self._instances.records.update(record, "restored")
+            boot_log = record.boot_log if record.was_off else self._instances.log_end(record)
+            self._driver.undelete(record.instance, power_on=not record.was_off)
+            state = InstanceState.STOPPED if record.was_off else InstanceState.RUNNING
+            record = dataclasses.replace(record, state=state, deleted=0.0, was_off=False, boot_log=boot_log)
+            self._instances.records.update(record, "restored", str(state))
         return self._instances.find(record.uuid)
 
     def due(self) -> Sequence[Record]:

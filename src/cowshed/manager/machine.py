@@ -123,7 +123,7 @@ class Machine:
             self._instances.remove(self.uuid)
 
     def restore(self) -> None:
-        """Bring it back after a soft deletion, running."""
+        """Bring it back after a soft deletion, as it was: on, or off."""
         self.record = self._host.deleted.restore(self.uuid)
 
     # --- volumes ------------------------------------------------------------------------------

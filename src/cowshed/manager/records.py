@@ -66,7 +66,7 @@ class Record:
 
     ``uri`` is the libvirt it was made on; "" where that is not known. ``boot_log`` is the size in
     bytes that the console's log had when it was last started: what this boot said begins there.
-    ``deleted`` is when it was deleted softly, 0: it was not.
+    ``deleted`` is when it was deleted softly, 0: it was not; ``was_off`` whether it was off already then.
     ``properties`` are what this instance was to have instead of, or beside, what its image says.
     What is not recorded but seen, as the state is: ``rescued``, it boots from rescue disks; ``resized``, a resize waits to be
     confirmed or reverted; ``moved_to``, so does a cold move to that host, which broke off.
@@ -82,6 +82,7 @@ class Record:
     uri: str = ""
     boot_log: int = 0
     deleted: float = 0.0
+    was_off: bool = False
     properties: Mapping[str, str] = field(default_factory=dict)
     rescued: bool = False
     resized: bool = False
@@ -341,6 +342,7 @@ def decode(text: str, state: InstanceState) -> Record:
         uri=data.get("uri", ""),
         boot_log=data.get("boot_log", 0),
         deleted=data.get("deleted", 0.0),
+        was_off=data.get("was_off", False),
         properties=dict(data.get("properties", {})),
     )
 
@@ -354,6 +356,7 @@ def encode(record: Record) -> str:
             "uri": record.uri,
             "boot_log": record.boot_log,
             "deleted": record.deleted,
+            "was_off": record.was_off,
             "properties": dict(record.properties),
         },
         default=_plain,

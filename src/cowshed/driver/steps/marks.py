@@ -22,12 +22,14 @@ FILE: Final = "marks.json"
 class Mark(StrEnum):
     SOFT_DELETED = "soft-deleted"
     NOT_BOOTABLE = "not-bootable"
+    AUTOSTART = "autostart"  # libvirt started it with the host before one of the others came
 
 
 _REASON: Final = {
     Mark.SOFT_DELETED: ("deleted", "restore it first"),
     Mark.NOT_BOOTABLE: ("not bootable", "somebody has forbidden that it is started (set_bootable)"),
 }
+FORBIDDING: Final = frozenset(_REASON)
 
 
 def marks(rooms: Rooms, uuid: str) -> frozenset[Mark]:
@@ -79,6 +81,6 @@ def refuse_leaving(rooms: Rooms, instance: Instance, action: str) -> None:
 def refuse_marked(rooms: Rooms, instance: Instance, action: str = "started") -> None:
     """:raises InvalidState: it must not start"""
     refuse_leaving(rooms, instance, action)
-    for word in sorted(marks(rooms, instance.uuid)):
+    for word in sorted(marks(rooms, instance.uuid) & FORBIDDING):
         state, hint = _REASON[word]
         raise InvalidState(name=instance.name, state=state, action=action, hint=hint)
