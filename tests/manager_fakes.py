@@ -100,14 +100,17 @@ class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport
 
     def power_on(self, context: Any, instance: Instance, network_info: Any = None) -> None:
         self._call("power_on", instance)
+        self.saved.discard(instance.uuid)
         self.power[instance.uuid] = PowerState.RUNNING
 
     def power_off(self, instance: Instance, timeout: float = 0, retry_interval: float = 0) -> None:
         self._call("power_off", instance, timeout)
+        self.saved.discard(instance.uuid)
         self.power[instance.uuid] = PowerState.SHUTDOWN
 
     def reboot(self, context: Any, instance: Instance, network_info: Any, reboot_type: str) -> None:
         self._call("reboot", instance, reboot_type)
+        self.saved.discard(instance.uuid)
         self.power[instance.uuid] = PowerState.RUNNING
 
     def restart(self, instance: Instance, network_info: Any, *, timeout: float) -> None:
@@ -140,6 +143,9 @@ class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport
         if "power_states" in self.fail:
             raise self.fail["power_states"]
         return dict(self.power)
+
+    def with_saved_memory(self) -> set[str]:
+        return set(self.saved)
 
     def rescued(self, instance: Instance) -> bool:
         return False

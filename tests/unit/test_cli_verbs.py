@@ -39,6 +39,7 @@ class Command:
         self._capfd = capfd
         self._drivers = drivers
         self.power: dict[str, PowerState] = {}
+        self.saved: set[str] = set()
         self.fail: dict[str, BaseException] = {}
         self.findings: list[Finding] = []
 
@@ -59,7 +60,7 @@ def cowshed(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
 
     def make(**options: Any) -> PretendDriver:
         driver = PretendDriver(**options)
-        driver.power, driver.fail = command.power, command.fail
+        driver.power, driver.saved, driver.fail = command.power, command.saved, command.fail
         driver.findings = command.findings
         drivers.append(driver)
         return driver

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -502,42 +501,41 @@ def test_restart_gives_the_guest_the_time_that_is_said_or_configured(host: Host,
     assert [entry.event for entry in host.events()] == ["created", "restarted", "restarted"]
 
 
-def test_an_interruption_of_suspend_is_known_as_what_it_left(
-    host: Host, driver: PretendDriver, monkeypatch: pytest.MonkeyPatch
-):
-    """libvirt saves the memory in one call, and ^C is heard after it, or before."""
-    machine = host.run("tiny", name="web")
-    suspend, heard = driver.suspend, [True, False]
-
-    def interrupted(*args: Any) -> None:
-        if heard:
-            if not heard.pop():
-                raise KeyboardInterrupt
-            suspend(*args)
-            raise KeyboardInterrupt
-        suspend(*args)
-
-    monkeypatch.setattr(driver, "suspend", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        machine.suspend()
-    assert machine.state == "running"
-    with pytest.raises(KeyboardInterrupt):
-        machine.suspend()
-    assert machine.state == "suspended"
-    machine.resume()
-    assert machine.state == "running"
-    assert [entry.event for entry in host.events()] == ["created", "suspended", "resumed"]
-
-
-def test_memory_saved_by_who_was_killed_then_is_resumed(host: Host, driver: PretendDriver):
+@pytest.mark.parametrize("verb", ["resume", "start"])
+def test_memory_that_is_saved_is_seen_whoever_saved_it(host: Host, driver: PretendDriver, verb: str):
+    """Somebody by hand, or a suspend that was killed or interrupted before it could be recorded."""
     machine = host.run("tiny", name="web")
     driver.suspend(None, machine.record.instance)
-    machine.resume()
+    assert [machine.state, *(one.record.state for one in host.machines())] == ["suspended", "suspended"]
+    with pytest.raises(InvalidState, match="is suspended"):
+        machine.stop()
+    getattr(machine, verb)()
     assert machine.state == "running"
-    machine.stop(force=True)
+
+
+def test_memory_that_is_not_saved_any_more_is_not_resumed(host: Host, driver: PretendDriver):
+    """Somebody has dropped it by hand, or started it and shut it down."""
+    machine = host.run("tiny", name="web")
+    machine.suspend()
+    driver.saved.clear()
+    assert machine.state == "stopped"
     with pytest.raises(InvalidState, match="is stopped") as caught:
         machine.resume()
     assert caught.value.hint == "use cowshed start"
+
+
+def test_saved_memory_is_asked_for_once_and_where_something_is_stopped(
+    host: Host, driver: PretendDriver, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[int] = []
+    monkeypatch.setattr(driver, "with_saved_memory", lambda: asked.append(1) or set())
+    machines = [host.run("tiny", name=name) for name in ("web", "db")]
+    host.machines()
+    assert asked == []
+    for machine in machines:
+        driver.power[machine.uuid] = PowerState.SHUTDOWN
+    host.machines()
+    assert asked == [1]
 
 
 @pytest.mark.parametrize("verb", ["stop", "restart"])

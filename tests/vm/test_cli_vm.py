@@ -454,7 +454,7 @@ def test_no_space(command: Command, guest_dir: Path, loopfs: LoopFs, hypervisor:
     command("image", "pull", guest_dir / "tiny.qcow2", "--name", "second")
 
 
-def test_quick_ls_says_what_the_usual_one_does(command: Command, tiny: str):
+def test_quick_ls_says_what_the_usual_one_does(command: Command, tiny: str, hypervisor: Hypervisor):
     """`cowshed ls` without a word more takes a shorter way (cli/quick.py)."""
     plain = {name: value for name, value in command.environment.items() if not name.startswith("COWSHED_")}
     plain["COWSHED_HOST_STATE"] = str(command.state)
@@ -481,7 +481,12 @@ def test_quick_ls_says_what_the_usual_one_does(command: Command, tiny: str):
     compare()
     command("suspend", "web")
     compare()
+    command("resume", "web")
+    hypervisor.guest(command.json("show", "web")["instance"]["uuid"]).save()  # as virsh managedsave does
+    compare()
+    assert command.json("show", "web")["instance"]["state"] == "suspended"
+    command("start", "web")
     command("rm", "--soft", "db")
     compare()
     command("rm", "--yes", "db")
-    assert compared == 1 + 3 * 3 + 2
+    assert compared == 1 + 4 * 3 + 2

@@ -12,7 +12,7 @@ import os
 from contextlib import suppress
 from typing import Any
 
-_STATES = {1: "running", 2: "running", 3: "paused", 4: "stopped", 5: "stopped", 6: "crashed", 7: "suspended"}
+_STATES = {-1: "suspended", 1: "running", 2: "running", 3: "paused", 6: "crashed", 7: "suspended"}  # look.SAVED is -1
 _OURS = {"COWSHED_HOST_STATE", "COWSHED_DEBUG"}
 
 
@@ -30,7 +30,7 @@ def ls() -> bool:
         if states is None or any(row["state"] in ("building", "deleting") for row in rows) or _waiting(rows):
             return False
         for row in rows:
-            row["state"] = _seen(row["state"], states.get(row["uuid"]))
+            row["state"] = _seen(states.get(row["uuid"]))
     _print(rows)
     return True
 
@@ -105,12 +105,9 @@ def _root_volume(instance: dict[str, Any]) -> str:
     return str(instance["system_metadata"].get("root_volume", ""))[:8]
 
 
-def _seen(recorded: str, state: int | None) -> str:
-    """What the hypervisor says wins over what was recorded (manager/instances.py)."""
-    if state is None:
-        return "error"
-    word = _STATES.get(state, "stopped")
-    return "suspended" if word == "stopped" and recorded == "suspended" else word
+def _seen(state: int | None) -> str:
+    """What the hypervisor says wins over what was recorded (manager/states.py)."""
+    return "error" if state is None else _STATES.get(state, "stopped")
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

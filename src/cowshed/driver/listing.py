@@ -29,3 +29,7 @@ class Listing(ListingContract):
     def power_states(self) -> dict[str, PowerState]:
         """UUID to state of every defined instance, from one call to libvirt."""
         return self.rooms.hypervisor.states()
+
+    def with_saved_memory(self) -> set[str]:
+        """UUIDs of those whose memory is on the host's disk, whoever saved it, from one call to libvirt."""
+        return self.rooms.hypervisor.with_saved_memory()

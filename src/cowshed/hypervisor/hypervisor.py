@@ -83,6 +83,10 @@ class Hypervisor(Connection):
         """All defined or running ones, also those that cowshed did not make."""
         return [self._guest(domain) for domain in self.call("list", lambda c: c.listAllDomains(0), repeat=True)]
 
+    def with_saved_memory(self) -> set[str]:
+        """UUIDs of those whose memory libvirt keeps on disk (``virsh managedsave``), from one call."""
+        return self.call("list", power.with_saved_memory, repeat=True)
+
     def define(self, xml: str) -> Guest:
         """Define or redefine a domain, checked against libvirt's schema.
 

@@ -23,6 +23,7 @@ STATES: Final = {
 ID: Final = "domain.id"  # a key of ours among the statistics: libvirt's number of a running domain, else -1
 _ENDING: Final = 4  # VIR_DOMAIN_SHUTDOWN
 _STATE_ONLY: Final = 1  # VIR_DOMAIN_STATS_STATE: needs no word with QEMU
+_MANAGED_SAVE: Final = 1 << 8  # VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE
 _NO_WAIT: Final = 1 << 29  # VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT: leave out what a busy guest would delay
 
 
@@ -38,6 +39,10 @@ def settled(number: int) -> PowerState:
 def states(connection: Any) -> dict[str, PowerState]:
     answers = connection.getAllDomainStats(_STATE_ONLY, 0)
     return {domain.UUIDString(): state(answer.get("state.state", 0)) for domain, answer in answers}
+
+
+def with_saved_memory(connection: Any) -> set[str]:
+    return {domain.UUIDString() for domain in connection.listAllDomains(_MANAGED_SAVE)}
 
 
 def stats(connection: Any, uuids: Sequence[str] | None) -> dict[str, dict[str, Any]]:

@@ -20,15 +20,13 @@ from cowshed.manager.request import NewInstance
 from cowshed.manager.states import TRANSIENT, States, check_not_suspended
 from cowshed.model.disk import IoTune
 from cowshed.model.image import Image
-from cowshed.model.instance import InstanceState, PowerState, RebootType
+from cowshed.model.instance import InstanceState, RebootType
 from cowshed.model.vif import Vif
 
 if TYPE_CHECKING:
     from cowshed.driver import LibvirtDriver
 
 _log = log.logger(__name__)
-
-_IN_MEMORY = (PowerState.RUNNING, PowerState.PAUSED)
 
 
 class Instances(States):
@@ -197,37 +195,21 @@ class Instances(States):
         return self.find(record.uuid)
 
     def suspend(self, ref: str) -> Record:
-        """Its memory goes to the host's disk. An interruption that comes when it is there is raised after the record."""
-        interrupted: KeyboardInterrupt | None = None
+        """Its memory goes to the host's disk."""
         with self.changing(ref, "suspended", InstanceState.SUSPENDED) as record:
-            try:
-                self.driver.suspend(None, record.instance)
-            except KeyboardInterrupt as error:
-                if self.driver.power_states().get(record.uuid) in _IN_MEMORY:
-                    raise
-                self.driver.suspend(None, record.instance)  # saved already is success
-                interrupted = error
-        if interrupted:
-            raise interrupted
+            self.driver.suspend(None, record.instance)
         return self.find(record.uuid)
 
     def resume(self, ref: str) -> Record:
-        """From paused or suspended, also where who suspended it was killed before that was recorded."""
+        """From paused or suspended."""
         with self.changing(ref, "resumed", InstanceState.RUNNING) as record:
             if record.state == InstanceState.PAUSED:
                 self.driver.unpause(record.instance)
+            elif record.state == InstanceState.STOPPED:
+                raise InvalidState(name=record.name, state="stopped", action="resumed", hint="use cowshed start")
             else:
-                self._restore_memory(record)
+                self.driver.resume(None, record.instance, record.vifs)
         return self.find(record.uuid)
-
-    def _restore_memory(self, record: Record) -> None:
-        """:raises InvalidState: it is stopped, and no memory of it is saved"""
-        try:
-            self.driver.resume(None, record.instance, record.vifs)
-        except InvalidState as error:
-            if record.state != InstanceState.STOPPED:
-                raise
-            raise InvalidState(name=record.name, state="stopped", action="resumed", hint="use cowshed start") from error
 
     # --- another image ------------------------------------------------------------------------
 

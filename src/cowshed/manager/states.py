@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,8 +54,8 @@ class States:
         records = [record for record in self.records.all() if record.state != InstanceState.SOFT_DELETED]
         if not records:
             return []
-        powers = self.driver.power_states()
-        return [self._seen(record, powers) for record in records]
+        seen = _Seen(self.driver)
+        return [self._present(record, seen) for record in records]
 
     def soft_deleted(self) -> list[Record]:
         """The longest deleted first."""
@@ -65,19 +65,16 @@ class States:
     def find(self, ref: str) -> Record:
         """:raises InstanceNotFound:"""
         record = self.records.find(ref)
-        return self._seen(record, self.driver.power_states())
+        return self._present(record, _Seen(self.driver))
 
-    def _seen(self, record: Record, powers: Mapping[str, PowerState]) -> Record:
+    def _present(self, record: Record, seen: _Seen) -> Record:
         """What the hypervisor says wins over what was recorded."""
         if record.state in TRANSIENT or record.state == InstanceState.SOFT_DELETED:
             return record
         record = self._waiting(record)
-        power = powers.get(record.uuid)
-        if power is None:
+        state = seen.state(record.uuid)
+        if state is None:
             return dataclasses.replace(record, state=InstanceState.ERROR, error=self._lost(record))
-        state = _STATES[power]
-        if state == InstanceState.STOPPED and record.state == InstanceState.SUSPENDED:
-            state = InstanceState.SUSPENDED
         return dataclasses.replace(record, state=state, error="", rescued=self.driver.rescued(record.instance))
 
     def _waiting(self, record: Record) -> Record:
@@ -184,6 +181,26 @@ class States:
         check_kept(record, action)
         if record.state in TRANSIENT:
             raise InvalidState(name=record.name, state=record.state, action=action)
+
+
+class _Seen:
+    """What the driver says of all instances, at about one moment."""
+
+    def __init__(self, driver: LibvirtDriver) -> None:
+        self._driver = driver
+        self._powers = driver.power_states()
+
+    @functools.cached_property
+    def _with_saved_memory(self) -> Collection[str]:
+        return self._driver.with_saved_memory()
+
+    def state(self, uuid: str) -> InstanceState | None:
+        """None: it is not known. One that is off is suspended where its memory is saved, whoever did that."""
+        power = self._powers.get(uuid)
+        if power is None:
+            return None
+        state = _STATES[power]
+        return InstanceState.SUSPENDED if state == InstanceState.STOPPED and uuid in self._with_saved_memory else state
 
 
 def check_kept(record: Record, action: str) -> None:

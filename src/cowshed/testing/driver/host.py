@@ -199,6 +199,9 @@ class FakeHost(FakeDisks):
     def power_states(self) -> dict[str, PowerState]:
         return {guest.uuid: guest.state for guest in self.guests.values()}
 
+    def with_saved_memory(self) -> set[str]:
+        return {guest.uuid for guest in self.guests.values() if guest.saved}
+
     def guest_addresses(self, instance: Instance) -> list[str]:
         try:
             guest = self._find(instance)
