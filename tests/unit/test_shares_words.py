@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -150,8 +151,6 @@ def test_the_record_has_all_but_the_status(tmp_path: Path) -> None:
     assert record.load(place) == ()
     record.save(place, kept)
     assert record.load(place) == (replace(kept[0], status=ShareStatus.INACTIVE), kept[1])
-    assert list(record.users(tmp_path / "instances", kept[0])) == [UUID]
-    assert list(record.users(tmp_path / "instances", replace(kept[0], read_only=False))) == []
     record.save(place, [])
     assert not list(place.iterdir())
 
@@ -159,8 +158,9 @@ def test_the_record_has_all_but_the_status(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"version": 99, "shares": []}', '{"version": 1, "shares": [{"id": 1}]}'])
 def test_a_record_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     (tmp_path / record.FILE).write_text(text)
-    with pytest.raises(DataCorrupt):
+    with pytest.raises(DataCorrupt) as caught:
         record.load(tmp_path)
+    assert f"of instance {tmp_path.name}" in str(caught.value.hint)
 
 
 # --- the driver, before it does anything ------------------------------------------------------
@@ -181,6 +181,37 @@ def test_shares_of_an_instance_that_is_not_there_yet(driver: LibvirtDriver) -> N
         driver.mount_share(None, INSTANCE, share())
     assert driver.shares(INSTANCE) == ()
     assert not driver.is_share_mounted(None, INSTANCE, share())
+
+
+@pytest.mark.parametrize("damaged", ["", '{"version": 99, "shares": []}'])
+def test_a_damaged_record_holds_what_its_domain_has_and_no_other(
+    driver: LibvirtDriver, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    """It may name the shares that its guest has; those of all others are unmounted when nobody has them any more."""
+    rooms, other = driver.rooms, "22222222-2222-3333-4444-555555555555"
+    of_damaged, of_sound, of_nobody = (
+        share(f"server:/{word}", word, id=word, protocol=ShareProtocol.NFS) for word in ("damaged", "sound", "nobody")
+    )
+    domain = f"<domain><devices><filesystem><alias name='{of_damaged.alias}'/></filesystem></devices></domain>"
+    guests = {UUID: SimpleNamespace(xml=lambda: domain)}
+    monkeypatch.setitem(rooms.__dict__, "hypervisor", SimpleNamespace(find=guests.get, session=True))
+    for uuid in (UUID, other):
+        (rooms.instances / uuid).mkdir(parents=True)
+    record.save(rooms.instances / other, [of_sound])
+    (rooms.instances / UUID / record.FILE).write_text(damaged)
+    for one in (of_damaged, of_sound, of_nobody):
+        (rooms.shares / one.id).mkdir(parents=True)
+    unmounted: list[str] = []
+    monkeypatch.setattr(mounts, "below", lambda place: sorted(place.iterdir()))
+    monkeypatch.setattr(mounts, "unmount", lambda target: unmounted.append(target.name))
+    steps.unmount_unused(rooms)
+    assert unmounted == ["nobody"]
+    assert [steps.used(rooms, one) for one in (of_damaged, of_sound, of_nobody)] == [True, True, False]
+    assert driver.umount_share(None, replace(INSTANCE, uuid=other), of_sound)
+    assert "sound" in unmounted
+    del guests[UUID]
+    steps.unmount_unused(rooms)
+    assert "damaged" in unmounted
 
 
 def test_without_virtiofsd(driver: LibvirtDriver, monkeypatch: pytest.MonkeyPatch) -> None:

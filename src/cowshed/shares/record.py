@@ -6,7 +6,7 @@ So that whatever a killed process had mounted is found again.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,11 @@ def load(directory: Path) -> tuple[Share, ...]:
 
     :raises DataCorrupt: it cannot be read
     """
-    return versioned.load(directory / FILE, "shares", VERSION, _share)
+    hint = (
+        f"it is the record of instance {directory.name}: restore it from a backup, or stop that instance, "
+        "move the file away, and attach its shares again"
+    )
+    return versioned.load(directory / FILE, "shares", VERSION, _share, hint=hint)
 
 
 def save(directory: Path, shares: Sequence[Share]) -> None:
@@ -31,13 +35,6 @@ def save(directory: Path, shares: Sequence[Share]) -> None:
         filesystem.remove_file(directory / FILE)
         return
     versioned.save(directory / FILE, "shares", VERSION, [_entry(one) for one in shares])
-
-
-def users(instances: Path, share: Share) -> Iterator[str]:
-    """The UUIDs of all instances of this host that have the share, in the same way (written to, or only read)."""
-    for path in sorted(instances.glob(f"*/{FILE}")):
-        if any((one.id, one.read_only) == (share.id, share.read_only) for one in load(path.parent)):
-            yield path.parent.name
 
 
 def _entry(share: Share) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import uuid as uuids
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cowshed import log
-from cowshed.errors import CowshedError, HypervisorError, InvalidState, ToolFailed, UnsupportedOperation
+from cowshed.errors import CowshedError, DataCorrupt, HypervisorError, InvalidState, ToolFailed, UnsupportedOperation
 from cowshed.model.instance import Instance
 from cowshed.model.share import OpenedShare, Share, ShareProtocol, ShareStatus
 from cowshed.shares import check as checking
@@ -154,7 +154,25 @@ def forget(rooms: Rooms, instance: Instance, share: Share | None = None) -> None
 
 def used(rooms: Rooms, share: Share) -> bool:
     """Does any instance of this host have it, in the same way?"""
-    return any(True for _ in record.users(rooms.instances, share))
+    return _any_has(rooms, lambda one: (one.id, one.read_only) == (share.id, share.read_only), {share.id})
+
+
+def _any_has(rooms: Rooms, wanted: Callable[[Share], bool], ids: Collection[str]) -> bool:
+    """:param ids: those that a wanted share may have"""
+    return any(_has(rooms, path.parent, wanted, ids) for path in rooms.instances.glob(f"*/{record.FILE}"))
+
+
+def _has(rooms: Rooms, place: Path, wanted: Callable[[Share], bool], ids: Collection[str]) -> bool:
+    """By the record in ``place``. One that cannot be read may name what its domain has, and holds up nothing else."""
+    from cowshed.domain.domain import Domain
+
+    try:
+        return any(wanted(one) for one in record.load(place))
+    except DataCorrupt as error:
+        _log.warning("what instance %s shares is taken from its domain: %s", place.name, error)
+    guest = rooms.hypervisor.find(place.name)
+    aliases = {Share(one, "", "").alias for one in ids}
+    return guest is not None and any(one.alias in aliases for one in Domain.parse(guest.xml()).filesystems)
 
 
 # --- the host side --------------------------------------------------------------------------------
@@ -257,8 +275,8 @@ def _unmount_if_unused(rooms: Rooms, target: Path) -> None:
 
 def _named_by_any(rooms: Rooms, target: Path) -> bool:
     """By the record of any instance; who mounts it has written that before."""
-    found = (share for path in rooms.instances.glob(f"*/{record.FILE}") for share in record.load(path.parent))
-    return any(mountpoint(rooms, share) == target for share in found)
+    ids = {target.name, target.name.removesuffix("-ro")}
+    return _any_has(rooms, lambda one: mountpoint(rooms, one) == target, ids)
 
 
 def let_go(rooms: Rooms, instance: Instance) -> None:
