@@ -23,7 +23,7 @@ from cowshed.driver.rooms import Rooms
 from cowshed.driver.snapshot import Snapshot
 from cowshed.driver.steps import provision
 from cowshed.errors import CowshedError, InstanceNotFound, InvalidState
-from cowshed.model.instance import Instance, PowerState
+from cowshed.model.instance import Ending, Instance, PowerState
 from cowshed.model.vif import Vif
 
 URI = "fake:///one"
@@ -39,6 +39,7 @@ class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport
         self.rooms.__dict__["hypervisor"] = SimpleNamespace(find=self._guest, guest=self._guest)
         self.power: dict[str, PowerState] = {}
         self.saved: set[str] = set()
+        self.deaf: set[str] = set()
         self.calls: list[tuple[str, ...]] = []
         self.fail: dict[str, BaseException] = {}
         self.addresses: list[str] = []
@@ -103,10 +104,15 @@ class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport
         self.saved.discard(instance.uuid)
         self.power[instance.uuid] = PowerState.RUNNING
 
-    def power_off(self, instance: Instance, timeout: float = 0, retry_interval: float = 0) -> None:
-        self._call("power_off", instance, timeout)
+    def switch_off(self, instance: Instance, *, timeout: float, retry_interval: float) -> Ending | None:
+        """Who is asked shuts down; ``deaf`` ones do not."""
+        self._call("switch_off", instance, timeout)
         self.saved.discard(instance.uuid)
-        self.power[instance.uuid] = PowerState.SHUTDOWN
+        before, self.power[instance.uuid] = self.power[instance.uuid], PowerState.SHUTDOWN
+        if before not in (PowerState.RUNNING, PowerState.PAUSED):
+            return None
+        hears = before == PowerState.RUNNING and instance.name not in self.deaf
+        return Ending.SHUT_DOWN if timeout and hears else Ending.CUT_OFF
 
     def reboot(self, context: Any, instance: Instance, network_info: Any, reboot_type: str) -> None:
         self._call("reboot", instance, reboot_type)

@@ -631,8 +631,26 @@ def test_power_verbs(cowshed: Command, web: str):
     for words, state in walk:
         result = cowshed(*words, "web")
         assert result.code == 0, result.err
-        assert result.out.splitlines()[1].split() == ["web", state]
-    assert cowshed.driver.calls == [("power_off", "web", "0")]
+        assert result.out.splitlines()[1].split()[:2] == ["web", state]
+    assert cowshed.driver.calls == [("switch_off", "web", "0")]
+
+
+def test_stop_says_how_each_guest_ended(cowshed: Command, web: str):
+    cowshed("run", "tiny", "--name", "db")
+    cowshed("pause", "db")
+    cowshed("run", "tiny", "--name", "off")
+    cowshed("stop", "off")
+    assert [line.split() for line in cowshed("stop", "web", "db", "off").out.splitlines()] == [
+        ["NAME", "STATE", "ENDED"],
+        ["web", "stopped", "shut", "down"],
+        ["db", "stopped", "cut", "off"],
+        ["off", "stopped", "-"],
+    ]
+    cowshed("start", "web", "db")
+    rows = [*cowshed("stop", "web", "off", "-o", "json").json["instances"]]
+    rows += cowshed("stop", "db", "--force", "-o", "json").json["instances"]
+    assert [row["ended"] for row in rows] == ["shut down", None, "cut off"]
+    assert "ended" not in cowshed("show", "db", "-o", "json").json["instance"]
 
 
 def test_one_failure_does_not_keep_the_others(cowshed: Command, web: str):

@@ -12,7 +12,7 @@ from cowshed import clock
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import launch, placing
 from cowshed.errors import ConfigError, DeadlineExceeded
-from cowshed.model.instance import Instance, PowerState
+from cowshed.model.instance import Ending, Instance, PowerState
 from cowshed.testing.clock import FakeClock
 from tests.cold_moves import Running, Side
 
@@ -86,3 +86,32 @@ def test_a_guest_that_could_not_start_again_is_not_stopped(
     assert isinstance(side.guest, Deaf)
     assert side.guest.told == []
     assert side.guest.power == PowerState.RUNNING
+
+
+class Polite(Deaf):
+    """Shuts down when it is asked."""
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self.power = PowerState.SHUTDOWN
+
+
+@pytest.mark.parametrize(
+    ("guest", "timeout", "ending", "told"),
+    [
+        (Polite(), 30, Ending.SHUT_DOWN, ["button"]),
+        (Polite(), 0, Ending.CUT_OFF, ["hard"]),
+        (Deaf(), 25, Ending.CUT_OFF, ["button", "button", "button", "hard"]),
+    ],
+    ids=["asked", "not asked", "deaf"],
+)
+def test_who_ends_a_guest_says_how_it_ended(
+    side: Side, guest: Deaf, timeout: float, ending: Ending, told: list[str]
+) -> None:
+    who = side.web()
+    side.guest = guest
+    with clock.using(FakeClock()):
+        assert side.driver.switch_off(who, timeout=timeout, retry_interval=10) is ending
+        assert guest.told == told
+        assert side.driver.switch_off(who, timeout=timeout, retry_interval=10) is None, "it was off"
+    assert guest.told == told

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ from cowshed.errors import (
     NoSpace,
     PermissionDenied,
 )
-from cowshed.manager import Host, names
+from cowshed.manager import Host, Machine, names
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, InstanceState, PowerState
 from cowshed.model.vif import PortForward, Vif
@@ -467,8 +468,8 @@ def test_power_walk(host: Host, driver: PretendDriver):
     machine.restart()
     machine.restart(hard=True)
     assert machine.state == "running"
-    calls = [call for call in driver.calls if call[0] in ("reboot", "power_off")]
-    assert calls == [("power_off", "web", "5"), ("reboot", "web", "SOFT"), ("reboot", "web", "HARD")]
+    calls = [call for call in driver.calls if call[0] in ("reboot", "switch_off")]
+    assert calls == [("switch_off", "web", "5"), ("reboot", "web", "SOFT"), ("reboot", "web", "HARD")]
     assert [entry.event for entry in host.events()] == [
         "created", "paused", "resumed", "suspended", "resumed", "stopped", "started", "restarted", "restarted",
     ]  # fmt: skip
@@ -487,9 +488,33 @@ def test_what_changes_nothing_is_no_event(host: Host, driver: PretendDriver):
 
 def test_stop_gives_the_guest_the_configured_time(host: Host, driver: PretendDriver):
     host.run("tiny", name="web").stop()
-    assert driver.calls[-1] == ("power_off", "web", "60.0")
+    assert driver.calls[-1] == ("switch_off", "web", "60.0")
     host.machine("web").stop(force=True)
-    assert driver.calls[-1] == ("power_off", "web", "0")
+    assert driver.calls[-1] == ("switch_off", "web", "0")
+
+
+@pytest.mark.parametrize(
+    ("before", "how", "ended", "detail"),
+    [
+        (lambda one: None, {}, "shut down", "the guest shut down"),
+        (lambda one: None, {"force": True}, "cut off", "cut off"),
+        (lambda one: one.pause(), {}, "cut off", "cut off"),
+        (lambda one: one._host.driver.deaf.add("web"), {"timeout": 90}, "cut off",
+         "cut off: the guest did not shut down within 1 min 30 s"),
+        (lambda one: one.suspend(), {"force": True}, None, "its saved memory is dropped"),
+    ],
+    ids=["hears", "force", "paused", "deaf", "suspended"],
+)  # fmt: skip
+def test_stop_says_how_the_guest_ended(
+    host: Host, before: Callable[[Machine], None], how: dict[str, Any], ended: str | None, detail: str
+):
+    machine = host.run("tiny", name="web")
+    before(machine)
+    machine.stop(**how)
+    assert machine.record.ended == ended
+    assert (host.events()[-1].event, host.events()[-1].detail) == ("stopped", detail)
+    machine.stop(**how)
+    assert machine.record.ended is None, "it was off"
 
 
 def test_restart_gives_the_guest_the_time_that_is_said_or_configured(host: Host, driver: PretendDriver):
@@ -568,7 +593,7 @@ def test_resume_of_a_stopped_one_is_refused(host: Host):
 
 def test_failed_verb_changes_no_record(host: Host, driver: PretendDriver):
     machine = host.run("tiny", name="web")
-    driver.fail["power_off"] = HypervisorError(action="stop", reason="no")
+    driver.fail["switch_off"] = HypervisorError(action="stop", reason="no")
     with pytest.raises(HypervisorError):
         machine.stop()
     assert machine.state == "running"

@@ -133,7 +133,8 @@ def test_whole_life(command: Command, tiny: str, tmp_path: Path, hypervisor: Hyp
     assert command.json("disk", "resize", "web", "+1G")["disk"]["size"] == 2 << 30
     command("wait", "web", "--for", f"log:cowshed-guest: disk vda {2 << 30} rw", "--timeout", "60s")
     began = time.monotonic()
-    command("stop", "web", "--timeout", "60s")
+    (stopped,) = command.json("stop", "web", "--timeout", "60s")["instances"]
+    assert (stopped["state"], stopped["ended"]) == ("stopped", "shut down")
     assert time.monotonic() - began < 50, "the guest was not asked"
     assert "cowshed-guest: down" in command("log", "web")[0]
     command("stop", "web")
@@ -145,7 +146,8 @@ def test_whole_life(command: Command, tiny: str, tmp_path: Path, hypervisor: Hyp
     assert (kept["state"], kept["reclaim_at"], command.instances()) == ("soft-deleted", None, [])
     assert command.json("ls", "--deleted")["instances"] == [kept]
     command.refused("start", "web", code=4, said="web is softly deleted; it cannot be started")
-    command("restore", "web")
+    assert command("restore", "web")[0].split()[-2:] == ["web", "stopped"]  # as it was
+    command("start", "web")
     command("wait", "web", "--for", "log:cowshed-guest: up", "--timeout", "90s")
     assert boots(command) == ["1", "2"]  # the disk is the same
     command("restart", "web", "--hard")
@@ -155,7 +157,7 @@ def test_whole_life(command: Command, tiny: str, tmp_path: Path, hypervisor: Hyp
     assert events == [
         "created", "paused", "resumed", "suspended", "started", "disk resized", "stopped", "snapshot taken",
         "rolled back", "snapshot removed", "disk moved", "softly deleted", "restored",
-        "restarted", "removed",
+        "started", "restarted", "removed",
     ]  # fmt: skip
     clean(command, hypervisor)
     bases = command.json("image", "prune", "--yes")["bases"]

@@ -17,17 +17,24 @@ if TYPE_CHECKING:
     from cowshed.manager.records import Record
 
 COLUMNS: output.Columns = {"name": lambda row: row["name"], "state": state_in_words}
+_ENDED: output.Columns = {**COLUMNS, "ended": lambda row: row["ended"]}
 
 
-def _each(session: Session, instances: tuple[str, ...], act: Callable[[Host, str], Record]) -> None:
+def _each(
+    session: Session,
+    instances: tuple[str, ...],
+    act: Callable[[Host, str], Record],
+    shown: Callable[[Record], dict[str, Any]] = describe,
+    columns: output.Columns = COLUMNS,
+) -> None:
     """Act on every one; the first error is raised after all have been tried."""
     done = []
     with session.working() as host, output.collecting() as attempt:
         for ref in dict.fromkeys(instances):
             with attempt():
-                done.append(describe(act(host, ref)))
+                done.append(shown(act(host, ref)))
         if done:
-            session.emit("instances", done, COLUMNS)
+            session.emit("instances", done, columns)
 
 
 @click.command(cls=Verb)
@@ -44,7 +51,10 @@ def start(session: Session, instances: tuple[str, ...]) -> None:
 @click.option("--force", is_flag=True, help="Do not ask the guest.")
 @verb
 def stop(session: Session, instances: tuple[str, ...], timeout: str | None, force: bool) -> None:
-    """Ask INSTANCES to shut down; end them hard after a time."""
+    """Ask INSTANCES to shut down; end them hard after a time.
+
+    ENDED says how each went off: it has shut down, or was cut off.
+    """
     given = _seconds(timeout)
     _check_asked("--force", force, given)
 
@@ -52,7 +62,7 @@ def stop(session: Session, instances: tuple[str, ...], timeout: str | None, forc
         seconds = host.config.power.shutdown_timeout if given is None else given
         return host.instances.stop(ref, timeout=seconds, force=force)
 
-    _each(session, instances, act)
+    _each(session, instances, act, lambda record: {**describe(record), "ended": record.ended}, _ENDED)
 
 
 def _seconds(timeout: str | None) -> float | None:

@@ -23,7 +23,7 @@ from cowshed.driver.steps import (
     volumes,
 )
 from cowshed.errors import CowshedError, InstanceNotFound, InvalidState
-from cowshed.model.instance import Instance, PowerState, RebootType
+from cowshed.model.instance import Ending, Instance, PowerState, RebootType
 from cowshed.model.vif import Vif
 from cowshed.model.volume import BlockDeviceInfo
 
@@ -65,18 +65,28 @@ class Power(PowerContract):
             raise InstanceNotFound(name=instance.name)
 
     def power_off(self, instance: Instance, timeout: float = 0, retry_interval: float = 0) -> None:
+        self.switch_off(instance, timeout=timeout, retry_interval=retry_interval)
+
+    def switch_off(self, instance: Instance, *, timeout: float, retry_interval: float) -> Ending | None:
+        """:meth:`power_off`, which says how the guest ended; None: it was off (beside the contract)."""
         with log.about(instance.name):
             guest = self.rooms.hypervisor.find(instance.uuid)
             if guest is None:
                 if timeout:
-                    return
+                    return None
                 raise InstanceNotFound(name=instance.name)
             if guest.has_saved():
                 guest.discard_saved()
-            if not (timeout and teardown.shut_down(self.rooms, guest, timeout, retry_interval)):
-                teardown.power_off(self.rooms, guest)
+            ending = None if guest.ended() else self._end(guest, timeout, retry_interval)
             shares.close(self.rooms, instance.uuid)
             opening.let_go(self.rooms, instance)
+            return ending
+
+    def _end(self, guest: Guest, timeout: float, retry_interval: float) -> Ending:
+        if timeout and teardown.shut_down(self.rooms, guest, timeout, retry_interval):
+            return Ending.SHUT_DOWN
+        teardown.power_off(self.rooms, guest)
+        return Ending.CUT_OFF
 
     def reboot(
         self,

@@ -20,8 +20,9 @@ from cowshed.manager.request import NewInstance
 from cowshed.manager.states import TRANSIENT, States, check_not_suspended
 from cowshed.model.disk import IoTune
 from cowshed.model.image import Image
-from cowshed.model.instance import InstanceState, RebootType
+from cowshed.model.instance import Ending, InstanceState, RebootType
 from cowshed.model.vif import Vif
+from cowshed.units import format_duration
 
 if TYPE_CHECKING:
     from cowshed.driver import LibvirtDriver
@@ -164,15 +165,17 @@ class Instances(States):
         return self.find(record.uuid)
 
     def stop(self, ref: str, *, timeout: float, force: bool = False) -> Record:
-        """Ask the guest to shut down, hard after ``timeout`` seconds (at once with ``force``).
+        """Ask the guest to shut down, hard after ``timeout`` seconds (at once with ``force``); ``ended`` says which it was.
 
         :raises InvalidState: it is suspended; its saved memory is dropped only with ``force``
         """
-        with self.changing(ref, "stopped", InstanceState.STOPPED) as record:
+        given: float = 0 if force else timeout
+        ended: Ending | None = None
+        with self.changing(ref, "stopped", InstanceState.STOPPED, lambda: _how_stopped(record, ended, given)) as record:
             if not force:
                 check_not_suspended(record, "stopped", "cowshed stop --force")
-            self.driver.power_off(record.instance, timeout=0 if force else timeout, retry_interval=10)
-        return self.find(record.uuid)
+            ended = self.driver.switch_off(record.instance, timeout=given, retry_interval=10)
+        return dataclasses.replace(self.find(record.uuid), ended=ended)
 
     def restart(self, ref: str, *, timeout: float | None = None, hard: bool = False) -> Record:
         """Ask the guest to shut down and start it again, reset after ``timeout`` seconds (at once with ``hard``).
@@ -260,6 +263,17 @@ class Instances(States):
 
 def _with(image: Image, properties: Mapping[str, str]) -> Image:
     return dataclasses.replace(image, properties={**image.properties, **properties}) if properties else image
+
+
+def _how_stopped(before: Record, ended: Ending | None, timeout: float) -> str:
+    """:param timeout: seconds the guest had when it was asked; 0: it was not"""
+    if before.state == InstanceState.SUSPENDED:
+        return "its saved memory is dropped"
+    if ended is Ending.SHUT_DOWN:
+        return "the guest shut down"
+    if ended is Ending.CUT_OFF and timeout and before.state == InstanceState.RUNNING:  # a paused one is not asked
+        return f"cut off: the guest did not shut down within {format_duration(timeout)}"
+    return ended or ""
 
 
 def _launched(record: Record) -> Record:

@@ -31,7 +31,7 @@ from cowshed.errors import (
 )
 from cowshed.manager import reserve
 from cowshed.model.flavor import Flavor
-from cowshed.model.instance import Instance, InstanceState
+from cowshed.model.instance import Ending, Instance, InstanceState
 from cowshed.model.vif import PortForward, Protocol, Subnet, Vif, VifType
 
 SCHEMA = 1
@@ -69,7 +69,8 @@ class Record:
     ``deleted`` is when it was deleted softly, 0: it was not; ``was_off`` whether it was off already then.
     ``properties`` are what this instance was to have instead of, or beside, what its image says.
     What is not recorded but seen, as the state is: ``rescued``, it boots from rescue disks; ``resized``, a resize waits to be
-    confirmed or reverted; ``moved_to``, so does a cold move to that host, which broke off.
+    confirmed or reverted; ``moved_to``, so does a cold move to that host, which broke off; ``ended``, how the guest went off for who has
+    just stopped it (None: it was off).
     """
 
     instance: Instance
@@ -87,6 +88,7 @@ class Record:
     rescued: bool = False
     resized: bool = False
     moved_to: str = ""
+    ended: Ending | None = None
 
     @property
     def uuid(self) -> str:

@@ -156,17 +156,20 @@ class States:
             yield record
 
     @contextmanager
-    def changing(self, ref: str, event: str, state: InstanceState) -> Iterator[Record]:
+    def changing(self, ref: str, event: str, state: InstanceState, detail: Callable[[], str] = str) -> Iterator[Record]:
         """As :meth:`holding`; after the block, which brought it into ``state``, that and the event are recorded.
 
         :param event: what happens, such as ``stopped``; it is no event where the instance was in that state already
+        :param detail: of the event, asked after the block
         """
         with self.holding(ref, event) as record:
             boot_log = self.log_end(record) if _boots(record, event) else record.boot_log
             yield record
             happened = event if record.state != state or event in _REBOOTS else ""
             record = self.records.find(record.uuid)  # the block may have written what else has changed
-            self.records.update(dataclasses.replace(record, state=state, error="", boot_log=boot_log), happened)
+            self.records.update(
+                dataclasses.replace(record, state=state, error="", boot_log=boot_log), happened, detail()
+            )
 
     def log_end(self, record: Record) -> int:
         """Where what the next boot logs begins."""

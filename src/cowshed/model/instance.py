@@ -39,6 +39,13 @@ class InstanceState(StrEnum):
     SOFT_DELETED = "soft-deleted"
 
 
+class Ending(StrEnum):
+    """How a guest that was on went off."""
+
+    SHUT_DOWN = "shut down"  # by itself, as it was asked
+    CUT_OFF = "cut off"
+
+
 class RebootType(StrEnum):
     SOFT = "SOFT"
     HARD = "HARD"

@@ -26,7 +26,7 @@ from cowshed.errors import (
 from cowshed.model.disk import Base, DiskFormat, DiskSource, DiskType
 from cowshed.model.event import Transition
 from cowshed.model.image import Image
-from cowshed.model.instance import Instance, InstanceInfo, PowerState, RebootType
+from cowshed.model.instance import Ending, Instance, InstanceInfo, PowerState, RebootType
 from cowshed.model.vif import Vif
 from cowshed.testing.disks import MemoryDisk
 from cowshed.testing.driver.guest import FakeGuest
@@ -173,9 +173,13 @@ class FakeLifecycle(Table):
             guest.soft_deleted = True
 
     def restore(self, instance: Instance) -> None:
+        self.undelete(instance, power_on=True)
+
+    def undelete(self, instance: Instance, *, power_on: bool) -> None:
+        """As the real driver's: a restore that may leave it off."""
         guest = self._find(instance)
         guest.soft_deleted = False
-        if not guest.running:
+        if power_on and not guest.running:
             self._boot(guest)
 
     def set_bootable(self, instance: Instance, is_bootable: bool) -> None:
@@ -193,14 +197,22 @@ class FakeLifecycle(Table):
             self._boot(guest)
 
     def power_off(self, instance: Instance, timeout: float = 0, retry_interval: float = 0) -> None:
+        self.switch_off(instance, timeout=timeout, retry_interval=retry_interval)
+
+    def switch_off(self, instance: Instance, *, timeout: float, retry_interval: float) -> Ending | None:
+        """As the real driver's: it says how the guest ended; None: it was off."""
         guest = self.guests.get(instance.uuid)
         if guest is None:
             if timeout:
-                return
+                return None
             raise InstanceNotFound(name=instance.name)
+        was_on, hears = guest.state not in _OFF, guest.state == PowerState.RUNNING and not guest.deaf
         if timeout and guest.deaf:
             clock.current().sleep(timeout)
         self._off(guest)
+        if not was_on:
+            return None
+        return Ending.SHUT_DOWN if timeout and hears else Ending.CUT_OFF
 
     def _off(self, guest: FakeGuest) -> None:
         guest.saved = False
