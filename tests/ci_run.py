@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,11 @@ class Crashes:
             def _reschedule(self, node: Any) -> None:
                 if node in self.registered_collections:  # else it is still collecting, and is given work after that
                     super()._reschedule(node)
+
+            def _assign_work_unit(self, node: Any) -> None:
+                # One that has crashed and is not known to have: what it is given here, remove_node gives to others.
+                with contextlib.suppress(OSError):
+                    super()._assign_work_unit(node)
 
             def remove_node(self, node: Any) -> str | None:
                 units = self.assigned_work[node]

@@ -21,6 +21,24 @@ def pytest_configure(config):
     config.pluginmanager.register(ci_run.FailuresAtOnce(config))
 """
 
+# The worker that is to get test 6 is gone when it does, and nobody knows yet.
+GONE = """
+from xdist.workermanage import WorkerController
+
+send = WorkerController.send_runtest_some
+gone = []
+
+def kill_first(self, indices):
+    if 6 in indices and not gone:
+        gone.append(self)
+        worker = self.gateway._io.popen
+        worker.kill()
+        worker.wait()
+    send(self, indices)
+
+WorkerController.send_runtest_some = kill_first
+"""
+
 TESTS = """
 import os
 import pytest
@@ -34,8 +52,8 @@ def test_one(number):
 """
 
 
-def run(place: Path, group: str, crashing: tuple[int, ...]) -> str:
-    (place / "conftest.py").write_text(CONFTEST)
+def run(place: Path, group: str, crashing: tuple[int, ...], conftest: str = CONFTEST) -> str:
+    (place / "conftest.py").write_text(conftest)
     (place / "test_crash.py").write_text(TESTS.format(crashing=crashing, group=group))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-n", "2", "--dist", "loadgroup", "."],
@@ -54,6 +72,13 @@ def test_crashes(tmp_path: Path, crashing: tuple[int, ...], group: str) -> None:
     assert f"{len(crashing) + 1} failed, {11 - len(crashing)} passed" in said, said
     assert "--- failed now (call): test_crash.py::test_one[7]" in said
     assert said.index("seven is said") < said.index("= FAILURES =")
+
+
+@pytest.mark.timeout(200)
+def test_a_crash_that_is_heard_of_late(tmp_path: Path) -> None:
+    """On a busy machine a test can be sent to a worker that is gone, and that ended the run."""
+    said = run(tmp_path, "", (), CONFTEST + GONE)
+    assert "2 failed, 10 passed" in said, said
 
 
 @pytest.mark.timeout(200)
