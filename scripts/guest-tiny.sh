@@ -106,7 +106,7 @@ cp "$root/lib/modules/$release"/modules.{builtin,builtin.modinfo,order} "$tree/l
 depmod -b "$root" "$release"
 for module in "${modules[@]}"; do
     modprobe -d "$root" -S "$release" --show-depends "$module" 2>/dev/null || true
-done | awk '$1 == "insmod" {print $2}' | sort -u | while read -r file; do
+done | sed -n 's/^insmod \(.*\.ko[.a-z]*\).*/\1/p' | sort -u | while read -r file; do
     install -D -m 644 "$file" "$tree/lib/modules/$release/$(realpath --relative-to="$root/lib/modules/$release" "$file")"
 done
 depmod -b "$tree" "$release"
@@ -119,7 +119,7 @@ cp "$root/usr/sbin/qemu-ga" "$root/usr/sbin/dropbear" "$root/usr/bin/dropbearkey
 libdirs=$root/lib/x86_64-linux-gnu:$root/usr/lib/x86_64-linux-gnu
 for program in "$extra"/bin/*; do
     "$root/lib64/ld-linux-x86-64.so.2" --library-path "$libdirs" --list "$program"
-done | awk '$2 == "=>" {print $3}' | sort -u | while read -r library; do cp -L "$library" "$extra/lib/"; done
+done | sed -n 's/.* => \(.*\) (0x.*/\1/p' | sort -u | while read -r library; do cp -L "$library" "$extra/lib/"; done
 cp -L "$root/lib64/ld-linux-x86-64.so.2" "$extra/lib/"
 cp -L "$root"/lib/x86_64-linux-gnu/libnss_files.so.2 "$extra/lib/" 2>/dev/null || true
 

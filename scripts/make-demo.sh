@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 bold= dim= plain=
 [ ! -t 1 ] || { bold=$'\033[1m' dim=$'\033[2m' plain=$'\033[0m'; }
 say() { printf '\n%s\n' "$bold$*$plain"; }
-show() { printf '%s\n' "$dim\$ $*$plain"; "$@"; }
+show() { local words; printf -v words ' %q' "$@"; printf '%s\n' "$dim\$$words$plain"; "$@"; }  # as one would type it
 
 case ${BACKEND:-} in
     ''|raw|qcow2|ploop|rbd) ;;
