@@ -404,7 +404,16 @@ def test_an_unknown_host_is_an_error_with_its_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["ftp://example.org/a.raw", "http:///a.raw", "http://h:99999/a.raw", "http://h:0/a", "https://[::1/a", "data://x"],
+    [
+        "ftp://example.org/a.raw",
+        "http:///a.raw",
+        "http://h:99999/a.raw",
+        "http://h:0/a",
+        "https://[::1/a",
+        "data://x",
+        "http://a..b/a.raw",
+        f"http://{'a' * 64}.org/a.raw",
+    ],
 )
 def test_other_urls_are_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(InvalidRequest):

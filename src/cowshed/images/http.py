@@ -274,6 +274,7 @@ def _parse(text: str) -> SplitResult:
     try:
         url = urlsplit(text)
         port = url.port
+        (url.hostname or "").encode("idna")  # a label that is empty or too long
     except ValueError as error:
         raise InvalidRequest(reason=f"{shown(text)} is not a URL: {error}") from error
     if url.scheme not in SCHEMES or not url.hostname or port == 0:
