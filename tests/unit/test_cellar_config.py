@@ -64,6 +64,28 @@ def test_the_chosen_file_is_no_link_that_leads_nowhere(tmp_path: Path) -> None:
         config.load(environ={"COWSHED_CONFIG": str(chosen)})
 
 
+def test_a_user_without_a_home_says_where_the_state_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's made-up number has neither HOME nor a line in /etc/passwd."""
+    for variable in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "COWSHED_CONFIG"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("os.geteuid", lambda: 54321)
+    monkeypatch.setattr("os.getuid", lambda: 54321)
+    assert config.load(environ={"COWSHED_HOST_STATE": str(tmp_path)}).state == tmp_path
+    assert config.load(environ={"COWSHED_CONSOLE_VNC": "no"}).console.vnc is False
+    with pytest.raises(ConfigError, match="user 54321 has no home directory") as caught:
+        _ = config.load(environ={}).state
+    assert "COWSHED_HOST_STATE" in str(caught.value.hint)
+    with pytest.raises(ConfigError) as caught:
+        config.check_backend("lvm", ["raw"])
+    assert caught.value.hint == "set COWSHED_LVM_VOLUME_GROUP"
+
+
+@pytest.mark.parametrize("value", ["state", "./state", "~/state"])
+def test_a_relative_place_would_be_another_one_in_every_directory(value: str) -> None:
+    with pytest.raises(ConfigError, match=f"state: '{value}' is not an absolute path"):
+        config.load(files=[], environ={"COWSHED_HOST_STATE": value})
+
+
 def test_later_file_wins_and_sources_are_known(tmp_path: Path) -> None:
     first = write(tmp_path / "a.toml", '[disks]\nbackend = "raw"\ncache = "none"\n')
     second = write(tmp_path / "b.toml", '[disks]\nbackend = "qcow2"\n')

@@ -71,6 +71,23 @@ def test_ls_is_not_answered_quickly_where_something_is_configured(
     assert not capsys.readouterr().out
 
 
+@pytest.mark.parametrize("variable", ["COWSHED_HOST_STATE", "HOME"])
+def test_ls_is_not_answered_quickly_from_a_place_that_is_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+):
+    """The usual verb says what is wrong with it."""
+    from cowshed.cli import quick
+
+    for name in [name for name in os.environ if name.startswith("COWSHED_")] + ["LIBVIRT_DEFAULT_URI"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert quick.ls()
+    monkeypatch.setenv(variable, "here")
+    assert not quick.ls()
+
+
 @pytest.mark.parametrize("note", ["instances/{uuid}/rescue.json", "transit/{uuid}.out.json"])
 def test_ls_is_not_answered_quickly_where_an_instance_waits_for_something(
     state: Path, monkeypatch: pytest.MonkeyPatch, note: str

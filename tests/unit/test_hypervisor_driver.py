@@ -126,6 +126,8 @@ def test_no_permission_is_told_apart() -> None:
     assert isinstance(told, PermissionDenied)
     assert told.exit_code == 5
     assert "group libvirt" in (told.hint or "")
+    hint = getattr(dial.explain(error, "qemu:///session"), "hint", "") or ""
+    assert "XDG_RUNTIME_DIR" in hint, "no group helps where the directory is somebody else's, as after su"
 
 
 @pytest.mark.parametrize(
@@ -169,6 +171,13 @@ def test_where_session_daemons_listen() -> None:
     assert session.runtime_directory({"XDG_RUNTIME_DIR": "/run/user/7"}) == Path("/run/user/7/libvirt")
     assert session.runtime_directory({"XDG_CACHE_HOME": "/c"}) == Path("/c/libvirt")
     assert session.runtime_directory({}) == Path.home() / ".cache/libvirt"
+
+
+def test_where_it_listens_for_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As GLib has it; never a directory called ~ where we happen to be."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 54321)
+    assert session.runtime_directory({}) == Path("/.cache/libvirt")
 
 
 def test_other_addresses_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

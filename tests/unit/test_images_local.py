@@ -175,6 +175,11 @@ def test_other_sources_are_refused(service: DirectoryService, source: str) -> No
     assert empty(service)
 
 
+def test_the_home_of_a_user_that_is_not_there_is_a_file_that_is_not_there(service: DirectoryService) -> None:
+    with pytest.raises(NotFound, match=r"file ~no-such-user/a\.raw does not exist"):
+        pull(service, "~no-such-user/a.raw")
+
+
 def test_no_image_has_a_name_that_is_another_ones_id(service: DirectoryService, raw: Path, tmp_path: Path) -> None:
     image = pull(service, str(raw), name="a")
     with pytest.raises(InvalidRequest, match="looks like a UUID"):

@@ -38,6 +38,8 @@ def ls() -> bool:
 def _ordinary() -> bool:
     """Nothing is configured (a link that leads nowhere is refused by the usual verb), and the session's libvirt is the one to ask."""
     environ = os.environ
+    if not (os.path.isabs(_state()) and os.path.isabs(os.path.expanduser("~"))):
+        return False
     if any(name.startswith("COWSHED_") and name not in _OURS for name in environ) or environ.get("LIBVIRT_DEFAULT_URI"):
         return False
     if os.geteuid() == 0:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from cowshed.config import user
 from cowshed.errors import InvalidRequest, PermissionDenied
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def password(path: str | None) -> str:
     if path is None:
         return ""
     try:
-        text = sys.stdin.readline() if path == "-" else Path(path).expanduser().read_text()
+        text = sys.stdin.readline() if path == "-" else user.path(path).read_text()
     except PermissionError:
         raise PermissionDenied(action="read", path=path) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -121,7 +121,7 @@ def _split(word: str) -> tuple[str, dict[str, str], dict[str, str]]:
         else:
             break
         spec = rest
-    if comma and _LIKE_AN_OPTION.fullmatch(last) and not Path(spec).expanduser().exists():
+    if comma and _LIKE_AN_OPTION.fullmatch(last) and not user.path(spec).exists():
         raise InvalidRequest(
             reason=f"{last} is no option of a volume", hint=f"known: {', '.join([*_FLAGS, *_OPTIONS, *known])}"
         )

@@ -11,8 +11,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from cowshed.config import variables
-from cowshed.config.sections import Config, sections
+from cowshed.config import user, variables
+from cowshed.config.sections import PATH, Config, sections
 from cowshed.errors import ConfigError, InvalidRequest, PermissionDenied
 from cowshed.units import parse_duration, parse_size
 
@@ -22,6 +22,8 @@ BACKEND_KEYS = {"lvm": ("lvm", "volume_group"), "rbd": ("rbd", "pool")}
 def default_files(environ: Mapping[str, str] = os.environ) -> list[Path]:
     """The files that are read, in order; ``COWSHED_CONFIG`` names one instead of the usual places.
 
+    None for a user without a home, where ``XDG_CONFIG_HOME`` names no place either.
+
     :raises ConfigError: their directory is a link that leads nowhere
     """
     if chosen := environ.get("COWSHED_CONFIG"):
@@ -29,7 +31,11 @@ def default_files(environ: Mapping[str, str] = os.environ) -> list[Path]:
     if os.geteuid() == 0:
         folder = Path("/etc/cowshed")
     else:
-        folder = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "cowshed"
+        home = user.home()
+        place = environ.get("XDG_CONFIG_HOME") or (home and home / ".config")
+        if not place:
+            return []
+        folder = Path(place) / "cowshed"
     _refuse_dangling(folder / "conf.d", folder / "conf.d")
     return [folder / "config.toml", *sorted((folder / "conf.d").glob("*.toml"))]
 
@@ -129,6 +135,8 @@ def _typed(value: Any, kind: Any, unit: str) -> Any:
         return parse_size(value)
     if unit == "s":
         return parse_duration(value)
+    if unit == PATH and isinstance(value, str) and value and not os.path.isabs(value):
+        raise ValueError(f"{value!r} is not an absolute path")
     if kind is bool:
         return _boolean(value)
     if get_origin(kind) is tuple:
@@ -158,9 +166,10 @@ def check_backend(name: str, there: Collection[str]) -> None:
         return
     if name in BACKEND_KEYS:
         section, key = BACKEND_KEYS[name]
+        files = [str(path) for path in default_files()[:1]]
         raise ConfigError(
             source=f"[{section}] {key}",
             reason=f"it is not set, so that there is no disk backend {name} here",
-            hint=f"set it in {default_files()[0]}, or COWSHED_{section.upper()}_{key.upper()}",
+            hint="set " + ", or ".join([*(f"it in {path}" for path in files), f"COWSHED_{section}_{key}".upper()]),
         )
     raise InvalidRequest(reason=f"there is no disk backend {name!r}", hint=f"known: {', '.join(there)}")

@@ -8,7 +8,11 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from cowshed.config import user
+from cowshed.errors import ConfigError
 from cowshed.units import MiB, TiB
+
+PATH = "path"  # the "unit" of an option that names a file or a directory: an absolute path
 
 
 def _option(default: Any, help: str, *, unit: str = "", choices: tuple[str, ...] = ()) -> Any:
@@ -26,7 +30,9 @@ class HostSection:
     )
     virt_type: str = _option("auto", "auto probes KVM and falls back to TCG", choices=("auto", "kvm", "qemu"))
     emulator: str = _option("", "path of the QEMU system emulator; empty: what libvirt names")
-    state: str = _option("", "directory of all state; empty: /var/lib/cowshed for root, else $XDG_DATA_HOME/cowshed")
+    state: str = _option(
+        "", "directory of all state; empty: /var/lib/cowshed for root, else $XDG_DATA_HOME/cowshed", unit=PATH
+    )
     kvm_probe_timeout: float = _option(4.0, "how long a test guest may take to show that KVM runs guests", unit="s")
     address: str = _option("", "management address of this host; empty: found from the routes")
     reserved_memory: int = _option(512 * MiB, "memory kept for the host", unit="B")
@@ -138,8 +144,8 @@ class RbdSection:
     pool: str = _option("", "Ceph pool of the rbd backend; empty: there is no such backend")
     namespace: str = _option("", "namespace in the pool, for which guests need libvirt 11.6; empty: the default one")
     user: str = _option("", "Ceph client without the leading client.; empty: Ceph's default (admin)")
-    ceph_conf: str = _option("", "Ceph's configuration file; empty: Ceph's default (/etc/ceph/ceph.conf)")
-    keyring: str = _option("", "file with the client's key; empty: as Ceph's configuration says")
+    ceph_conf: str = _option("", "Ceph's configuration file; empty: Ceph's default (/etc/ceph/ceph.conf)", unit=PATH)
+    keyring: str = _option("", "file with the client's key; empty: as Ceph's configuration says", unit=PATH)
     secret_uuid: str = _option("", "libvirt secret with the client's key; empty: cowshed defines one from the keyring")
     connect_timeout: float = _option(5.0, "how long connecting to the cluster may take", unit="s")
     operation_timeout: float = _option(60.0, "how long one operation of the cluster may hang", unit="s")
@@ -261,14 +267,22 @@ class Config:
 
     @property
     def state(self) -> Path:
-        """The directory of all state."""
+        """The directory of all state. :raises ConfigError: none is configured, and this user has no home"""
         return Path(self.host.state) if self.host.state else _default_state()
 
 
 def _default_state() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/cowshed")
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "cowshed"
+    home = user.home()
+    data = os.environ.get("XDG_DATA_HOME") or (home and home / ".local/share")
+    if not data:
+        raise ConfigError(
+            source="[host] state",
+            reason=f"it is not set, and user {user.name()} has no home directory where the state could be",
+            hint="set COWSHED_HOST_STATE to an absolute path, or HOME",
+        )
+    return Path(data) / "cowshed"
 
 
 def sections() -> dict[str, type[Any]]:

@@ -17,6 +17,10 @@ _log = log.logger(__name__)
 
 _NO_SOCKET: Final = "-sock': No such file"
 _NO_SESSION: Final = "its daemon did not start; libvirtd --timeout 10 says why"
+_NO_PLACE: Final = (
+    "its daemon needs a directory of yours for its sockets: set XDG_RUNTIME_DIR or HOME to one you may write to"
+)
+_GROUP: Final = "add yourself to the group libvirt and log in again, or use qemu:///session"
 # (words of libvirt, what to do)
 _HINTS: Final = (
     ("binary", session.INSTALL),
@@ -25,7 +29,7 @@ _HINTS: Final = (
     ("No such file or directory", "is libvirt's daemon running? cowshed doctor tells what is missing"),
     ("Connection refused", "libvirt's daemon has ended and left its socket; start it again"),
     ("unexpected QEMU URI path", "root uses qemu:///system, others qemu:///session"),
-    ("authentication", "add yourself to the group libvirt and log in again, or use qemu:///session"),
+    ("authentication", _GROUP),
 )
 
 
@@ -67,7 +71,7 @@ def explain(error: BaseException, uri: str) -> BaseException:
     server = urlsplit(uri).hostname
     elsewhere = f"does libvirt run on {server}, and does it let you in?" if server else ""
     if "Permission denied" in text:
-        hint = elsewhere or "add yourself to the group libvirt and log in again, or use qemu:///session"
+        hint = elsewhere or (_NO_PLACE if session.is_session(uri) else _GROUP)
         return PermissionDenied(action="use libvirt at", path=f"{uri} ({text})", hint=hint)
     if _NO_SOCKET in text and not server:
         try:

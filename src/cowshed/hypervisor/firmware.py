@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from cowshed.config import user
 from cowshed.model.host import Firmware
 
 SYSTEM: Final = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))
 
 
 def directories() -> tuple[Path, ...]:
-    own = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "qemu/firmware"
+    own = Path(os.environ.get("XDG_CONFIG_HOME") or (user.home() or Path("/")) / ".config") / "qemu/firmware"
     return (own, *SYSTEM)
 
 

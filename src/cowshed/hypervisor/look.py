@@ -22,7 +22,8 @@ def folder(environ: os._Environ[str] | dict[str, str] = os.environ) -> str:
     """Where session daemons have their sockets; the same rule as libvirt's (GLib's) own."""
     if chosen := environ.get("XDG_RUNTIME_DIR"):
         return os.path.join(chosen, "libvirt")
-    cache = environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    home = os.path.expanduser("~")
+    cache = environ.get("XDG_CACHE_HOME") or os.path.join("/" if home == "~" else home, ".cache")
     return os.path.join(cache, "libvirt")
 
 

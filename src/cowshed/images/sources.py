@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from cowshed.config import ImagesSection
+from cowshed.config import ImagesSection, user
 from cowshed.errors import ImageRejected, InvalidRequest, NotFound
 from cowshed.images.http import SCHEMES, HttpSource, shown
 from cowshed.tools import filesystem
@@ -65,7 +65,7 @@ def open_source(text: str, section: ImagesSection) -> LocalSource | HttpSource:
         return LocalSource(_file_path(text))
     if scheme:
         raise InvalidRequest(reason=f"{shown(text)} cannot be fetched", hint="a path, file://, http:// or https://")
-    return LocalSource(Path(text).expanduser())
+    return LocalSource(user.path(text))
 
 
 def _file_path(text: str) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cowshed import log
+from cowshed.config import user
 from cowshed.errors import CowshedError, InvalidRequest
 from cowshed.manager import listing
 from cowshed.manager.records import Record
@@ -100,11 +101,11 @@ class Disks:
         :param key_file: a new file for that key, readable by this user alone
         :raises InvalidRequest: a key is wanted where there is none
         """
-        path = Path(target).expanduser()
+        path = user.path(target)
         if key_file and plaintext:
             raise InvalidRequest(reason="what is exported in plaintext needs no key", hint="leave one of them out")
         with self._instances.holding(ref, "exported") as record:
-            keys = Path(key_file).expanduser() if key_file else None
+            keys = user.path(key_file) if key_file else None
             if keys:  # first: without it the other file is worth nothing
                 self._driver.export_key(record.instance, keys, disk)
             try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cowshed import log
+from cowshed.config import user
 from cowshed.errors import Conflict, CowshedError, ImageNotFound, InvalidRequest, NameTaken
 from cowshed.model.disk import DiskFormat
 from cowshed.model.image import Image
@@ -246,4 +247,4 @@ class Images:
 def _path(ref: str) -> Path:
     from urllib.parse import unquote, urlsplit
 
-    return Path(unquote(urlsplit(ref).path)) if ref.startswith("file://") else Path(ref).expanduser()
+    return Path(unquote(urlsplit(ref).path)) if ref.startswith("file://") else user.path(ref)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cowshed.config import user
 from cowshed.errors import InvalidRequest, PermissionDenied
 from cowshed.manager.nics import check_model, subnets
 from cowshed.manager.volumes import NewVolume
@@ -144,7 +145,7 @@ def public_keys(keys: str | Path | Sequence[str | Path] | None) -> str:
 def _public_key(key: str | Path) -> str:
     content = str(key)
     if not content.startswith(_KEY_TYPES):
-        content = _read(Path(content).expanduser(), "ssh key")
+        content = _read(user.path(content), "ssh key")
     if "PRIVATE KEY" in content:
         raise InvalidRequest(reason=f"{key} is a private key", hint="give the public one, which ends in .pub")
     if not content.strip().startswith(_KEY_TYPES):
@@ -162,7 +163,7 @@ def text(source: str | Path | None, what: str) -> str | None:
         return None
     if isinstance(source, str) and ("\n" in source or source.startswith("#")):
         return source
-    return _read(Path(source).expanduser(), what)
+    return _read(user.path(source), what)
 
 
 def _read(path: Path, what: str) -> str:

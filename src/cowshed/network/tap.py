@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from cowshed.config import NetworkSection
+from cowshed.config import NetworkSection, user
 from cowshed.contract.plugging import Plugger
 from cowshed.errors import InvalidRequest, NetworkNotFound
 from cowshed.model.host import HostCapabilities
@@ -33,7 +33,7 @@ class TapPlugger(Plugger):
         elif host.session:
             raise NetworkNotFound(
                 name=f"tap {vif.source}",
-                hint=f"make it, as root: ip tuntap add {vif.source} mode tap user {_user()}",
+                hint=f"make it, as root: ip tuntap add {vif.source} mode tap user {user.name()}",
             )
 
     def plug(self, vif: Vif, host: HostCapabilities) -> PluggedVif:
@@ -48,12 +48,3 @@ class TapPlugger(Plugger):
 
         if device.alias(vif.source, self._sys) == _OURS + vif.id:
             ip.delete(vif.source)
-
-
-def _user() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "USER"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import pwd
 import stat
 import struct
 from contextlib import suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cowshed import clock
+from cowshed.config import user
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.errors import DeadlineExceeded, OperatorError
 from cowshed.tools import privilege
@@ -56,9 +56,9 @@ def grant(node: Path) -> None:
     The owner is changed, not the mode: udev's rules set group and mode again at every change of the
     device, and leave the owner alone.
     """
-    user = os.geteuid()
-    if user != 0 and node.stat().st_uid != user:
-        privilege.run(["chown", "--", pwd.getpwuid(user).pw_name, str(node)])
+    us = os.geteuid()
+    if us != 0 and node.stat().st_uid != us:
+        privilege.run(["chown", "--", user.name(), str(node)])
 
 
 def open_device(node: Path, flags: int = os.O_RDONLY) -> int:

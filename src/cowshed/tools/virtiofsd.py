@@ -15,7 +15,6 @@ import errno
 import fcntl
 import json
 import os
-import pwd
 import select
 import signal
 import socket as sockets
@@ -28,6 +27,7 @@ from typing import Final
 
 from cowshed import log
 from cowshed.clock import Deadline, current
+from cowshed.config import user
 from cowshed.errors import InvalidRequest, OperatorError, ToolFailed, ToolMissing, UnsupportedOperation
 from cowshed.tools import filesystem, run
 
@@ -73,25 +73,18 @@ def unable(subordinate: Iterable[Path] = SUBORDINATE) -> str:
     """Why this user cannot start it; "" where it can be."""
     if os.geteuid() == 0:
         return ""
-    user = _user()
+    name = user.name()
     if run.find("newuidmap") is None:
-        return f"as user {user} virtiofsd needs the program newuidmap, which is not installed"
-    if missing := [str(path) for path in subordinate if not _has_line(path, user)]:
-        return f"virtiofsd needs subordinate numbers of user {user}, and {' and '.join(missing)} give none"
+        return f"as user {name} virtiofsd needs the program newuidmap, which is not installed"
+    if missing := [str(path) for path in subordinate if not _has_line(path, name)]:
+        return f"virtiofsd needs subordinate numbers of user {name}, and {' and '.join(missing)} give none"
     return ""
 
 
 def remedy() -> str:
     """What mends :func:`unable`."""
     numbers = "--add-subuids 100000-165535 --add-subgids 100000-165535"
-    return f"sudo apt install uidmap; sudo usermod {numbers} {_user()}"
-
-
-def _user() -> str:
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
+    return f"sudo apt install uidmap; sudo usermod {numbers} {user.name()}"
 
 
 def check(socket: Path) -> None:

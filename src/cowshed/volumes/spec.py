@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from cowshed.config import user
 from cowshed.errors import InvalidRequest, NotFound, UnsupportedOperation
 from cowshed.volumes import info as infos
 
@@ -114,7 +115,7 @@ def _rbd(spec: str, user: str) -> dict[str, Any]:
 
 
 def _local(spec: str, format: str) -> tuple[str, dict[str, Any]]:
-    path = Path(spec).expanduser()
+    path = user.path(spec)
     try:
         path = path.resolve(strict=True)
         mode = path.stat().st_mode

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import pwd
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from cowshed import config as configuration
+from cowshed.config import user
 from cowshed.contract.storage import Backend
 from cowshed.errors import CowshedError, DataCorrupt, NotFound, PermissionDenied, ToolMissing
 from cowshed.model.host import Finding
@@ -156,7 +156,7 @@ def _sudo(group: str) -> list[Finding]:
         return []
     allowed: list[str] = []
     refused: list[str] = []
-    for words in examples(group, pwd.getpwuid(os.geteuid()).pw_name):
+    for words in examples(group, user.name()):
         try:
             (allowed if privilege.permitted(words) else refused).append(words[0])
         except ToolMissing:

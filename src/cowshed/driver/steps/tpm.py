@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cowshed.config import user
 from cowshed.errors import DataCorrupt, HostUnsuitable, NameTaken, UnsupportedOperation
 from cowshed.model.instance import Instance
 from cowshed.units import MiB
@@ -34,7 +35,7 @@ def place(rooms: Rooms, uuid: str) -> Path:
         return Path(rooms.config.guest.tpm_directory) / uuid
     if not _is_session(rooms):
         return Path("/var/lib/libvirt/swtpm", uuid)
-    settings = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    settings = os.environ.get("XDG_CONFIG_HOME") or (user.home() or Path("/")) / ".config"
     return Path(settings, "libvirt/qemu/swtpm", uuid)
 
 
