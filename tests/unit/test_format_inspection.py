@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cowshed.errors import ImageRejected
+from cowshed.errors import ImageRejected, InvalidRequest
 from cowshed.model.disk import DiskFormat
 from cowshed.tools import format as formats
 from cowshed.tools.qcow2 import create_blank, create_overlay
@@ -289,6 +289,16 @@ def map_cluster(path: Path, entry: int, *, l2: int | None = None) -> Path:
 def test_clusters_outside_the_file_are_refused(qcow2: Path, entry: int, reason: str) -> None:
     with pytest.raises(ImageRejected, match=reason):
         inspect(map_cluster(qcow2, entry))
+
+
+def test_a_disk_too_large_for_its_clusters_says_what_would_do(tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        with pytest.raises(InvalidRequest, match="100 PiB needs larger clusters than 64 KiB") as caught:
+            create_blank(file.fileno(), size=100 * 2**50)
+        assert "cluster_size" in (caught.value.hint or "")
+        with pytest.raises(InvalidRequest) as caught:
+            create_blank(file.fileno(), size=100 * 2**60, cluster_size=2**21)
+        assert caught.value.hint is None
 
 
 def test_an_l2_table_outside_the_file_is_refused(qcow2: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ from cowshed.model.instance import Instance, InstanceState, PowerState
 from cowshed.model.vif import PortForward, Vif
 from cowshed.testing.clock import FakeClock
 from cowshed.undo import Undo
+from cowshed.units import MiB
 from tests.manager_fakes import PretendDriver, raw_image, settings
 
 
@@ -201,6 +203,16 @@ def test_binary_user_data_is_refused(host: Host, tmp_path: Path):
     (tmp_path / "data").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InvalidRequest, match="cannot be read as text"):
         host.run("tiny", user_data=tmp_path / "data")
+
+
+@pytest.mark.parametrize("option", ["user_data", "vendor_data", "ssh_key"])
+def test_what_may_have_no_end_is_refused(host: Host, tmp_path: Path, option: str):
+    """All of /dev/zero was read, until there was no memory left."""
+    long = tmp_path / "long"
+    long.touch()
+    os.truncate(long, 16 * MiB + 1)
+    with pytest.raises(InvalidRequest, match=r"long, is larger than 16 MiB"):
+        host.run("tiny", **{option: long})
 
 
 def test_disk_smaller_than_the_image(host: Host):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -42,19 +43,29 @@ def pairs(words: tuple[str, ...], *, example: str = "hw_disk_bus=scsi") -> dict[
     return found
 
 
+_LONGEST: Final = 64 * 1024  # of a password; more is no password
+
+
 def password(path: str | None) -> str:
     """:raises InvalidRequest: :raises PermissionDenied:"""
     if path is None:
         return ""
     try:
-        text = sys.stdin.readline() if path == "-" else user.path(path).read_text()
+        text = sys.stdin.readline(_LONGEST) if path == "-" else _first(user.path(path))
     except PermissionError:
         raise PermissionDenied(action="read", path=path) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(reason=f"the password file {path} cannot be read: {error}") from error
+    if len(text) == _LONGEST:
+        raise InvalidRequest(reason=f"the password file {path} is too long")
     if not text.rstrip("\r\n"):
         raise InvalidRequest(reason=f"the password file {path} is empty")
     return text.rstrip("\r\n")
+
+
+def _first(path: Path) -> str:
+    with path.open() as file:  # may be a device without an end
+        return file.read(_LONGEST)
 
 
 def sources(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:

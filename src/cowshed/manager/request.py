@@ -15,9 +15,10 @@ from cowshed.manager.volumes import NewVolume
 from cowshed.model.flavor import Flavor
 from cowshed.model.instance import Instance
 from cowshed.model.vif import Vif, VifType
-from cowshed.units import MiB, parse_size
+from cowshed.units import MiB, format_size, parse_size
 
 LEAST_MEMORY = 16 * MiB
+_LARGEST = 16 * MiB  # of a file that becomes part of the config drive, as there
 
 _KEY_TYPES = ("ssh-", "ecdsa-", "sk-")
 
@@ -168,10 +169,14 @@ def text(source: str | Path | None, what: str) -> str | None:
 
 def _read(path: Path, what: str) -> str:
     try:
-        return path.read_text()
+        with path.open() as file:  # may be a pipe or a device: it need not end
+            content = file.read(_LARGEST + 1)
     except FileNotFoundError:
         raise InvalidRequest(reason=f"the file of the {what}, {path}, does not exist") from None
     except PermissionError:
         raise PermissionDenied(action="read", path=path) from None
     except (UnicodeDecodeError, OSError) as error:
         raise InvalidRequest(reason=f"the file of the {what}, {path}, cannot be read as text: {error}") from error
+    if len(content) > _LARGEST:
+        raise InvalidRequest(reason=f"the file of the {what}, {path}, is larger than {format_size(_LARGEST)}")
+    return content

@@ -14,9 +14,11 @@ from cowshed.errors import InvalidRequest
 from cowshed.model.disk import DiskFormat
 from cowshed.tools import filesystem
 from cowshed.tools.qcow2.header import EXT_BACKING_FORMAT, EXT_ENCRYPTION, EXT_END, LUKS, MAGIC, MAX_L1
+from cowshed.units import MiB, format_size
 
 _REFCOUNT_ORDER = 4  # 16-bit counts, QEMU's default
 _HEADER_LENGTH = 112
+MAX_CLUSTER = 2 * MiB
 
 
 def create_overlay(
@@ -47,11 +49,14 @@ QEMU_NAME = {DiskFormat.RAW: "raw", DiskFormat.QCOW2: "qcow2", DiskFormat.ISO: "
 
 def _create(fd: int, size: int, cluster_size: int, backing: bytes, backing_format: bytes, luks: bytes) -> int:
     bits = cluster_size.bit_length() - 1
-    if cluster_size != 1 << bits or not 9 <= bits <= 21:
+    if cluster_size != 1 << bits or not 512 <= cluster_size <= MAX_CLUSTER:
         raise InvalidRequest(reason=f"{cluster_size} is not a cluster size", hint="a power of two from 512 B to 2 MiB")
     l1_entries = max(1, -(-size // (cluster_size * (cluster_size // 8))))
     if l1_entries * 8 > MAX_L1:
-        raise InvalidRequest(reason=f"a disk of {size} bytes needs larger clusters than {cluster_size}")
+        raise InvalidRequest(
+            reason=f"a qcow2 disk of {format_size(size)} needs larger clusters than {format_size(cluster_size)}",
+            hint="see [disks] cluster_size in the configuration" if cluster_size < MAX_CLUSTER else None,
+        )
     l1_clusters = -(-l1_entries * 8 // cluster_size)
     luks_clusters = -(-len(luks) // cluster_size)
     table_clusters, blocks = _refcount_layout(cluster_size, 1 + l1_clusters + luks_clusters)
