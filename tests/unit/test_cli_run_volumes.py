@@ -53,7 +53,7 @@ def test_it_boots_from_a_volume_and_says_so(cowshed: Call, driver: FakeDriver) -
         (["debian", "--root-volume", "nbd://h/x"], 2, "image debian would not be used"),
         (["--root-volume", "nbd://h/x", "--disk", "5G"], 2, "no root disk"),
         (["--root-volume", "/nowhere/x,format=raw"], 3, "does not exist"),
-        (["--root-volume", "/etc/passwd"], 2, "the format of /etc/passwd is not given"),
+        (["--root-volume", "/etc/passwd"], 2, ",format=raw to a volume of run"),
         (["--root-volume", "nbd://h/x,shard"], 2, "shard is no option"),
         (["--root-volume", "nbd://h/x,fromat=raw"], 2, "fromat=raw is no option"),
         (["debian", "--volume", "nbd://h/x,block-size=4K"], 2, "not a number of bytes"),

@@ -130,7 +130,8 @@ def _local(spec: str, format: str) -> tuple[str, dict[str, Any]]:
         raise InvalidRequest(reason=f"{spec} is neither a file nor a block device")
     if not format:
         raise InvalidRequest(
-            reason=f"the format of {spec} is not given", hint="add --format qcow2 or --format raw: it is never guessed"
+            reason=f"the format of {spec} is not given",
+            hint="it is never guessed: add --format qcow2 or raw to volume attach, ,format=qcow2 or ,format=raw to a volume of run",
         )
     return "file", {"path": str(path), "format": format}
 
