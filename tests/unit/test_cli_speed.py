@@ -227,3 +227,30 @@ def test_started_without_streams(state: Path):
         script = f"exec {sys.executable} -m cowshed.cli {words} {closed}"
         done = subprocess.run(["sh", "-c", script], capture_output=True, timeout=50, check=False, env=environment)
         assert (done.returncode, done.stderr, not done.stdout) == (0, b"", silent), (closed, words)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this host has no /dev/full")
+@pytest.mark.parametrize("words", [["--version"], ["ls"], ["image", "ls"]])
+def test_a_result_that_cannot_be_written_is_a_sentence(tmp_path: Path, words: list[str]):
+    """Also of what is answered before there is a verb."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("COWSHED_", "LIBVIRT_"))}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cowshed.cli", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=50,
+            check=False,
+            env={**plain, "COWSHED_HOST_STATE": str(tmp_path / "state"), "XDG_CONFIG_HOME": str(tmp_path)},
+        )
+    assert done.returncode == 8
+    assert done.stderr.startswith("cowshed: no space left")
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_a_letter_that_the_terminal_lacks_is_printed_with_its_number(tmp_path: Path):
+    source = raw_image(tmp_path / "bücher.raw")
+    done = cowshed("image", "pull", str(source), "--name", "books", state=tmp_path / "state", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr.count("error")) == (0, 0)
+    assert "b\\xfccher.raw" in done.stdout

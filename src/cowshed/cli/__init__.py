@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -13,11 +14,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if None in (sys.stdin, sys.stdout, sys.stderr):
         _reopen()
+    _print_all(sys.stdout)
     try:
         code = _run(words)
     except KeyboardInterrupt:  # while something was still being loaded, or already being left
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
+    except OSError as error:  # of what is answered before there is a verb: nobody reads it, or its disk is full
+        code = _explained(error)
     _finish()
     sys.exit(code)
 
@@ -38,6 +42,12 @@ def _reopen() -> None:
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
+def _print_all(stream: object) -> None:
+    """A name with a letter that the terminal's character set lacks is printed with its number: no reason to fail."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="backslashreplace")
+
+
 def _finish() -> None:
     """All is done: ^C while Python is being left would only change the exit code.
 
@@ -56,7 +66,7 @@ def _run(words: list[str]) -> int:
         from cowshed import __version__
 
         print(f"cowshed {__version__}")
-        return 0
+        return _written()
     if words in (["ls"], ["list"], ["ps"]):
         from cowshed.cli import quick
 
@@ -68,11 +78,17 @@ def _run(words: list[str]) -> int:
 
 
 def _written() -> int:
-    """0 when all is on its way to the reader, and also when there is none any more (``| head -1``)."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        import os
-
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    """0 when all is on its way to the reader."""
+    sys.stdout.flush()
     return 0
+
+
+def _explained(error: OSError) -> int:
+    """Also 0, when there is no reader any more (``| head -1``)."""
+    import os
+
+    from cowshed.cli.explain import explain
+
+    code = explain(error)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in the buffer goes nowhere
+    return code
