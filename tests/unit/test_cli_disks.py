@@ -382,6 +382,13 @@ def test_disk_limit(cowshed: Command, stopped: str) -> None:
     assert "write_iops_sec 7/s" in cowshed("show", "web").out
     assert cowshed("disk", "show", "web", "vdb", "-o", "json").json["disk"]["limits"] == {}
     assert "limits    none" in cowshed("disk", "limit", "web", "--clear").out
+    events = [(one["event"], one["detail"]) for one in cowshed("events", "web", "-o", "json").json["events"]]
+    assert [detail for event, detail in events if event == "disk limited"] == [
+        first := "disk: read_bytes_sec 10 MiB/s, write_bytes_sec 1 GiB/s, total_iops_sec 500/s",
+        f"{first}, total_iops_sec_max 900/s, total_iops_sec_max_length 5 s",
+        "disk: write_iops_sec 7/s, size_iops_sec 4096, group_name one",
+        "disk: none",
+    ]
 
 
 def test_disk_limit_refuses(cowshed: Command, stopped: str) -> None:

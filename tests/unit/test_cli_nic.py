@@ -125,6 +125,12 @@ def test_who_waits_for_another_cowshed_is_told(
     assert said.startswith("cowshed: waiting for another cowshed, which changes web (process ")
 
 
+def happened(cowshed: Call, event: str) -> list[str]:
+    """The details of all such events."""
+    rows = json.loads(cowshed("events", "web", "-o", "json")[1])["events"]
+    return [row["detail"] for row in rows if row["event"] == event]
+
+
 def test_links_go_down_and_up(cowshed: Call) -> None:
     address = cowshed("nic", "attach", "web", "--network", "user")[1].strip()
     for state in ("down", "up"):
@@ -132,6 +138,7 @@ def test_links_go_down_and_up(cowshed: Call) -> None:
         assert listed(cowshed)[0]["link"] == state
     found = json.loads(cowshed("nic", "link", "web", address, "down", "-o", "json")[1])["interface"]
     assert (found["address"], found["link"]) == (address, "down")
+    assert happened(cowshed, "link changed") == [f"{address} {state}" for state in ("down", "up", "down")]
     assert cowshed("stop", "web", "--force")[0] == 0
     assert cowshed("nic", "link", "web", address, "down")[0] == 4
     assert listed(cowshed)[0]["link"] == "", "nothing runs that could have a link"
@@ -151,6 +158,7 @@ def test_reset_says_which_interfaces_it_has_reset(cowshed: Call, driver: FakeDri
     assert cowshed("nic", "reset", "web")[:2] == (0, first + "\n")
     found = json.loads(cowshed("nic", "reset", "web", "-o", "json")[1])["interfaces"]
     assert [one["address"] for one in found] == [first]
+    assert happened(cowshed, "interfaces reset") == [first, first]
     cowshed("nic", "detach", "web", first)
     code, out, said = cowshed("nic", "reset", "web")
     assert (code, out, "no interface whose link is up" in said) == (6, "", True), said

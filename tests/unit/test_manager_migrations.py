@@ -304,11 +304,20 @@ def test_a_resize_that_was_killed_when_it_was_done(hosts: tuple[Host, Host], end
 @pytest.mark.parametrize(("end", "event"), [("confirm", "confirmed"), ("revert", "reverted")])
 def test_the_end_of_a_resize_is_an_event(hosts: tuple[Host, Host], end: str, event: str) -> None:
     here = hosts[0]
-    here.migrations.resize("web", cpus=2)
+    here.migrations.resize("web", cpus=2, memory="2G")
     of(here).kept = "localhost"
     of(here).moved_to = lambda instance: ""  # type: ignore[method-assign]
     getattr(here.migrations, end)("web")
-    assert [entry.event for entry in here.events("web")] == ["created", "resized", event]
+    now = "CPUs 1 to 2, memory 1 GiB to 2 GiB"
+    ended = now if end == "confirm" else "CPUs 2 to 1, memory 2 GiB to 1 GiB"
+    assert [(entry.event, entry.detail) for entry in here.events("web")][1:] == [("resized", now), (event, ended)]
+
+
+def test_the_event_of_a_larger_root_disk_says_how_large_it_is(hosts: tuple[Host, Host]) -> None:
+    """A flavor without a size of the root disk takes the image's."""
+    here = hosts[0]
+    here.migrations.resize("web", disk="3G")
+    assert here.events("web")[-1].detail == "root disk image's size to 3 GiB"
 
 
 def test_a_resize_that_fails_is_not_recorded(hosts: tuple[Host, Host]) -> None:

@@ -8,7 +8,7 @@ import click
 
 from cowshed.cli.context import Session, Verb, disk_names, instance_argument, verb
 from cowshed.errors import InvalidRequest
-from cowshed.units import format_size, parse_size
+from cowshed.units import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,13 +89,6 @@ def describe(tune: IoTune | None) -> dict[str, int | str]:
 
 
 def in_words(limits: dict[str, int | str]) -> dict[str, str]:
-    return {name: _in_words(name, item) for name, item in limits.items()}
+    from cowshed.domain import qos
 
-
-def _in_words(name: str, item: int | str) -> str:
-    """``10M/s`` and the like."""
-    if name.endswith("_max_length"):
-        return f"{item} s"
-    if "bytes_sec" in name:
-        return f"{format_size(int(item))}/s"
-    return f"{item}/s" if "iops_sec" in name and name != "size_iops_sec" else str(item)
+    return qos.in_words(limits)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from cowshed.errors import InvalidRequest
 from cowshed.model.disk import IoTune
+from cowshed.units import format_size
 
 PREFIX: Final = "quota:disk_"
 AT: Final = "@"
@@ -95,6 +96,20 @@ def values_of(present: IoTune | None) -> dict[str, int | str]:
     """The limits that are set."""
     found = {name: getattr(present, name) for name in WORDS} if present else {}
     return {name: item for name, item in found.items() if item is not None}
+
+
+def in_words(values: Mapping[str, int | str]) -> dict[str, str]:
+    """For people."""
+    return {name: _in_words(name, item) for name, item in values.items()}
+
+
+def _in_words(name: str, item: int | str) -> str:
+    """``10 MiB/s`` and the like."""
+    if name.endswith("_max_length"):
+        return f"{item} s"
+    if "bytes_sec" in name:
+        return f"{format_size(int(item))}/s"
+    return f"{item}/s" if "iops_sec" in name and name != "size_iops_sec" else str(item)
 
 
 def check(values: Mapping[str, Any]) -> None:

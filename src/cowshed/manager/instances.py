@@ -257,8 +257,16 @@ class Instances(States):
         self, ref: str, disk: str, changes: Mapping[str, int | str], *, clear: bool = False
     ) -> IoTune | None:
         """As the driver's ``limit_disk``; :raises InvalidState: it is coming or going"""
+        from cowshed.domain import qos
+
         with self.holding(ref, "limited") as record:
-            return self.driver.limit_disk(record.instance, disk, changes, clear=clear)
+            before = self.driver.disk_limits(record.instance)
+            tune = self.driver.limit_disk(record.instance, disk, changes, clear=clear)
+            name = self.driver.show_disk(record.instance, disk).name
+            if tune != before.get(name):
+                words = [f"{limit} {value}" for limit, value in qos.in_words(qos.values_of(tune)).items()]
+                self.records.update(record, "disk limited", f"{name}: {', '.join(words) or 'none'}")
+        return tune
 
 
 def _with(image: Image, properties: Mapping[str, str]) -> Image:

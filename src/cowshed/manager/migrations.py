@@ -13,7 +13,7 @@ from cowshed.errors import CowshedError, HostUnsuitable, Interrupted, InvalidReq
 from cowshed.manager.records import Record, encode
 from cowshed.model.flavor import Flavor
 from cowshed.model.instance import Instance, InstanceState
-from cowshed.units import MiB, parse_size
+from cowshed.units import MiB, format_size, parse_size
 
 if TYPE_CHECKING:
     from cowshed.driver import LibvirtDriver
@@ -189,7 +189,7 @@ class Migrations:
                 finally:
                     self._instances.records.update(record)
                 raise
-            self._instances.records.update(asked, "resized")
+            self._instances.records.update(asked, "resized", _differences(old.flavor, flavor))
         return self._instances.find(record.uuid)
 
     def confirm(self, ref: str) -> Record:
@@ -203,8 +203,11 @@ class Migrations:
                 self._leave_to(record, dest)
                 return record
             self._driver.confirm_migration(None, record.instance, record.vifs)
+            now = record.instance.flavor
             self._instances.records.update(
-                dataclasses.replace(record, instance=_without_old(record.instance)), "confirmed"
+                dataclasses.replace(record, instance=_without_old(record.instance)),
+                "confirmed",
+                _differences(_old_flavor(record.instance) or now, now),
             )
         return self._instances.find(record.uuid)
 
@@ -217,14 +220,16 @@ class Migrations:
             self._require_resized(record, "reverted")
             if dest := self._driver.moved_to(record.instance):
                 self._take_from(record, dest)
-            text, instance = record.instance.system_metadata.get(_OLD, ""), _without_old(record.instance)
-            if text:
-                instance = dataclasses.replace(instance, flavor=Flavor(**json.loads(text)))
+            now = record.instance.flavor
+            before = _old_flavor(record.instance) or now
+            instance = dataclasses.replace(_without_old(record.instance), flavor=before)
             ran = record.state == InstanceState.RUNNING
             boot_log = self._instances.log_end(record)
             self._driver.finish_revert_migration(None, instance, record.vifs, power_on=ran)
             self._instances.records.update(
-                dataclasses.replace(record, instance=instance, boot_log=boot_log), "reverted"
+                dataclasses.replace(record, instance=instance, boot_log=boot_log),
+                "reverted",
+                f"the move to {dest}" if dest else _differences(now, before),
             )
         return self._instances.find(record.uuid)
 
@@ -304,6 +309,23 @@ def _changed(flavor: Flavor, cpus: int | None, memory: str | int | None, disk: s
         raise InvalidRequest(reason=f"{memory} of memory runs nothing", hint="write a unit, for example 512M")
     root = flavor.root if disk is None else parse_size(disk)
     return dataclasses.replace(flavor, vcpus=cpus or flavor.vcpus, memory=size, root=root)
+
+
+def _differences(old: Flavor, new: Flavor) -> str:
+    """For people."""
+    words = [f"CPUs {old.vcpus} to {new.vcpus}"] if new.vcpus != old.vcpus else []
+    if new.memory != old.memory:
+        words.append(f"memory {format_size(old.memory)} to {format_size(new.memory)}")
+    if new.root != old.root:
+        before, after = (format_size(one.root) if one.root else "image's size" for one in (old, new))
+        words.append(f"root disk {before} to {after}")
+    return ", ".join(words)
+
+
+def _old_flavor(instance: Instance) -> Flavor | None:
+    """What it had before the resize that waits."""
+    text = instance.system_metadata.get(_OLD, "")
+    return Flavor(**json.loads(text)) if text else None
 
 
 def _without_old(instance: Instance) -> Instance:

@@ -161,6 +161,7 @@ class Nics:
         with self._instances.holding(ref, "given a link") as record:
             vif = find(record, nic)
             self._driver.set_link(record.instance, vif, up=up)
+            self._note(record.uuid, "link changed", f"{vif.address} {'up' if up else 'down'}")
         return vif
 
     def reset(self, ref: str) -> Sequence[Vif]:
@@ -182,6 +183,7 @@ class Nics:
                     hint=f"see cowshed nic ls {record.name}; a user network with forwards needs a restart",
                 )
             self._driver.reset_network(record.instance)
+            self._note(record.uuid, "interfaces reset", ", ".join(vif.address for vif in found))
         return found
 
     def _note(self, uuid: str, event: str, detail: str) -> None:
