@@ -635,6 +635,35 @@ def test_power_verbs(cowshed: Command, web: str):
     assert cowshed.driver.calls == [("switch_off", "web", "0")]
 
 
+@pytest.mark.parametrize("words", [["run", "tiny"], ["resize", "web"]], ids=["run", "resize"])
+@pytest.mark.parametrize(
+    ("memory", "hint"),
+    [
+        ("1M", "ask for at least 16M"),
+        ("15.9MiB", "ask for at least 16M"),
+        ("512", "write a unit, for example 512M; at least 16M"),
+    ],
+)
+def test_the_least_memory_is_told(cowshed: Command, web: str, words: list[str], memory: str, hint: str):
+    refused(cowshed(*words, "--memory", memory), 2, f"{memory} of memory runs nothing", hint)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--confirm", "--cpus", "2"], "--confirm ends the last resize, and excludes --cpus"),
+        (["--revert", "--disk", "2G", "--memory", "1G"], "--revert ends the last resize, and excludes --memory, --disk"),
+        (["--confirm", "--revert"], "--confirm and --revert exclude each other"),
+        (["--confirm", "--revert", "--cpus", "2"], "--confirm and --revert exclude each other"),
+        ([], "say what shall change (--cpus, --memory, --disk), or --confirm or --revert"),
+    ],
+)
+def test_options_of_resize_that_exclude_each_other(cowshed: Command, web: str, words: list[str], said: str):
+    before = list(cowshed.driver.calls)
+    refused(cowshed("resize", "web", *words), 2, said)
+    assert cowshed.driver.calls == before
+
+
 def test_stop_says_how_each_guest_ended(cowshed: Command, web: str):
     cowshed("run", "tiny", "--name", "db")
     cowshed("pause", "db")

@@ -25,9 +25,8 @@ def resize(
 
     What it was is kept until --confirm or --revert.
     """
-    asked = cpus is not None or memory is not None or disk is not None
-    if asked + confirm + revert != 1:
-        raise click.UsageError("say what shall change (--cpus, --memory, --disk), or --confirm or --revert")
+    changes = {"--cpus": cpus, "--memory": memory, "--disk": disk}
+    _check([option for option, value in changes.items() if value is not None], confirm=confirm, revert=revert)
     with session.working() as host:
         if confirm:
             done = host.migrations.confirm(instance)
@@ -40,3 +39,14 @@ def resize(
                 f"keep it: cowshed resize {done.name} --confirm; take it back: cowshed resize {done.name} --revert"
             )
         session.emit("instances", [describe(done)], COLUMNS)
+
+
+def _check(changes: list[str], *, confirm: bool, revert: bool) -> None:
+    """:raises click.UsageError: not exactly one thing is asked for"""
+    if confirm and revert:
+        raise click.UsageError("--confirm and --revert exclude each other")
+    if (confirm or revert) and changes:
+        option = "--confirm" if confirm else "--revert"
+        raise click.UsageError(f"{option} ends the last resize, and excludes {', '.join(changes)}")
+    if not (confirm or revert or changes):
+        raise click.UsageError("say what shall change (--cpus, --memory, --disk), or --confirm or --revert")

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from cowshed import log
 from cowshed.errors import CowshedError, HostUnsuitable, Interrupted, InvalidRequest, InvalidState
+from cowshed.manager import request
 from cowshed.manager.records import Record, encode
 from cowshed.model.flavor import Flavor
 from cowshed.model.instance import Instance, InstanceState
-from cowshed.units import MiB, format_size, parse_size
+from cowshed.units import format_size, parse_size
 
 if TYPE_CHECKING:
     from cowshed.driver import LibvirtDriver
@@ -302,13 +303,12 @@ def _number(version: tuple[int, int, int]) -> int:
 
 
 def _changed(flavor: Flavor, cpus: int | None, memory: str | int | None, disk: str | int | None) -> Flavor:
-    if cpus is not None and cpus < 1:
-        raise InvalidRequest(reason=f"{cpus} CPUs run nothing", hint="ask for at least 1")
-    size = flavor.memory if memory is None else parse_size(memory) // MiB * MiB
-    if size < 16 * MiB:
-        raise InvalidRequest(reason=f"{memory} of memory runs nothing", hint="write a unit, for example 512M")
-    root = flavor.root if disk is None else parse_size(disk)
-    return dataclasses.replace(flavor, vcpus=cpus or flavor.vcpus, memory=size, root=root)
+    return dataclasses.replace(
+        flavor,
+        vcpus=flavor.vcpus if cpus is None else request.checked_cpus(cpus),
+        memory=flavor.memory if memory is None else request.checked_memory(memory),
+        root=flavor.root if disk is None else parse_size(disk),
+    )
 
 
 def _differences(old: Flavor, new: Flavor) -> str:

@@ -17,7 +17,7 @@ from cowshed.model.instance import Instance
 from cowshed.model.vif import Vif, VifType
 from cowshed.units import MiB, format_size, parse_size
 
-LEAST_MEMORY = 16 * MiB
+_LEAST_MEMORY = 16  # MiB
 _LARGEST = 16 * MiB  # of a file that becomes part of the config drive, as there
 
 _KEY_TYPES = ("ssh-", "ecdsa-", "sk-")
@@ -85,18 +85,34 @@ def flavor(
     extra_specs: Mapping[str, str] | None,
 ) -> Flavor:
     """Sizes are bytes, or words such as ``512M``. :raises InvalidRequest:"""
-    if cpus < 1:
-        raise InvalidRequest(reason=f"{cpus} CPUs run nothing", hint="ask for at least 1")
-    if parse_size(memory) < LEAST_MEMORY:
-        raise InvalidRequest(reason=f"{memory} of memory runs nothing", hint="write a unit, for example 512M")
     return Flavor(
-        vcpus=cpus,
-        memory=parse_size(memory) // MiB * MiB,
+        vcpus=checked_cpus(cpus),
+        memory=checked_memory(memory),
         root=parse_size(root) if root else 0,
         ephemeral=parse_size(ephemeral),
         swap=parse_size(swap),
         extra_specs=dict(extra_specs or {}),
     )
+
+
+def checked_cpus(cpus: int) -> int:
+    """:raises InvalidRequest: there are none"""
+    if cpus < 1:
+        raise InvalidRequest(reason=f"{cpus} CPUs run nothing", hint="ask for at least 1")
+    return cpus
+
+
+def checked_memory(memory: str | int) -> int:
+    """Bytes, as many whole MiB as there are. :raises InvalidRequest: no system runs in so little"""
+    size = parse_size(memory) // MiB
+    if size < _LEAST_MEMORY:
+        hint = f"at least {_LEAST_MEMORY}M"
+        forgotten = str(memory).isdigit()
+        raise InvalidRequest(
+            reason=f"{memory} of memory runs nothing",
+            hint=f"write a unit, for example 512M; {hint}" if forgotten else f"ask for {hint}",
+        )
+    return size * MiB
 
 
 def vifs(
