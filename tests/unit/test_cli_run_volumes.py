@@ -59,6 +59,20 @@ def test_it_boots_from_a_volume_and_says_so(cowshed: Call, driver: FakeDriver) -
         (["debian", "--volume", "nbd://h/x,block-size=4K"], 2, "not a number of bytes"),
         (["debian", "--volume", "iscsi://h/iqn.2025-01.org.example:a/1,password-file=/nowhere"], 2, "cannot be read"),
         (["debian", "--secure-boot", "--firmware", "bios"], 2, "no secure boot"),
+        (["debian", "--firmware", "bios", "--property", "hw_firmware_type=uefi"], 2, "--firmware bios contradicts"),
+        (["debian", "--secure-boot", "--property", "hw_firmware_type=bios"], 2, "--secure-boot contradicts"),
+        (["debian", "--secure-boot", "--property", "os_secure_boot=disabled"], 2, "--secure-boot contradicts"),
+        (["debian", "--machine", "pc", "--property", "hw_machine_type=q35"], 2, "--machine pc contradicts"),
+        (["debian", "--disk-bus", "scsi", "--property", "hw_disk_bus=ide"], 2, "--property hw_disk_bus=ide"),
+        (
+            ["debian", "--kernel", "k", "--cmdline", "a", "--property", "os_command_line=b"],
+            2,
+            "--cmdline a contradicts",
+        ),
+        (["debian", "--property", "a=1", "--property", "a=2"], 2, "a is given twice: 1 and 2"),
+        (["debian", "--disk-backend", "swap=raw", "--disk-backend", "swap=qcow2"], 2, "swap is given twice"),
+        (["debian", "--limit", "cpu_shares=5", "--limit", "cpu_shares=6"], 2, "cpu_shares is given twice"),
+        (["debian", "--network", "none", "--group", "servers"], 2, "no interface that the group servers would filter"),
         (["debian", "--network", "none", "--ip", "10.0.0.5/24"], 2, "more IP addresses than networks"),
         (["debian", "--ip", "10.0.0.5/24", "--ip", "10.0.0.6/24"], 2, "more IP addresses than networks"),
         (["debian", "--ip", "10.0.0.5"], 2, "how large its network is"),
@@ -70,6 +84,7 @@ def test_it_boots_from_a_volume_and_says_so(cowshed: Call, driver: FakeDriver) -
 def test_wrong_words_are_refused_before_anything_happens(
     cowshed: Call, driver: FakeDriver, given: list[str], code: int, said: str
 ) -> None:
+    cowshed("group", "create", "servers")
     got, out, err = cowshed("run", *given, "--name", "web")
     assert (got, out) == (code, "")
     assert said in err
@@ -114,6 +129,15 @@ def test_tpm_secure_boot_and_addresses(cowshed: Call, driver: FakeDriver) -> Non
     assert second.subnets == ()
     cowshed("run", "debian", "--name", "two", "--tpm", "--property", "hw_tpm_version=1.2", "--network", "none")
     assert driver.guest("two").image.properties["hw_tpm_version"] == "1.2"
+
+
+def test_what_is_said_twice_alike_is_no_contradiction(cowshed: Call, driver: FakeDriver) -> None:
+    words = ("--firmware", "uefi", "--property", "hw_firmware_type=uefi", "--property", "hw_firmware_type=uefi")
+    cowshed("group", "create", "servers")
+    networks = ("--network", "none", "--network", "bridge:br0", "--group", "servers")
+    code, _, err = cowshed("run", "debian", "--name", "web", *words, *networks)
+    assert code == 0, err
+    assert driver.guest("web").image.properties["hw_firmware_type"] == "uefi"
 
 
 def test_a_rebuild_keeps_what_was_asked_for_the_instance(cowshed: Call, driver: FakeDriver) -> None:

@@ -652,7 +652,10 @@ def test_the_least_memory_is_told(cowshed: Command, web: str, words: list[str], 
     ("words", "said"),
     [
         (["--confirm", "--cpus", "2"], "--confirm ends the last resize, and excludes --cpus"),
-        (["--revert", "--disk", "2G", "--memory", "1G"], "--revert ends the last resize, and excludes --memory, --disk"),
+        (
+            ["--revert", "--disk", "2G", "--memory", "1G"],
+            "--revert ends the last resize, and excludes --memory, --disk",
+        ),
         (["--confirm", "--revert"], "--confirm and --revert exclude each other"),
         (["--confirm", "--revert", "--cpus", "2"], "--confirm and --revert exclude each other"),
         ([], "say what shall change (--cpus, --memory, --disk), or --confirm or --revert"),

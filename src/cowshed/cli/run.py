@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -199,20 +200,40 @@ def _check(session: Session, options: dict[str, Any]) -> None:
     _limits(options)
     if options["secure_boot"] and options["firmware"] == "bios":
         raise InvalidRequest(reason="a BIOS has no secure boot", hint="leave --firmware bios or --secure-boot out")
+    _properties(options)
     if options["condition"]:
         session.host.check_wait(options["condition"], options["networks"], options["publish"])
 
 
 def _properties(options: dict[str, Any]) -> dict[str, str]:
+    """Those that are given, and those that options stand for.
+
+    :raises InvalidRequest: an option and a property contradict each other
+    """
     found = pairs(options["properties"])
-    if options["secure_boot"]:
-        found |= {"hw_firmware_type": "uefi", "os_secure_boot": "required"}
+    for option, key, value in _stand_for(options):
+        if found.setdefault(key, value) != value:
+            raise InvalidRequest(
+                reason=f"{option} contradicts --property {key}={found[key]}", hint="leave one of them out"
+            )
     if options["tpm"]:
         found.setdefault("hw_tpm_version", "2.0")
-    for option, key in (("firmware", "hw_firmware_type"), ("machine", "hw_machine_type"), ("disk_bus", "hw_disk_bus")):
-        if options[option]:
-            found[key] = options[option]
     return found
+
+
+def _stand_for(options: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Each option that is given as it was written, with the property that it stands for."""
+    if options["secure_boot"]:
+        yield "--secure-boot", "hw_firmware_type", "uefi"
+        yield "--secure-boot", "os_secure_boot", "required"
+    for option, key in (
+        ("firmware", "hw_firmware_type"),
+        ("machine", "hw_machine_type"),
+        ("disk_bus", "hw_disk_bus"),
+        ("cmdline", "os_command_line"),
+    ):
+        if value := options[option]:
+            yield f"--{option.replace('_', '-')} {value}", key, value
 
 
 def _limits(options: dict[str, Any]) -> dict[str, str]:

@@ -33,13 +33,14 @@ _LIKE_AN_OPTION: Final = re.compile(r"[a-z_-]+(=[^/,]*)?")
 
 
 def pairs(words: tuple[str, ...], *, example: str = "hw_disk_bus=scsi") -> dict[str, str]:
-    """:raises InvalidRequest: one is not KEY=VALUE"""
-    found = {}
+    """:raises InvalidRequest: one is not KEY=VALUE, or two say different things of a key"""
+    found: dict[str, str] = {}
     for word in words:
         key, sign, value = word.partition("=")
         if not sign or not key:
             raise InvalidRequest(reason=f"{word!r} is not KEY=VALUE", hint=f"for example {example}")
-        found[key] = value
+        if found.setdefault(key, value) != value:
+            raise InvalidRequest(reason=f"{key} is given twice: {found[key]} and {value}", hint="leave one of them out")
     return found
 
 

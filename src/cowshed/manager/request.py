@@ -130,7 +130,13 @@ def vifs(
     found = parse.vifs(networks, publish, instance=instance, default=default)
     for vif in found:
         check_model(vif.model)
-    if len(ips) > len([vif for vif in found if vif.type != VifType.NONE]):
+    real = [vif for vif in found if vif.type != VifType.NONE]
+    if groups and not real:
+        raise InvalidRequest(
+            reason=f"there is no interface that the group {groups[0]} would filter",
+            hint="leave --group out, or give another network than none",
+        )
+    if len(ips) > len(real):
         raise InvalidRequest(reason="there are more IP addresses than networks", hint="one address for each --network")
     each = [*ips, *[""] * (len(found) - len(ips))]
     return tuple(
