@@ -937,9 +937,9 @@ def test_records_are_private(host: Host):
 
 
 def test_unreadable_key_file(host: Host, monkeypatch: pytest.MonkeyPatch):
-    def denied(self: Path, *args: object, **options: object) -> str:
+    def denied(self: Path, *args: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr(Path, "read_text", denied)
+    monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(PermissionDenied, match=r"read /some/key\.pub"):
         host.run("tiny", ssh_key="/some/key.pub")
