@@ -18,7 +18,7 @@ demo:  ## install what is missing, build a small image, run it, show its console
 	@scripts/make-demo.sh
 
 test: packages venv guests glance  ## install what the tests need and run them (TESTS=..., ARGS=..., JOBS=2)
-	@$(bin)/python -m pytest -n $(JOBS) --dist loadgroup $(wildcard $(TESTS)) $(ARGS)
+	@scripts/reap.py $(bin)/python -m pytest -n $(JOBS) --dist loadgroup $(wildcard $(TESTS)) $(ARGS)
 
 test-debian: packages venv guest-debian  ## boot a small real Debian with cloud-init (minutes)
 	@$(bin)/python -m pytest tests/debian $(ARGS)
