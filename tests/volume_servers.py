@@ -149,8 +149,10 @@ def _tgtadm(target: Target, words: str, *, check: bool = True) -> int:
 
 @contextmanager
 def loop_device(file: Path) -> Iterator[Path]:
-    if os.geteuid() != 0 or not Path("/dev/loop-control").exists():
-        pytest.skip("needs root and loop devices")
+    if os.geteuid() != 0:
+        pytest.skip("needs root: a loop device")
+    if not Path("/dev/loop-control").exists():
+        pytest.skip("needs loop devices: no /dev/loop-control here")
     done = subprocess.run(
         ["losetup", "--find", "--show", str(file)], capture_output=True, text=True, timeout=20, check=True
     )
