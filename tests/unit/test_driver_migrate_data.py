@@ -226,6 +226,17 @@ def test_a_probe_of_another_kind_is_no_probe(two: Two) -> None:
         two.there.driver.check_can_live_migrate_destination_cleanup(None, found[1])
 
 
+@pytest.mark.parametrize("version", ["new", ["x"], {"x": None}, float("inf"), "7.2.0", True])
+def test_a_version_that_is_no_number_is_refused(two: Two, version: Any) -> None:
+    with pytest.raises(InvalidRequest, match="hypervisor_version"):
+        two.there.driver.check_can_live_migrate_destination(None, two.who, {"hypervisor_version": version}, {}, None)
+
+
+@pytest.mark.parametrize("said", [{"hypervisor_version": "7002000"}, {"hypervisor_version": None}, {}, None, "x"])
+def test_a_version_may_be_a_word_or_unknown(two: Two, said: Any) -> None:
+    two.there.driver.check_can_live_migrate_destination(None, two.who, said, {}, None)
+
+
 def test_the_instance_is_whole(two: Two) -> None:
     """What the pretended guest has is what the checks tell of."""
     assert isinstance(two.who, Instance)

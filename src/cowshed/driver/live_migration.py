@@ -295,11 +295,15 @@ class LiveMigration(LiveMigrationContract):
 
 
 def _check_version(source: Any, here: tuple[int, int, int]) -> None:
-    """:raises HostUnsuitable: QEMU here is older than at the source, as far as that is known"""
+    """:raises HostUnsuitable: QEMU here is older than at the source, as far as that is known :raises InvalidRequest:"""
     from cowshed.host.resources import version_number
 
-    found = source.get("hypervisor_version") if isinstance(source, Mapping) else None
-    if found and int(found) > version_number(here):
+    found = (source.get("hypervisor_version") if isinstance(source, Mapping) else None) or 0
+    if isinstance(found, bool) or not str(found).isdecimal():
+        raise InvalidRequest(
+            reason=f"hypervisor_version of the source is {found!r:.60}, which is no number (7002000 is 7.2.0)"
+        )
+    if int(found) > version_number(here):
         raise HostUnsuitable(
             reason=f"its QEMU ({_dotted(here)}) is older than the source's ({found})",
             hint="update QEMU there; guests go to newer ones only",
