@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -17,10 +18,10 @@ from click.testing import CliRunner
 from cowshed.cli import migrate, resize
 from cowshed.cli.context import Session
 from cowshed.driver.steps import meeting
-from cowshed.errors import HostUnsuitable, InvalidRequest, InvalidState, NameTaken, ToolFailed
+from cowshed.errors import CowshedError, HostUnsuitable, InvalidRequest, InvalidState, NameTaken, ToolFailed
 from cowshed.hypervisor import capabilities
 from cowshed.manager import Host, service
-from cowshed.manager.records import Record
+from cowshed.manager.records import Record, encode
 from cowshed.migration.transport import Channel
 from cowshed.model.instance import Instance, InstanceState, PowerState
 from tests.manager_fakes import PretendDriver, raw_image, settings
@@ -415,6 +416,56 @@ def test_two_ways_that_part_are_refused(hosts: tuple[Host, Host], monkeypatch: p
     meeting.refuse_apart(rooms, THERE, {"host": "uuid of host-c", "name": "host-c"})
     meeting.refuse_apart(rooms, "nowhere", {"host": "uuid of host-b", "name": THERE})
     assert asked[0] == f"qemu+ssh://{THERE}/system?no_tty=1"
+
+
+OTHERS: tuple[Any, ...] = (None, "x", ["x"], 7, {"x": None}, ...)
+
+
+def mangled(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each of its facts, and of those that they hold, in other ways, or gone."""
+    for name, one in value.items():
+        for other in OTHERS:
+            yield {key: what for key, what in {**value, name: other}.items() if what is not ...}
+        if isinstance(one, dict):
+            yield from ({**value, name: inner} for inner in mangled(one))
+
+
+@pytest.mark.parametrize("call", ["finish", "discard", "check", "prepare", "rollback", "has", "meet"])
+def test_a_call_that_is_mangled_is_refused(hosts: tuple[Host, Host], call: str) -> None:
+    """Whoever serves goes on, and what has come to nothing is no instance."""
+    here, there = hosts
+    record = json.loads(encode(here.instances.find("web")))
+    message = {"call": call, "uuid": "x", "name": "web", "info": "", "power_on": True, "created": 0, "source": {}}
+    message |= {"data": {"volumes": [{"id": "1"}]}, "passwords": {"1": "x"}, "probe": "x"}
+    tried = [{**message, "record": json.dumps(one)} for one in mangled(record)]
+    tried += mangled({**message, "record": json.dumps(record)})
+    for one in tried:
+        channel = Heard(one)
+        service.serve(there, channel)  # type: ignore[arg-type]
+        assert len(channel.answers) == 1
+        for known in there.instances.records.all():
+            there.instances.records.remove(known)
+            assert encode(known)
+            assert isinstance(known.name, str) and isinstance(known.instance.flavor.memory, int)
+
+
+class Heard:
+    """A channel with one message."""
+
+    def __init__(self, message: dict[str, Any]) -> None:
+        self.messages = [message]
+        self.answers: list[Any] = []
+
+    def hear(self) -> dict[str, Any]:
+        if not self.messages:
+            raise EOFError
+        return self.messages.pop()
+
+    def say(self, answer: Any) -> None:
+        self.answers.append(answer)
+
+    def fail(self, error: CowshedError) -> None:
+        self.answers.append(error)
 
 
 def test_a_probe_is_no_path(hosts: tuple[Host, Host]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from cowshed import log
 from cowshed.errors import CowshedError, InternalError, InvalidRequest, NameTaken
 from cowshed.manager import names
 from cowshed.manager.records import Record, decode
+from cowshed.migration import shape
 from cowshed.model.flavor import Flavor
 from cowshed.model.instance import Instance, InstanceState
 
@@ -48,7 +50,7 @@ def _answered(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[
         )
     try:
         return call(host, channel, message)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, CowshedError):
             raise
         raise InternalError(reason=f"{message.get('call')}: {error!r}") from error
@@ -56,7 +58,8 @@ def _answered(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[
 
 def _told(host: Host, message: Mapping[str, Any]) -> Record:
     """The record of the instance, as it would be here."""
-    found = decode(str(message["record"]), InstanceState.RUNNING)
+    text = str(message["record"])
+    found = shape.one("the record of the other host", text, partial(decode, state=InstanceState.RUNNING))
     host.driver.rooms.directory(found.uuid)  # a UUID, and nothing else
     names.check(found.name)
     created = float(message.get("created", 0))

@@ -16,15 +16,14 @@ By whom it is set, and in which call:
 
 from __future__ import annotations
 
-import dataclasses
-import types
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import Any, Final
 
 from cowshed.errors import InvalidRequest
+from cowshed.migration import shape
 
 VERSION: Final = 1
-T = TypeVar("T")
+WHAT: Final = "the migrate data"  # in errors
 
 _FACTS: Final[Mapping[str, Any]] = {
     "filename": str,
@@ -80,57 +79,5 @@ def checked(data: Any, *needed: str) -> dict[str, Any]:
         )
     if missing := [name for name in needed if name not in data]:
         raise InvalidRequest(reason=f"the migrate data lacks {', '.join(missing)}: a check was left out")
-    for name, kind in _FACTS.items():
-        if name in data and not _fits(data[name], kind):
-            raise InvalidRequest(reason=f"{name} of the migrate data is {data[name]!r:.60}, which is no {_word(kind)}")
+    shape.facts(data, _FACTS, WHAT)
     return data if isinstance(data, dict) else dict(data)
-
-
-def lines(name: str, found: Iterable[Mapping[str, Any]], make: Callable[[dict[str, Any]], T]) -> list[T]:
-    """What ``make`` makes of each of the records ``found``, whose fields have the types they are declared with.
-
-    :param name: of the fact in which they are
-    :raises InvalidRequest:
-    """
-    try:
-        made = [make(dict(line)) for line in found]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidRequest(reason=f"{name} of the migrate data cannot be read: {error!r}") from error
-    for one in made:
-        if field := _misfit(one):
-            raise InvalidRequest(reason=f"{field} in {name} of the migrate data is {getattr(one, field)!r:.60}")
-    return made
-
-
-# --- types of what has come -----------------------------------------------------------------------
-
-
-def _misfit(value: Any) -> str:
-    """The first field of a dataclass that has not the type it is declared with; "" if there is none."""
-    hints = get_type_hints(type(value))
-    names = [field.name for field in dataclasses.fields(value)]
-    return next((name for name in names if not _fits(getattr(value, name), hints[name])), "")
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """A list stands for a tuple, too: JSON has no other. A truth is no number."""
-    if kind is Any:
-        return True
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, one) for one in inner)
-    if origin in (list, tuple):
-        return isinstance(value, list | tuple) and all(_fits(one, inner[0]) for one in value)
-    if origin is not None and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(
-            _fits(name, inner[0]) and _fits(one, inner[1]) for name, one in value.items()
-        )
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return isinstance(value, kind) and not _misfit(value)
-    if kind in (int, float):
-        return isinstance(value, int | kind) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _word(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cowshed.errors import InvalidRequest
-from cowshed.migration import data
+from cowshed.migration import shape
+from cowshed.migration.data import WHAT
 from cowshed.units import MiB
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def read(found: Mapping[str, Any]) -> Announced:
     records = found.get("records", {})
     check_records(records)
     return Announced(
-        disks=data.lines("disks", found.get("disks", ()), manifest.disk),
+        disks=shape.lines("disks", found.get("disks", ()), manifest.disk, WHAT),
         copied=found.get("copied", {}),
         content={name: _unpacked(name, text) for name, text in found.get("content", {}).items()},
         records=records,
@@ -51,7 +52,7 @@ def volumes(found: Mapping[str, Any]) -> list[AttachedVolume]:
     """:raises InvalidRequest:"""
     from cowshed.volumes import record
 
-    return data.lines("volumes", found.get("volumes", ()), record.volume)
+    return shape.lines("volumes", found.get("volumes", ()), record.volume, WHAT)
 
 
 def check_records(names: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cowshed import log
@@ -10,6 +10,7 @@ from cowshed.driver.steps import volumes
 from cowshed.errors import CowshedError
 from cowshed.model.instance import Instance
 from cowshed.model.volume import AttachedVolume
+from cowshed.volumes import info as infos
 
 if TYPE_CHECKING:
     from cowshed.driver.rooms import Rooms
@@ -24,15 +25,15 @@ def kept(rooms: Rooms, instance: Instance) -> dict[str, str]:
 
 
 def added(info: Mapping[str, Any], password: str | None) -> dict[str, Any]:
-    """The connection info with it; None: as it is."""
-    return {**info, "data": {**info["data"], "auth_password": password}} if password is not None else dict(info)
+    """The connection info with it; None: as it is. :raises InvalidRequest: it has no place for one"""
+    return {**info, "data": {**infos.data(info), "auth_password": password}} if password is not None else dict(info)
 
 
-def keep(rooms: Rooms, found: list[dict[str, Any]], passwords: Mapping[str, str], undo: Undo) -> None:
-    """Of the volumes ``found`` (lines of a record) those that have come, for the starts to come."""
-    from cowshed.volumes import find, record
+def keep(rooms: Rooms, found: Sequence[AttachedVolume], passwords: Mapping[str, str], undo: Undo) -> None:
+    """Of the volumes ``found`` those that have come, for the starts to come."""
+    from cowshed.volumes import find
 
-    for one in (record.volume(dict(line)) for line in found):
+    for one in found:
         if one.id in passwords:
             connector = find(rooms.connectors, one.connection_info)
             undo.push(f"forget the password of volume {one.id}", connector.disconnect, one.connection_info)
@@ -53,7 +54,6 @@ def forget(rooms: Rooms, instance: Instance) -> None:
 
 def _kept(rooms: Rooms, instance: Instance) -> Iterator[tuple[AttachedVolume, str]]:
     from cowshed.volumes import find
-    from cowshed.volumes import info as infos
 
     for volume in volumes.recorded(rooms, instance):
         info = volume.connection_info

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cowshed import log
 from cowshed.contract.storage import Importing, Sealing
 from cowshed.driver.steps import (
+    announced,
     arriving,
     host_state,
     launch,
@@ -33,6 +33,7 @@ from cowshed.errors import (
     NoSpace,
     UnsupportedOperation,
 )
+from cowshed.migration import cold, shape
 from cowshed.model.disk import Base, DiskFormat, ManifestDisk
 from cowshed.model.instance import Instance
 from cowshed.undo import Undo
@@ -40,6 +41,7 @@ from cowshed.undo import Undo
 if TYPE_CHECKING:
     from cowshed.driver.rooms import Rooms
     from cowshed.migration.transport import Channel
+    from cowshed.model.volume import AttachedVolume
 
 _log = log.logger(__name__)
 
@@ -49,17 +51,16 @@ RECEIVED: Final = ".received"  # beside the disks: which host has taken them in
 def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Channel) -> None:
     """Answer how each disk shall come, then take it; on any failure nothing is left.
 
+    :raises InvalidRequest: what the other host says cannot be read; nothing was done
     :raises NameTaken: :raises NoSpace: :raises HostUnsuitable: before anything is sent
     """
-    from cowshed.disks import manifest
-
-    entries = {line["name"]: manifest.disk(dict(line)) for line in offer["disks"]}
+    entries, found = _read(offer)
     host_state.refuse_disabled(rooms)
-    _check_arch(rooms, str(offer["arch"]))
-    launch.check_memory(int(offer["memory"]))
+    _check_arch(rooms, offer["arch"])
+    launch.check_memory(offer["memory"])
     arriving.recover_one(rooms, instance.uuid)
     arriving.refuse_taken(rooms, instance)
-    place, shared = rooms.directory(instance.uuid), _is_shared(rooms, instance, str(offer["probe"]))
+    place, shared = rooms.directory(instance.uuid), _is_shared(rooms, instance, offer["probe"])
     if place.exists() and not shared:
         _make_room(rooms, instance)
     known = {} if shared else {name: arriving.base_here(rooms, one) for name, one in entries.items() if one.base_path}
@@ -71,18 +72,29 @@ def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Ch
             if mode in (OVERLAY, SEALED) and name in known and not known[name]
         }
     )
-    tpm.check_comes(rooms, instance, str(offer["tpm"]))
+    tpm.check_comes(rooms, instance, offer["tpm"])
     _check_room(rooms, entries, modes, offer["allocated"])
-    _check_volumes(rooms, instance, offer["volumes"], offer["passwords"])
+    _check_volumes(rooms, instance, found, offer["passwords"])
     wanted = _wanted_keys(rooms, entries, shared)
     peer.say({"shared": shared, "modes": modes, "bases": bases, "keys": wanted})
     told = peer.hear()
+    cold.check_last(told)
     if shared:
         with Undo() as undo:
-            passwords.keep(rooms, offer["volumes"], offer["passwords"], undo)
+            passwords.keep(rooms, found, offer["passwords"], undo)
             return tpm.unpack(rooms, instance.uuid, told["tpm"])
-    keys = {name: base64.b64decode(told["keys"][name]) for name in wanted}
-    _take(rooms, instance, entries, modes, bases, known, keys, {**offer, **told}, peer)
+    _take(rooms, instance, entries, modes, bases, known, cold.keys(told, wanted), found, {**offer, **told}, peer)
+
+
+def _read(offer: Mapping[str, Any]) -> tuple[dict[str, ManifestDisk], list[AttachedVolume]]:
+    """Its disks by name, and its volumes. :raises InvalidRequest: with the name of what is wrong"""
+    from cowshed.disks import manifest
+    from cowshed.volumes import record
+
+    cold.check_offer(offer)
+    announced.check_records(offer["records"])
+    disks = shape.lines("disks", offer["disks"], manifest.disk, cold.OFFER)
+    return {one.name: one for one in disks}, shape.lines("volumes", offer["volumes"], record.volume, cold.OFFER)
 
 
 def _make_room(rooms: Rooms, instance: Instance) -> None:
@@ -178,12 +190,13 @@ def _check_room(
             raise HostUnsuitable(reason=str(full), hint="free some space there, or choose another host")
 
 
-def _check_volumes(rooms: Rooms, instance: Instance, found: list[dict[str, Any]], secret: Mapping[str, str]) -> None:
+def _check_volumes(
+    rooms: Rooms, instance: Instance, found: Sequence[AttachedVolume], secret: Mapping[str, str]
+) -> None:
     """Before the instance is stopped there. :raises HostUnsuitable: a volume of it is not to be had here"""
-    from cowshed.volumes import find, record
+    from cowshed.volumes import find
 
-    for one in found:
-        known = record.volume(dict(one))
+    for known in found:
         try:
             volume_checks.refuse_shared(rooms, instance, known.connection_info)
             info = passwords.added(known.connection_info, secret.get(known.id))
@@ -203,6 +216,7 @@ def _take(
     bases: list[str],
     known: dict[str, Base | None],
     keys: Mapping[str, bytes],
+    found: Sequence[AttachedVolume],
     offer: Mapping[str, Any],
     peer: Channel,
 ) -> None:
@@ -213,31 +227,31 @@ def _take(
         undo.push("forget that it comes", transit.forget, rooms, instance.uuid, Way.IN)
         transit.note(rooms, instance.uuid, Way.IN, shared=False, name=instance.name, cold=True)
         for name in bases:
-            base = _adopt(rooms, name, entries, peer)
-            known.update({disk: base for disk, one in entries.items() if Path(one.base_path or "").name == name})
+            adopted = _adopt(rooms, name, entries, peer)
+            known.update({disk: adopted for disk, one in entries.items() if Path(one.base_path or "").name == name})
         provision.directory(rooms, instance, undo)
         filesystem.write_atomically(directory / RECEIVED, _me(rooms))
         undo.push("forget the keys of what stays where it is", leaving.forget_common_keys, rooms, instance)
         arriving.write_records(directory, offer["records"])
-        nvram.unpack(directory, str(offer["nvram"]))
+        nvram.unpack(directory, offer["nvram"])
         undo.push("remove what its TPM remembers", tpm.forget_received, rooms, instance.uuid)
         tpm.unpack(rooms, instance.uuid, offer["tpm"])
         for name, entry in entries.items():
             if modes[name] == THERE:
                 taking.stays(rooms, directory, entry, keys)
                 continue
-            found = known.get(name)
+            base = known.get(name)
             with provision.taken_back(undo, rooms.backend(entry.backend).disk(instance.uuid, name)):
                 if modes[name] == SEALED:
-                    taking.sealed(rooms, directory, entry, found, keys[name], peer)
+                    taking.sealed(rooms, directory, entry, base, keys[name], peer)
                 elif modes[name] == RESEALED:
                     taking.resealed(rooms, instance, entry, keys[name], peer)
-                elif modes[name] == OVERLAY and (found or not entry.base_path):
-                    taking.overlay(directory, entry, found, peer)
+                elif modes[name] == OVERLAY and (base or not entry.base_path):
+                    taking.overlay(directory, entry, base, peer)
                 else:
                     taking.raw(rooms, instance, entry, peer)
-        passwords.keep(rooms, offer["volumes"], offer["passwords"], undo)
-        _remember_volumes(directory, offer["volumes"])
+        passwords.keep(rooms, found, offer["passwords"], undo)
+        _remember_volumes(directory, found)
     transit.forget(rooms, instance.uuid, Way.IN)
 
 
@@ -254,12 +268,12 @@ def _adopt(rooms: Rooms, name: str, entries: Mapping[str, ManifestDisk], peer: C
     return rooms.cache.adopt(told, lambda fd: peer.receive(fd, size))
 
 
-def _remember_volumes(directory: Path, found: list[dict[str, Any]]) -> None:
+def _remember_volumes(directory: Path, found: Sequence[AttachedVolume]) -> None:
     from cowshed.model.volume import VolumeState
     from cowshed.volumes import record
 
     for one in found:
-        record.save(directory, replace(record.volume(dict(one)), state=VolumeState.ATTACHED))
+        record.save(directory, replace(one, state=VolumeState.ATTACHED))
 
 
 def _me(rooms: Rooms) -> bytes:

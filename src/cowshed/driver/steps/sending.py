@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cowshed.driver.steps import leaving, moving, nvram, passwords, tpm, volumes
 from cowshed.errors import Conflict, UnsupportedOperation
+from cowshed.migration import cold
 from cowshed.migration.transport import Channel
 from cowshed.model.disk import DiskFormat, EncryptionFormat
 from cowshed.model.flavor import Flavor
@@ -85,13 +86,16 @@ def may_be_sealed(entry: ManifestDisk) -> bool:
 def offer(
     rooms: Rooms, instance: Instance, flavor: Flavor, entries: Mapping[str, ManifestDisk], to: Channel
 ) -> dict[str, Any]:
-    """Say what would come, and what it will be run as; the other side checks, and answers how each disk shall be sent. Nothing is made there yet."""
+    """Say what would come, and what it will be run as; the other side checks, and answers how each disk shall be sent. Nothing is made there yet.
+
+    :raises InvalidRequest: what it answers cannot be read
+    """
     from cowshed.tools import filesystem
 
     probe = rooms.directory(instance.uuid).path / f".shared-{secrets.token_hex(16)}"
     filesystem.write_atomically(probe, b"")
     try:
-        return to.ask(
+        plan = to.ask(
             "receive",
             uuid=instance.uuid,
             name=instance.name,
@@ -110,6 +114,14 @@ def offer(
         )
     finally:
         filesystem.remove_file(probe)
+    cold.check_plan(
+        plan,
+        disks=entries,
+        modes=(RAW, OVERLAY, THERE, SEALED, RESEALED),
+        bases={_base_name(one) for one in entries.values() if one.base_path},
+        sealed={name for name, one in entries.items() if one.encryption},
+    )
+    return plan
 
 
 def _line(entry: ManifestDisk) -> dict[str, Any]:
@@ -123,7 +135,7 @@ def send(
 
     :raises CowshedError: here or there; nothing is left there then
     """
-    keys = {name: _key(rooms, entries[name]) for name in plan.get("keys", [])}
+    keys = {name: _key(rooms, entries[name]) for name in plan["keys"]}
     variables, remembered = nvram.packed(rooms, instance.uuid), tpm.packed(rooms, instance.uuid)
     to.say({"go": True, "keys": keys, "nvram": variables, "tpm": remembered})
     for name in plan["bases"]:
