@@ -442,6 +442,39 @@ def test_who_is_not_filtered_yet_does_not_wait_for_deferred_changes(wire: Wire) 
     assert wire.filters.in_force() == {other.key}
 
 
+def test_what_was_deferred_does_not_outrun_what_another_process_has_changed_since(wire: Wire) -> None:
+    """It has planned later: what was collected is what the groups were before."""
+    made, another, ssh = wire.allow(WEB), Filters(), replace(WEB, port_min=22, port_max=22)
+    third = packets.tap("d0")
+    other, gone = (replace(made, owner=owner, device="d0", address=THEIR_MAC) for owner in ("vif-2", "vif-3"))
+    wire.filters.ensure([gone, other])
+    wire.filters.defer()
+    wire.allow(ssh, WEB)
+    wire.filters.ensure([replace(other, rules=())])
+    wire.filters.remove(["vif-3"])
+    wire.filters.remove(["vif-1"])
+    another.ensure([replace(made, rules=(ssh,))])
+    wire.filters.apply_deferred()
+    assert wire.arrives(in4(tcp(1, 22, b"as they are now"), 6), in4(tcp(1, 80, b"not any more"), 6)) == [True, False]
+    assert wire.filters.in_force() == {made.key, other.key}
+    wire.filters.defer()
+    wire.allow(WEB)
+    another.ensure([replace(made, rules=())])
+    wire.allow(WEB, ssh)
+    wire.filters.apply_deferred()
+    assert wire.arrives(in4(tcp(2, 22, b"collected"), 6), in4(tcp(2, 80, b"after that"), 6)) == [True, True]
+    third.close()
+
+
+def test_a_removal_that_was_deferred_clears_up_after_a_device_that_went(wire: Wire) -> None:
+    wire.allow(WEB)
+    wire.filters.defer()
+    wire.filters.remove(["vif-1"])
+    packets.sh("ip link del t0")
+    wire.filters.apply_deferred()
+    assert left() == []
+
+
 def test_removed_filters_leave_nothing_and_no_device(wire: Wire) -> None:
     made = wire.allow(WEB)
     wire.filters.remove(["vif-1", "never-there"])

@@ -8,7 +8,7 @@ from cowshed import log
 from cowshed.contract.filters import Filters as FiltersContract
 from cowshed.contract.types import NetworkInfo
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import filtering, nics
+from cowshed.driver.steps import filter_order, filtering, nics
 from cowshed.model.instance import Instance
 from cowshed.model.vif import Vif
 
@@ -44,7 +44,7 @@ class Filters(FiltersContract):
         self.rooms.filters.defer()
 
     def filter_defer_apply_off(self) -> None:
-        self.rooms.filters.apply_deferred()
+        filter_order.apply_deferred(self.rooms)
 
     def refresh_security_group_rules(self, security_group_id: str) -> None:
         filtering.refresh(self.rooms, security_group_id)

@@ -57,12 +57,26 @@ class _Seen:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Collected:
+    """What an interface shall have (None: nothing), and what it had by then."""
+
+    wanted: Filter | None
+    seen: _Seen
+
+    def is_outrun(self, now: _Seen) -> bool:
+        """Somebody else has filtered it since, by a plan that was made later (see ``driver/steps/filter_order``). A device
+        that went has taken its chains with it, which is no plan of anybody.
+        """
+        return set(ruleset.BASE) <= set(now.chains) and now != self.seen
+
+
 class Filters:
     """One a process. Calls of several threads, and of several processes, do not disturb each other."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._deferred: dict[str, Filter | None] | None = None
+        self._deferred: dict[str, _Collected] | None = None
 
     def ensure(self, wanted: Iterable[Filter]) -> None:
         """On return all of them are in force, together. What is in force already is left alone. While changes are
@@ -107,18 +121,24 @@ class Filters:
                 self._deferred = {}
 
     def apply_deferred(self) -> None:
-        """Put what was collected in force. What cannot be is kept, for another try."""
+        """Put what was collected in force, where nobody else has put something newer in force since. What cannot be is
+        kept, for another try.
+        """
         with self._lock:
             if self._deferred:
-                self._transact(self._deferred)
+                now = _look(self._deferred)
+                self._transact({key: one.wanted for key, one in self._deferred.items() if not one.is_outrun(now[key])})
             self._deferred = None
 
     def _change(self, changes: Mapping[str, Filter | None]) -> None:
         with self._lock:
             now = dict(changes)
             if self._deferred is not None:
-                now = _of_unfiltered(changes)
-                self._deferred.update({key: one for key, one in changes.items() if key not in now})
+                seen = _look(changes)
+                now = {key: one for key, one in changes.items() if one and not seen[key].is_filtered(one)}
+                self._deferred.update(
+                    {key: _Collected(one, seen[key]) for key, one in changes.items() if key not in now}
+                )
             if now:
                 self._transact(now)
                 if self._deferred:
@@ -156,13 +176,6 @@ def _commands(changes: Mapping[str, Filter | None], seen: Mapping[str, _Seen]) -
         elif not now.is_whole(wanted):
             found += ruleset.create(wanted, present=now.present, stale=bool(now.chains) and now.is_stale(wanted))
     return found
-
-
-def _of_unfiltered(changes: Mapping[str, Filter | None]) -> dict[str, Filter | None]:
-    """Those that cannot wait: whoever asks for them lets the guest run next."""
-    wanted = {key: one for key, one in changes.items() if one is not None}
-    seen = _look(wanted) if wanted else {}
-    return {key: one for key, one in wanted.items() if not seen[key].is_filtered(one)}
 
 
 def _look(keys: Iterable[str]) -> dict[str, _Seen]:

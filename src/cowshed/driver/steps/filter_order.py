@@ -48,6 +48,12 @@ def in_order(rooms: Rooms, plan: Callable[[], T], apply: Callable[[T], Any]) -> 
         return wanted
 
 
+def apply_deferred(rooms: Rooms) -> None:
+    """What was collected, in its place in the order: nobody changes anything between the look for what is newer and that."""
+    with _held(rooms):
+        rooms.filters.apply_deferred()
+
+
 def _apply(latest: Path, begun: float, apply: Callable[[T], Any], wanted: T) -> None:
     """The note first: of what fails, a part may be in force."""
     with suppress(OSError):  # on a full disk guests are filtered all the same
