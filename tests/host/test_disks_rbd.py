@@ -17,10 +17,12 @@ import pytest
 from cowshed.config import RbdSection
 from cowshed.contract.callbacks import SILENT
 from cowshed.contract.storage import BaseContent, FillBase, OpenSink
+from cowshed.disks import manifest
 from cowshed.disks.rbd import RbdBackend, RbdDisk
 from cowshed.disks.rbd_bases import BASE, PART, copied
 from cowshed.errors import (
     Busy,
+    DeadlineExceeded,
     DigestMismatch,
     DiskNotFound,
     DiskTooSmall,
@@ -386,6 +388,66 @@ def test_killed_at_any_step_there_is_all_of_a_disk_or_nothing(
     assert read(disk, tmp_path) == content()
     name = BASE + "file-" + base.digest.replace(":", "-")
     _until_clean(place, [f"{disk.instance}_disk", name, f"{name}@base"])
+
+
+def _late(place: Place, monkeypatch: pytest.MonkeyPatch, error: BaseException, *, happens: bool) -> list[Any]:
+    """The next rename ends in ``error``, though it has happened in the cluster, or comes when it is called."""
+    real, left = Pool.rename, list[Any]()
+
+    def rename(self: Pool, *names: str) -> None:
+        monkeypatch.setattr(Pool, "rename", real)
+        left.append(lambda: real(self, *names))
+        if happens:
+            left[0]()
+        raise error
+
+    monkeypatch.setattr(Pool, "rename", rename)
+    return left
+
+
+def test_a_rename_that_happened_though_its_answer_was_late(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    disk, path = place.disk(), tmp_path / "new"
+    path.write_bytes(content())
+    _late(place, monkeypatch, DeadlineExceeded(what="an answer", seconds=1), happens=True)
+    disk.import_file(path)
+    assert read(disk, tmp_path) == content()
+    disk.delete()
+    assert place.everything() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "happens"), [(DeadlineExceeded(what="an answer", seconds=1), False), (KeyboardInterrupt(), True)]
+)
+def test_what_gets_its_name_after_it_was_given_up_is_removed_with_the_instance(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: BaseException, happens: bool
+) -> None:
+    """Its line in the manifest stays where the cluster may have it, or get it yet."""
+    disk, path = place.disk(), tmp_path / "new"
+    path.write_bytes(content())
+    real = Pool.remove
+    monkeypatch.setattr(Pool, "remove", lambda *_, **__: None)  # the part's, which is about to get its name
+    left = _late(place, monkeypatch, error, happens=happens)
+    with pytest.raises(type(error)):
+        disk.import_file(path)
+    if not happens:
+        left[0]()
+    monkeypatch.setattr(Pool, "remove", real)
+    disk.delete()
+    assert place.everything() == []
+    assert manifest.find(disk.directory, "disk") is None
+
+
+def test_a_name_that_somebody_else_has_meanwhile_leaves_no_line(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    disk, path = place.disk(), tmp_path / "new"
+    path.write_bytes(content())
+    _late(place, monkeypatch, NameTaken(kind="image", name="x"), happens=True)
+    with pytest.raises(NameTaken):
+        disk.import_file(path)
+    assert manifest.find(disk.directory, "disk") is None
 
 
 def test_the_source_names_monitors_user_and_secret(place: Place) -> None:

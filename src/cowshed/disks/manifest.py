@@ -171,13 +171,20 @@ def _withdraw(directory: Path, disk: ManifestDisk) -> None:
 
 
 @contextmanager
-def recording(directory: Path, disk: ManifestDisk, *, taken: Callable[[], bool] | None = None) -> Iterator[None]:
+def recording(
+    directory: Path,
+    disk: ManifestDisk,
+    *,
+    taken: Callable[[], bool] | None = None,
+    may_be_there: Callable[[BaseException], bool] = lambda error: False,
+) -> Iterator[None]:
     """``disk`` is written down before the block gives it its name; an error takes that back.
 
     So there is never a disk without a record, which could only be probed. One sync of the
     directory, the caller's, makes both names durable.
 
     :param taken: is there such a disk already? None: look for its file in ``directory``
+    :param may_be_there: has it got its name in spite of the error, or gets it yet? Its line stays then
     :raises NameTaken: there is
     """
     there = taken or (lambda: os.path.lexists(directory / disk.location))
@@ -189,7 +196,9 @@ def recording(directory: Path, disk: ManifestDisk, *, taken: Callable[[], bool] 
         _save(directory, {**before, disk.name: disk}, sync_parent=False)
         try:
             yield
-        except BaseException:
+        except BaseException as error:
+            if may_be_there(error):
+                raise
             with suppress(CowshedError):
                 if first:
                     filesystem.remove_file(directory / FILE)

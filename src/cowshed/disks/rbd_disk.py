@@ -12,16 +12,26 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cowshed import log
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.storage import Clonable, DirectUpload, Importing, Snapshotting
 from cowshed.disks import lineage, manifest, rbd_sealed
 from cowshed.disks.encryption import check_extract, extract, key_of, new_encryption, new_key, require_source
 from cowshed.disks.rbd_bases import BASE, copied, filled, filling, new_part
 from cowshed.disks.rbd_replacing import RbdReplacing
-from cowshed.errors import Busy, InvalidRequest, NameTaken, SnapshotNotFound, UnsupportedOperation
+from cowshed.errors import (
+    Busy,
+    CowshedError,
+    DeadlineExceeded,
+    InvalidRequest,
+    NameTaken,
+    SnapshotNotFound,
+    UnsupportedOperation,
+)
 from cowshed.model.disk import (
     Base,
     DiskFormat,
@@ -39,6 +49,8 @@ from cowshed.undo import Undo
 
 if TYPE_CHECKING:
     from cowshed.disks.rbd import RbdBackend
+
+_log = log.logger(__name__)
 
 _SNAPSHOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -168,10 +180,15 @@ class RbdDisk(RbdReplacing, Snapshotting, Importing, Clonable, DirectUpload):
         spec = ImageSpec.parse(entry.location)
         pool = self._place.pool_of(spec)
         try:
-            with manifest.recording(self.directory, entry, taken=lambda: pool.exists(spec.image)):
+            with manifest.recording(
+                self.directory,
+                entry,
+                taken=lambda: pool.exists(spec.image),
+                may_be_there=partial(_may_be_there, pool, spec.image),
+            ):
                 for place in (self.directory, *unsynced):
                     filesystem.sync_directory(place)
-                make(pool, spec.image)
+                _answered(pool, spec.image, make)
         except BaseException:
             if unsynced:
                 with suppress(OSError):
@@ -351,6 +368,26 @@ class RbdDisk(RbdReplacing, Snapshotting, Importing, Clonable, DirectUpload):
     def discard(self, location: Location) -> None:
         if url := self._place.try_url(location):
             direct.discard(self._place.pool_of(url.spec), url.spec.image)
+
+
+def _answered(pool: Pool, image: str, make: Callable[[Pool, str], object]) -> None:
+    """``make``, which gives the image its name; an answer that is late does not say that it has not."""
+    try:
+        make(pool, image)
+    except DeadlineExceeded as error:
+        if not pool.exists(image):
+            raise
+        _log.info("%s is there all the same: %s", pool.spec(image), error)
+
+
+def _may_be_there(pool: Pool, image: str, error: BaseException) -> bool:
+    """A late answer: it may come yet. An interruption is heard after whatever the cluster was doing."""
+    if isinstance(error, Exception):
+        return isinstance(error, DeadlineExceeded)
+    try:
+        return pool.exists(image)
+    except CowshedError:
+        return True
 
 
 def _clone(parent: Pool, image: str, snapshot: str, pool: Pool, name: str, there: int, size: int) -> None:
