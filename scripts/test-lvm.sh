@@ -10,10 +10,10 @@ logs=build/test-lvm
 limit=${LVM_TIMEOUT:-2400}
 mkdir -p "$logs"
 
-guest() {  # NAME PREPARE-OPTIONS -- PYTEST-WORDS
-    local name=$1
-    shift
-    scripts/run-in-guest.py --timeout "$limit" --memory 2048 --disks 4G,128M -- \
+guest() {  # NAME CPU PREPARE-OPTIONS -- PYTEST-WORDS
+    local name=$1 cpu=$2
+    shift 2
+    scripts/run-in-guest.py --cpu "$cpu" --timeout "$limit" --memory 2048 --disks 4G,128M -- \
         tests/lvm/prepare.sh "$@" >"$logs/$name.log" 2>&1
 }
 tests=(.venv/bin/python -m pytest -p no:cacheprovider tests/lvm --durations=5 "$@")
@@ -26,9 +26,9 @@ else
     as_user=(-k "((test_volumes or test_lvm_cold) and thin) or ($encrypted) or test_lvm_guest or ordinary_user or not_ours")
 fi
 
-guest user --user "${tests[@]}" "${as_user[@]}" &
+guest user 0 --user "${tests[@]}" "${as_user[@]}" &
 user=$!
-guest root "${tests[@]}" "${as_root[@]}"
+guest root 1 "${tests[@]}" "${as_root[@]}"
 root_code=$?
 wait $user
 user_code=$?
