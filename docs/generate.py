@@ -79,7 +79,7 @@ def configuration() -> str:
         "`/etc/cowshed/config.toml` for root, `$XDG_CONFIG_HOME/cowshed/config.toml` for everybody else; `conf.d/*.toml` beside it, in "
         "the order of their names; environment variables `COWSHED_<SECTION>_<KEY>`. `COWSHED_CONFIG` names one file to read instead of "
         "these. An unknown key is an error that names the nearest known one, and so is a variable that is nearly one of ours (`COWSHED_DISK_BACKEND`); "
-        "one that only resembles ours (`COWSHED_DISK_FOO`, `COWSHED_STATE`) may be somebody's own and is told of, and any other is left alone. `cowshed config show` prints what is in force and where it "
+        "one that only resembles ours (`COWSHED_DISK_FOO`, `COWSHED_STATE`, `COWSHED_DEBGU`) may be somebody's own and is told of, and any other is left alone. `cowshed config show` prints what is in force and where it "
         "comes from.\n\nInstances, images and the cache lie in one directory, the state: `/var/lib/cowshed` for root, whatever `XDG_*` says; "
         "`$XDG_DATA_HOME/cowshed` (else `~/.local/share/cowshed`) for everybody else. A second set beside it, for a trial: "
         "`COWSHED_HOST_STATE=/srv/trial cowshed ls`; QEMU must be able to enter that directory. Both sets use the same libvirt, where a name "

@@ -107,6 +107,8 @@ def test_environment_wins_over_files(tmp_path: Path) -> None:
         ("COWSHED_DISK_BACKEND", "COWSHED_DISKS_BACKEND"),
         ("COWSHED_HSOT_STATE", "COWSHED_HOST_STATE"),
         ("COWSHED_NETWORKS_DEFUALT", "COWSHED_NETWORK_DEFAULT"),
+        ("COWSHED_disks_backend", "COWSHED_DISKS_BACKEND"),
+        ("COWSHED_Host_State", "COWSHED_HOST_STATE"),
     ],
 )
 def test_a_misspelt_section_in_the_environment_is_an_error(variable: str, near: str) -> None:
@@ -123,6 +125,13 @@ def test_a_misspelt_section_in_the_environment_is_an_error(variable: str, near: 
         ("COWSHED_IMAGE_DIR", "[images]"),
         ("COWSHED_STATE", "COWSHED_HOST_STATE"),
         ("COWSHED_BACKEND", "COWSHED_DISKS_BACKEND"),
+        ("COWSHED_backend", "COWSHED_DISKS_BACKEND"),
+        ("COWSHED_DISKS", "one of [disks], COWSHED_DISKS_<KEY>"),
+        ("COWSHED_disks_scheduler", "one of [disks], COWSHED_DISKS_<KEY>"),
+        ("COWSHED_DEBGU", "COWSHED_DEBUG"),
+        ("COWSHED_debug", "COWSHED_DEBUG"),
+        ("COWSHED_CONFIGS", "COWSHED_CONFIG"),
+        ("COWSHED_PATHS", "COWSHED_PATH"),
     ],
 )
 def test_a_variable_that_may_be_somebody_s_own_is_told_of(
@@ -144,7 +153,10 @@ def test_a_variable_that_may_be_somebody_s_own_is_told_of(
         "COWSHED_HOST_STATE",
         # of a Kubernetes service with our name, and of other people's scripts
         "COWSHED_SERVICE_HOST",
+        "COWSHED_SERVICE_PORT",
+        "COWSHED_PORT",
         "COWSHED_PORT_80_TCP_ADDR",
+        "COWSHED_CONFIRM",
         "COWSHED_IMAGE",
         "COWSHED_HOME",
         "_COWSHED_COMPLETE",

@@ -51,13 +51,16 @@ def doubtful(environ: Mapping[str, str]) -> list[str]:
 
 
 def _meant(variable: str) -> str:
-    """What it resembles: an option that it names without the section, or a section. Empty: nothing."""
+    """What it resembles: an option that it names without the section, a section, or another one of ours. Empty: nothing."""
     word = _word(variable)
     if option := next((option for option, key in _options().items() if key.upper() == word), ""):
         return option
     section, line, _ = word.partition("_")
-    near = difflib.get_close_matches(section.lower(), sections(), n=1, cutoff=_SIMILAR) if line else []
-    return f"one of [{near[0]}], {_PREFIX}{near[0].upper()}_<KEY>" if near else ""
+    cutoff = _SIMILAR if line else 1.0  # a word alone is too short to be more than the same
+    if near := difflib.get_close_matches(section.lower(), sections(), n=1, cutoff=cutoff):
+        return f"one of [{near[0]}], {_PREFIX}{near[0].upper()}_<KEY>"
+    near = difflib.get_close_matches(word, map(_word, _OTHERS), n=1, cutoff=_MISSPELT)
+    return f"{_PREFIX}{near[0]}" if near else ""
 
 
 def _strangers(environ: Mapping[str, str]) -> list[str]:
@@ -78,4 +81,5 @@ def _options() -> dict[str, str]:
 
 
 def _word(variable: str) -> str:
-    return variable.removeprefix(_PREFIX)
+    """In the capitals that ours are written in."""
+    return variable.removeprefix(_PREFIX).upper()
