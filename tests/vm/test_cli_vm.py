@@ -353,7 +353,10 @@ def test_an_emulator_that_is_of_no_use(command: Command, tiny: str, hypervisor: 
     command.refused("run", tiny, code=2, said=why, COWSHED_HOST_EMULATOR=path)
     clean(command, hypervisor)
     out, _ = command("doctor", "-o", "json", code=1, COWSHED_HOST_EMULATOR=path)
-    errors = [one for one in json.loads(out)["findings"] if one["level"] == "error"]
+    findings = json.loads(out)["findings"]
+    right = {one["subject"] for one in command.json("doctor")["findings"]}
+    assert {one["subject"] for one in findings} == right, "what does not need it is told all the same"
+    errors = [one for one in findings if one["level"] == "error"]
     assert [one["subject"] for one in errors] == ["QEMU"]
     assert errors[0]["sentence"].startswith("[host] emulator: ")
     assert why in errors[0]["sentence"]

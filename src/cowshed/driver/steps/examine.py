@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from cowshed.driver.steps import examine_storage
 from cowshed.errors import ConfigError, CowshedError
-from cowshed.model.host import Finding
+from cowshed.model.host import Finding, HostCapabilities, VirtType
 
 if TYPE_CHECKING:
     from cowshed.driver.rooms import Rooms
@@ -67,23 +67,34 @@ def _libvirt(rooms: Rooms) -> list[Finding]:
         return doctor.daemon(rooms.uri)
     try:
         rooms.hypervisor.open()
-        capabilities = rooms.capabilities
         networks = {network.name: network.active for network in rooms.hypervisor.networks()}
-    except ConfigError as error:  # of the emulator
-        told = emulator.unusable(rooms.config.host.emulator)
-        return [*doctor.libvirt(rooms.uri), *([] if told else doctor.unusable_emulator(error.reason))]
+        capabilities, useless = _capabilities(rooms)
     except CowshedError as error:
         return doctor.libvirt(rooms.uri, error=str(error), hint=error.hint or "")
+    told = not useless or emulator.unusable(rooms.config.host.emulator)
     state = None if "default" not in networks else "active" if networks["default"] else "inactive"
     return [
+        *([] if told else doctor.unusable_emulator(useless)),
         *doctor.libvirt(rooms.uri, version=capabilities.libvirt),
         *doctor.firmware(capabilities.firmwares),
         *doctor.tpm(capabilities.tpm_versions),
         *doctor.shares(session=capabilities.session),
         *doctor.user_network(passt=capabilities.passt),
         *doctor.default_network(state, session=capabilities.session),
-        *examine_storage.reached(rooms),
+        *([] if useless else examine_storage.reached(rooms)),
     ]
+
+
+def _capabilities(rooms: Rooms) -> tuple[HostCapabilities, str]:
+    """What guests may use, and why that is not asked of the emulator that is configured ("": it is).
+
+    Where that one is of no use, it is the one that libvirt names.
+    """
+    try:
+        return rooms.capabilities, ""
+    except ConfigError as error:
+        own = rooms.hypervisor.capabilities(cache=rooms.facts / "capabilities.json", virt_type=VirtType.QEMU)
+        return own, error.reason
 
 
 def _leftovers(rooms: Rooms) -> list[str]:
