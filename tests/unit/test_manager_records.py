@@ -264,3 +264,27 @@ def test_forbidden_directory(records: Records, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Path, "exists", denied)
     with pytest.raises(PermissionDenied, match=r"cowshed\.db"):
         records.all()
+
+
+class Interrupted:
+    """A connection whose user is interrupted when a transaction has just begun."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self.database = database
+
+    def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+        found = self.database.execute(statement, *values)
+        if statement.startswith("begin"):
+            raise KeyboardInterrupt
+        return found
+
+
+def test_an_interruption_leaves_no_transaction_open(records: Records):
+    added = records.add(record())
+    real = records._open()
+    records._local.database = Interrupted(real)
+    with pytest.raises(KeyboardInterrupt):
+        records.update(added, "stopped")
+    records._local.database = real
+    records.update(added, "started")  # what clears up after the interruption
+    assert [entry.event for entry in records.events()] == ["started"]

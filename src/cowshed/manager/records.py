@@ -250,8 +250,8 @@ class Records:
         if version == SCHEMA:
             return
         database.execute("pragma journal_mode = wal")
-        database.execute("begin immediate")
         try:
+            database.execute("begin immediate")
             if database.execute("pragma user_version").fetchone()[0] == 0:
                 for statement in _TABLES.split(";"):
                     if statement.strip():
@@ -270,8 +270,8 @@ class Records:
             if needed and reserve.is_full(self.path.parent):
                 reserve.give_up(self.path.parent)
             database = self._open()
-            database.execute("begin immediate")
             try:
+                database.execute("begin immediate")  # within: an interruption may come when it has begun
                 yield database
                 database.execute("commit")
             except BaseException:
@@ -325,7 +325,7 @@ def _note(database: sqlite3.Connection, record: Record, event: str, detail: str)
 
 
 def _roll_back(database: sqlite3.Connection) -> None:
-    """SQLite may have done it by itself (no space); what happened first is what is told."""
+    """SQLite may have done it by itself (no space), or none had begun; what happened first is what is told."""
     with suppress(sqlite3.Error):
         database.execute("rollback")
 
