@@ -18,6 +18,7 @@ import pytest
 
 from cowshed.errors import ToolFailed
 from cowshed.tools import virtiofsd
+from tests.other_user import beside_the_project
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -178,7 +179,7 @@ def test_an_ordinary_user_with_subordinate_numbers(place: Path) -> None:
         ' --reuid 65534 --regid 65534 --groups 65534,100 -- "$2" -c "$3" "$1"'
     )
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", str(place), sys.executable, _USER],
+        beside_the_project("sh", "-c", script, "sh", str(place), sys.executable, _USER),
         cwd="/",
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,

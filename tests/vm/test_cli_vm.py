@@ -23,6 +23,7 @@ import cowshed
 from cowshed import config
 from cowshed.hypervisor import Hypervisor
 from tests.conftest import LoopFs
+from tests.other_user import as_nobody
 from tests.vm.machines import KERNEL_OPTIONS
 
 NOBODY = 65534
@@ -387,13 +388,10 @@ def test_no_libvirt_shows_no_state(command: Command, tiny: str, tmp_path: Path):
     assert command.instances()[0]["state"] == "running"
 
 
-def as_nobody(words: list[str], environment: Mapping[str, str], home: Path) -> subprocess.CompletedProcess[str]:
+def run_as_nobody(words: list[str], environment: Mapping[str, str], home: Path) -> subprocess.CompletedProcess[str]:
     places = {f"XDG_{name}_HOME": str(home) for name in ("CONFIG", "DATA", "CACHE", "STATE")}
     return subprocess.run(
-        words,
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
+        as_nobody(*words),
         capture_output=True,
         text=True,
         timeout=60,
@@ -407,7 +405,7 @@ def as_nobody(words: list[str], environment: Mapping[str, str], home: Path) -> s
 def nobody_can_run() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: becomes another user")
-    done = subprocess.run([sys.executable, "-c", "import cowshed.cli"], user=NOBODY, group=NOBODY, cwd="/", check=False)
+    done = subprocess.run(as_nobody(sys.executable, "-c", "import cowshed.cli"), check=False)
     if done.returncode:
         pytest.skip("needs a project directory that others may read")
 
@@ -416,7 +414,7 @@ def nobody_can_run() -> None:
 def test_no_permission_on_the_state(command: Command, tiny: str):
     """The folder of the tests is root's alone."""
     for words in (["ls"], ["image", "ls"], ["run", tiny], ["image", "pull", "/bin/true", "--name", "x"]):
-        done = as_nobody(command.words(*words), command.environment, Path("/nonexistent"))
+        done = run_as_nobody(command.words(*words), command.environment, Path("/nonexistent"))
         assert done.returncode == 5, done.stderr
         assert "no permission to" in done.stderr
         assert "Traceback" not in done.stderr
@@ -434,7 +432,7 @@ def test_no_permission_on_the_socket(command: Command, tmp_path: Path):
         os.chmod(path, 0o600)
         environment = {**command.environment, "COWSHED_HOST_STATE": f"{folder}/state"}
         words = command.words("--connect", f"qemu+unix:///system?socket={path}", "events", "--follow")
-        done = as_nobody(words, environment, Path(folder))
+        done = run_as_nobody(words, environment, Path(folder))
     assert done.returncode == 5, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("cowshed: no permission")

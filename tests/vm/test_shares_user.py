@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.other_user import beside_the_project
 from tests.vm.test_shares_system import INSIDE
 
 _USER, _NUMBERS = 65534, 700000
@@ -56,8 +57,9 @@ def test_a_guest_of_an_ordinary_user(place: Path, guest_dir: Path) -> None:
         os.chown(one, _USER, _USER)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "COWSHED_", "LIBVIRT_"))}
     apart = ["unshare", "-m", "-p", "-f", "--kill-child", "--mount-proc", "--propagation", "private"]
+    work = ["sh", "-ec", _AS_USER, "sh", str(place), _WORK, sys.executable, str(guest_dir / "tiny.qcow2")]
     done = subprocess.run(
-        [*apart, "sh", "-ec", _AS_USER, "sh", str(place), _WORK, sys.executable, str(guest_dir / "tiny.qcow2")],
+        [*apart, *beside_the_project(*work)],
         cwd="/",
         stdin=subprocess.DEVNULL,
         env={**kept, "HOME": str(place), "XDG_RUNTIME_DIR": str(place / "run"), "COWSHED_HOST_VIRT_TYPE": "qemu"},
