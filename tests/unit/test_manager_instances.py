@@ -18,6 +18,7 @@ from cowshed import clock
 from cowshed.errors import (
     Busy,
     Conflict,
+    DataCorrupt,
     DeadlineExceeded,
     DiskTooSmall,
     HypervisorError,
@@ -366,6 +367,38 @@ def test_image_of_a_failed_run_goes_again(host: Host, driver: PretendDriver, tmp
     driver.fail["spawn"] = HypervisorError(action="start", reason="no")
     with pytest.raises(HypervisorError):
         host.run(str(path))
+    assert [image.name for image in host.images.list()] == ["tiny"]
+
+
+@pytest.mark.parametrize("error", [HypervisorError(action="start", reason="no"), KeyboardInterrupt()])
+def test_the_base_of_a_failed_run_goes_with_its_image(
+    host: Host, driver: PretendDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+):
+    """Nobody could ever use it: the same file is brought in as another image."""
+    driver.cache_image(None, host.images.show("tiny").id)
+
+    def spawn(
+        self: PretendDriver, context: object, instance: Instance, image: Image, *_: object, **more: object
+    ) -> None:
+        assert self.cache_image(None, image.id)
+        raise error
+
+    monkeypatch.setattr(PretendDriver, "spawn", spawn)
+    with pytest.raises(type(error)):
+        host.run(str(raw_image(tmp_path / "appliance.raw")))
+    assert [base.image for base in host.images.bases()] == ["tiny"]
+
+
+def test_a_base_that_cannot_be_removed_does_not_hide_why_the_run_failed(
+    host: Host, driver: PretendDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(self: PretendDriver, image_id: str) -> None:
+        raise DataCorrupt(path="manifest.json", reason="no JSON")
+
+    monkeypatch.setattr(PretendDriver, "forget_bases", broken)
+    driver.fail["spawn"] = HypervisorError(action="start", reason="no")
+    with pytest.raises(HypervisorError):
+        host.run(str(raw_image(tmp_path / "appliance.raw")))
     assert [image.name for image in host.images.list()] == ["tiny"]
 
 

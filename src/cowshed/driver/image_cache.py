@@ -49,6 +49,19 @@ class ImageCache(ImageCacheContract):
         )
         return [*removed, *kept.sweep(self.rooms, max_age=max_age, dry_run=dry_run)]
 
+    def forget_bases(self, image_id: str) -> Sequence[Removed]:
+        """Those of an image that is gone, and comes under another id if it comes again; what disks stand on stays."""
+        from cowshed.images.sweep import sweep as sweep_bases
+
+        removed = sweep_bases(
+            self.rooms.cache,
+            lambda: sweep.bases_in_use(self.rooms),
+            now=clock.current().time(),
+            max_age=0,
+            image_id=image_id,
+        )
+        return [*removed, *kept.sweep(self.rooms, max_age=0, image_id=image_id)]
+
     def base_users(self) -> Mapping[Path, int]:
         """How many disks stand on each cached base. :raises DataCorrupt: a manifest cannot be read"""
         return sweep.base_users(self.rooms)

@@ -36,12 +36,14 @@ def sweep(
     max_age: float,
     max_size: int = 0,
     dry_run: bool = False,
+    image_id: str = "",
 ) -> list[Removed]:
     """Remove unused bases older than ``max_age`` seconds, then the oldest until ``max_size`` is kept.
 
     :param in_use: paths of the bases that disks name; asked again under the lock of each base
     :param max_size: bytes all bases may hold; 0: no limit
     :param dry_run: say what would go, and remove nothing
+    :param image_id: only bases of this image; empty: of all
     """
     if not cache.root.is_dir():
         return []
@@ -50,7 +52,7 @@ def sweep(
     total = sum(cached.allocated for cached in bases)
     removed = []
     for cached in bases:
-        if cached.base.path in used:
+        if cached.base.path in used or image_id not in ("", cached.base.image_id):
             continue
         reason = _reason(cached, now, max_age, total, max_size)
         if reason and (dry_run or _remove(cache, cached, in_use)):

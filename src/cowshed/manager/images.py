@@ -234,6 +234,11 @@ class Images:
                 self.remove(image.id)
         except CowshedError as error:
             _log.warning("image %s stays: %s", image.name, error)
+            return
+        try:
+            self._driver.forget_bases(image.id)
+        except CowshedError as error:
+            _log.warning("what was made of image %s stays until cowshed image prune: %s", image.name, error)
 
     def _free_name(self, ref: str) -> str:
         from cowshed.images.record import default_name

@@ -60,16 +60,20 @@ def _note(rooms: Rooms, backend: str, name: str) -> Path:
     return rooms.cache.root / _FOLDER / f"{backend}-{name}"
 
 
-def sweep(rooms: Rooms, *, max_age: float, dry_run: bool = False) -> list[Removed]:
+def sweep(rooms: Rooms, *, max_age: float, dry_run: bool = False, image_id: str = "") -> list[Removed]:
     """Remove the bases on which no disk of any host stands, and which this host has not used for ``max_age`` seconds.
 
     On storage that several hosts share another one may have used it since; it is made again then.
+
+    :param image_id: only bases of this image; empty: of all
     """
     from cowshed.images.sweep import Removed
 
     now = clock.current().time()
     removed = []
     for backend, base in bases(rooms):
+        if image_id not in ("", base.base.image_id):
+            continue
         if base.users or now - used(rooms, backend, base) < max_age:
             continue
         if dry_run or _remove(rooms, backend, base):

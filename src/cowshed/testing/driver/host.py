@@ -240,6 +240,9 @@ class FakeHost(FakeDisks):
     def sweep_cache(self, *, dry_run: bool = False, all_unused: bool = False) -> Sequence[Any]:
         return ()
 
+    def forget_bases(self, image_id: str) -> Sequence[Any]:
+        return ()
+
     def cache_image(self, context: Any, image_id: str) -> bool:
         self.images.show(image_id)
         return False
