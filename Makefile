@@ -9,7 +9,7 @@ TESTS ?= tests/unit tests/golden tests/conformance tests/host tests/vm
 JOBS ?= 2
 ARGS ?=
 
-.PHONY: help demo test test-debian test-lvm bench lint docs venv packages guests guest-debian clean glance
+.PHONY: help demo test test-debian test-lvm bench lint docs venv packages guests guest-generic guest-debian clean glance
 
 help:  ## this list
 	@awk -F '## ' '/^[a-z-]+:.*## / {split($$1, name, ":"); printf "  make %-14s %s\n", name[1], $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ venv:  ## make .venv with everything for development (only when something change
 guests:  ## build the tiny guest (only when its script changed)
 	@scripts/packages.sh guest
 	@scripts/guest-tiny.sh build/guest
+
+guest-generic:  ## the same with the kernel that knows SATA and USB disks, which a few tests make themselves otherwise
+	@scripts/packages.sh guest
+	@scripts/guest-tiny.sh --kernel generic build/guest-generic
 
 glance:  ## make the environment of the tests' image server (only when its requirements changed)
 	@scripts/glance-server.py install
