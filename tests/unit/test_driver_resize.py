@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cowshed import clock
-from cowshed.driver.steps import launch, transit
+from cowshed.driver.steps import launch, marks, transit
 from cowshed.driver.steps.transit import Way
 from cowshed.errors import (
     CowshedError,
@@ -144,6 +144,26 @@ def test_what_this_host_cannot_run_is_refused_before_it_is_stopped(
     with pytest.raises(HostUnsuitable, match=said):
         resize(side, who, dataclasses.replace(who.flavor, **changes))
     assert of(side).told == []
+    assert of(side).power == PowerState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("dest", "confirm"), [("", "keeps it so"), ("host-b", "if it came to host-b, leaves it there")]
+)
+def test_what_waits_for_its_end_says_how_it_ends(side: Side, dest: str, confirm: str) -> None:
+    """As who finds it so after a command that was killed needs it: in what state it is, and both commands."""
+    who = side.web()
+    noted = {"dest": dest, "shared": False, "keys": [], "lines": []} if dest else {"here": True, "lines": []}
+    transit.note(side.rooms, who.uuid, transit.Way.OUT, phase=transit.Phase.KEPT, **noted)
+    refused = [lambda: resize(side, who), lambda: transit.refuse_kept(side.rooms, who, "rid of that")]
+    refused += [lambda: marks.refuse_marked(side.rooms, who)] if dest else []
+    for again in refused:
+        with pytest.raises(
+            InvalidState, match=f"{'moved to host-b' if dest else 'resized'}, and that was neither"
+        ) as caught:
+            again()
+        assert confirm in str(caught.value.hint)
+        assert f"cowshed resize {who.name} --confirm" in str(caught.value.hint) and "--revert" in str(caught.value.hint)
     assert of(side).power == PowerState.RUNNING
 
 

@@ -104,13 +104,7 @@ class Resize(ResizeContract):
 
     def _refuse_unresizable(self, instance: Instance) -> Guest:
         guest = self.rooms.hypervisor.guest(instance.uuid)
-        if transit.noted(self.rooms, instance.uuid, Way.OUT):
-            raise InvalidState(
-                name=instance.name,
-                state="resized or moved already",
-                action="resized",
-                hint="confirm or revert that first",
-            )
+        transit.refuse_another(self.rooms, instance, "resized or moved")
         marks.refuse_marked(self.rooms, instance, "resized")
         if placing.rescued(self.rooms, instance.uuid):
             raise InvalidState(name=instance.name, state="rescued", action="resized", hint="unrescue it first")

@@ -145,7 +145,8 @@ class Migrations:
             if asked:
                 raise HostUnsuitable(
                     reason=f"{record.name} was handed over to {dest}, which does not say that it has nothing of it: {error}",
-                    hint=f"see whether it is there; if not: cowshed resize {record.name} --revert",
+                    hint=f"see whether it is there (cowshed ls). If it is: cowshed resize {record.name} --confirm; "
+                    f"if not, --revert starts it here again",
                 ) from error
             _log.warning("what has come of %s is still on %s: %s", record.name, dest, error)
         self._driver.finish_revert_migration(None, record.instance, record.vifs, power_on=ran)

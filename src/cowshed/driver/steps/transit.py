@@ -8,7 +8,7 @@ begun and gone when all is over, so that a killed process is found out. While an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -80,21 +80,36 @@ def refuse(rooms: Rooms, instance: Instance, action: str) -> None:
     found = noted(rooms, instance.uuid, Way.OUT)
     if found is None or found.get("here"):
         return  # resized in place: it is stopped or runs, and what is kept stays beside it
-    states = {
-        Phase.LEAVING: ("on its way to {}", "wait until it is there, or abort the migration"),
-        Phase.GONE: ("on {}", "use it there"),
-        Phase.KEPT: ("resized, or moved to {}", "confirm or revert that first"),
-    }
-    state, hint = states[Phase(found.get("phase", Phase.LEAVING))]
-    raise InvalidState(name=instance.name, state=state.format(found.get("dest", "")), action=action, hint=hint)
+    raise _refusal(instance, found, action)
+
+
+def refuse_another(rooms: Rooms, instance: Instance, action: str) -> None:
+    """:raises InvalidState: a resize or a move of it is under way, or waits for its end"""
+    if found := noted(rooms, instance.uuid, Way.OUT):
+        raise _refusal(instance, found, action)
 
 
 def refuse_kept(rooms: Rooms, instance: Instance, action: str) -> None:
     """:raises InvalidState: its disks of before are kept here, as the disks that they are now"""
     found = noted(rooms, instance.uuid, Way.OUT)
     if found and found.get("phase") == Phase.KEPT:
-        hint = f"first: cowshed resize {instance.name} --confirm (or --revert)"
-        raise InvalidState(name=instance.name, state="resized", action=action, hint=hint)
+        raise _refusal(instance, found, action)
+
+
+def _refusal(instance: Instance, found: Mapping[str, Any], action: str) -> InvalidState:
+    """In which state it is, and how that ends."""
+    name, dest = instance.name, found.get("dest", "")
+    if found.get("here"):
+        state = "resized, and that was neither confirmed nor reverted"
+        hint = f"cowshed resize {name} --confirm keeps it so, --revert takes it back"
+    elif found.get("phase") == Phase.KEPT:
+        state = f"moved to {dest}, and that was neither confirmed nor reverted"
+        hint = f"cowshed resize {name} --confirm, if it came to {dest}, leaves it there; --revert starts it here again"
+    elif found.get("phase") == Phase.GONE:
+        state, hint = f"on {dest}", "use it there"
+    else:
+        state, hint = f"on its way to {dest}", "wait until it is there, or abort the migration"
+    return InvalidState(name=name, state=state, action=action, hint=hint)
 
 
 def busy(rooms: Rooms, uuid: str, way: Way, *, patience: float = 0.0) -> AbstractContextManager[None]:
