@@ -15,8 +15,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, padding, rsa
 
+from cowshed.config import GlanceSection
 from cowshed.errors import ConfigError, ImageRejected
 from cowshed.images.glance import GlanceService
+from cowshed.images.glance.signature import Verifier
 from cowshed.model.image import Image
 from tests.glance_server import Glance
 
@@ -139,6 +141,97 @@ def test_an_old_certificate_is_none(trusting: GlanceService, image: Image, tmp_p
     old = trusting.update(image.id, {"properties": signed("RSA-PSS", pss(key, DATA))})
     with pytest.raises(ImageRejected, match="not valid now"):
         read(trusting, old)
+
+
+RSA, EC = rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256R1())
+
+
+@pytest.mark.parametrize(
+    ("properties", "reason", "hint"),
+    [
+        ({}, "it has no signature", "[glance] signatures = required"),
+        (
+            {"img_signature": "AAAA", "img_signature_key_type": "DSA"},
+            "its signature is incomplete: there is no img_signature_hash_method, no img_signature_certificate_uuid",
+            "",
+        ),
+        (
+            signed("RSA-PSS", b"x", img_signature_hash_method="MD5"),
+            "its signature is over a digest of type 'MD5'; those that are checked are SHA-224, SHA-256, SHA-384, SHA-512",
+            "",
+        ),
+        (signed("RSA-PSS", b"x", img_signature="no!"), "its img_signature is not base64: ", ""),
+        (
+            signed("PGP", b"x"),
+            "its signature is of type 'PGP'; those that are checked are RSA-PSS, DSA, ECC_...",
+            "",
+        ),
+        (
+            signed("RSA-PSS", b"x", img_signature_certificate_uuid="of-ec"),
+            "its signature is of type RSA-PSS, and the key of certificate of-ec is not",
+            "",
+        ),
+        (
+            signed("RSA-PSS", b"x", img_signature_certificate_uuid="unknown"),
+            "it is signed under certificate unknown, which is not among the trusted ones",
+            "if you trust it, put it into {folder} as unknown.pem",
+        ),
+        (
+            signed("RSA-PSS", b"x", img_signature_certificate_uuid="../x"),
+            "it is signed under certificate '../x', which cannot be the name of one",
+            "",
+        ),
+        (
+            signed("RSA-PSS", b"x", img_signature_certificate_uuid="old"),
+            "it is signed under certificate old, which is not valid now, but from {first} to {last}",
+            "a renewed certificate",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_signature_is_said_before_anything_is_read(
+    tmp_path: Path, properties: dict[str, str], reason: str, hint: str
+) -> None:
+    certificate(tmp_path / f"{NAME}.pem", RSA)
+    certificate(tmp_path / "of-ec.pem", EC)
+    certificate(tmp_path / "old.pem", RSA, days=-1)
+    today = dt.datetime.now(dt.UTC).date()
+    first, last = (today - dt.timedelta(days=days) for days in (20, 1))
+    with pytest.raises(ImageRejected) as caught:
+        Verifier(Image("id", "web", properties=properties), section(tmp_path))
+    assert f"image web is refused: {reason.format(first=first, last=last)}" in str(caught.value)
+    assert hint.format(folder=tmp_path) in (caught.value.hint or "")
+
+
+def test_bytes_that_others_signed_are_named_so(tmp_path: Path) -> None:
+    certificate(tmp_path / f"{NAME}.pem", RSA)
+    certificate(tmp_path / "small.pem", rsa.generate_private_key(65537, 1024))
+    for name, method in ((NAME, "SHA-256"), ("small", "SHA-512")):
+        changes = {"img_signature_certificate_uuid": name, "img_signature_hash_method": method}
+        verifier = Verifier(
+            Image("id", "web", properties=signed("RSA-PSS", pss(RSA, DATA), **changes)), section(tmp_path)
+        )
+        verifier.update(DATA[1:])
+        with pytest.raises(
+            ImageRejected, match=f"signature is not valid: the key of certificate {name} did not sign"
+        ) as caught:
+            verifier.finish()
+        assert "ask who signed it" in str(caught.value.hint)
+        verifier.close()
+
+
+@pytest.mark.parametrize("content", [b"no certificate", None])
+def test_a_certificate_that_cannot_be_read_is_for_who_keeps_it(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / f"{NAME}.pem"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(ConfigError, match=str(path)):
+        Verifier(Image("id", "web", properties=signed("RSA-PSS", b"x")), section(tmp_path))
+    with pytest.raises(ConfigError) as caught:
+        Verifier(Image("id", "web", properties=signed("RSA-PSS", b"x")), GlanceSection(signatures="required"))
+    assert "[glance] certificates" in str(caught.value.hint)
+
+
+def section(certificates: Path) -> GlanceSection:
+    return GlanceSection(signatures="required", certificates=str(certificates))
 
 
 def test_how_much_is_asked_for_is_configured(glance: Glance, image: Image, tmp_path: Path) -> None:
