@@ -15,6 +15,7 @@ import pytest
 
 from cowshed.config import Config, HostSection, RbdSection
 from cowshed.disks import manifest
+from cowshed.disks.rbd_bases import filling
 from cowshed.errors import (
     Busy,
     DeadlineExceeded,
@@ -218,7 +219,6 @@ def test_an_import_that_was_killed_lets_the_next_one_bring_the_older_one_back(
         _imported(disk, tmp_path / "file", byte)
         if byte == b"1":
             disk._disk()._become(disk._place().disk(disk._uuid, aside))  # type: ignore[attr-defined]
-            assert not disk.exists()
         else:
             disk._place().disk(disk._uuid, aside).create(MiB)
         with monkeypatch.context() as patch, pytest.raises(NoSpace):
@@ -226,6 +226,44 @@ def test_an_import_that_was_killed_lets_the_next_one_bring_the_older_one_back(
             _imported(disk, tmp_path / "file", b"3")
         assert content(disk, tmp_path) == byte * MiB
         assert [image for image in driver._pool().images() if disk._uuid in image] == [disk.rbd_name]
+
+
+def test_readers_give_what_a_killed_import_has_left_its_name_back(disk: Rbd, tmp_path: Path) -> None:
+    """Not while an import goes on, which is about to give the name away."""
+    _imported(disk, tmp_path / "file", b"1")
+    place, there = disk._place(), disk._disk()
+    aside = place.disk(disk._uuid, f"{disk.disk_name}.was-rbd")
+    for read in (disk.exists, there.info, lambda: content(disk, tmp_path) == b"1" * MiB, there.source):
+        there._become(aside)  # type: ignore[attr-defined]
+        with filling(place.pool, disk._uuid, "a disk"):  # type: ignore[attr-defined]
+            assert not disk.exists()
+        assert read()
+        assert not aside.exists()
+    there._become(aside)  # type: ignore[attr-defined]
+    with manifest.editing(there.directory) as disks:  # type: ignore[attr-defined]
+        own = there._new_location()  # type: ignore[attr-defined]
+        disks[there.name] = replace(disks[aside.name], name=there.name, location=own)  # type: ignore[attr-defined]
+    assert disk.exists()
+    assert list(manifest.load(there.directory).disks) == [there.name]  # type: ignore[attr-defined]
+
+
+def test_what_was_replaced_does_not_come_back_when_the_disk_is_deleted(
+    disk: Rbd, tmp_path: Path, driver: RBDDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could not be removed when it was replaced."""
+
+    def busy(pool: Pool, image: str, **_: Any) -> None:
+        raise Busy(what=image, holder="a client")
+
+    _imported(disk, tmp_path / "file", b"1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Pool, "remove", busy)
+        _imported(disk, tmp_path / "file", b"2")
+    assert content(disk, tmp_path) == b"2" * MiB
+    assert len(manifest.load(disk._disk().directory).disks) == 2  # type: ignore[attr-defined]
+    disk._disk().delete()
+    assert not disk.exists()
+    assert not [image for image in driver._pool().images() if disk._uuid in image]
 
 
 def _no_space(pool: Pool, needed: int) -> None:

@@ -73,10 +73,6 @@ class RbdDisk(RbdReplacing, Snapshotting, Importing, Clonable, DirectUpload):
         spec = ImageSpec.parse(self.location())
         return self._place.pool_of(spec), spec.image
 
-    def exists(self) -> bool:
-        pool, image = self._where()
-        return pool.exists(image)
-
     # --- it comes into being --------------------------------------------------------------------
 
     def create(
@@ -143,7 +139,7 @@ class RbdDisk(RbdReplacing, Snapshotting, Importing, Clonable, DirectUpload):
         made = filesystem.make_directory_unsynced(self.directory)
         try:
             with (
-                manifest.announcing(self.directory, described, taken=self.exists),
+                manifest.announcing(self.directory, described, taken=self._is_there),
                 new_key(keys, encryption) as sealed,
                 filling(pool, self.instance, f"disk {self.label}", progress),
                 Undo() as undo,
@@ -223,6 +219,7 @@ class RbdDisk(RbdReplacing, Snapshotting, Importing, Clonable, DirectUpload):
         """What the manifest does not name is not ours, whatever it is called."""
         if not (self.directory / manifest.FILE).exists():
             return
+        self._delete_aside()
         with manifest.editing(self.directory) as disks:
             entry = disks.get(self.name)
             if entry is None or entry.backend != self.backend:

@@ -2,8 +2,8 @@
 
 The new one is filled under a name of no disk. Then the old one is renamed to ``<name>.was-rbd``, with
 a line of its own in the manifest, the new one gets the name, and the old one is removed. Killed
-between the two renames, only the old one is there, under the other name; the next replacement gives
-it its name back before it begins.
+between the two renames, only the old one is there, under the other name; whoever looks for the disk
+then, or replaces it, gives it its name back first.
 """
 
 from __future__ import annotations
@@ -41,6 +41,35 @@ class RbdReplacing(RecordedDisk):
     def _where(self) -> tuple[Pool, str]:
         """The pool and the image in it."""
 
+    def exists(self) -> bool:
+        return self._is_there() or self._is_given_back()
+
+    def _is_there(self) -> bool:
+        pool, image = self._where()
+        return pool.exists(image)
+
+    def _is_given_back(self) -> bool:
+        """Was there one that a killed replacement has left under the other name? Not while one that lives is at it."""
+        name = self._aside()
+        if not manifest.find(self.directory, name):
+            return False
+        try:
+            with filling(self._place.pool, self.instance, f"disk {self.label}", timeout=0):
+                self._settle(self._place.disk(self.instance, name))
+                return self._is_there()
+        except CowshedError as error:
+            _log.info("%s is not there, and %s stays as it is: %s", self.label, name, error)
+            return False
+
+    def _delete_aside(self) -> None:
+        """With the disk goes an older one, which would be taken for it."""
+        if manifest.find(self.directory, self._aside()):
+            self._place.disk(self.instance, self._aside()).delete()
+
+    def _aside(self) -> str:
+        """The name of the older one meanwhile."""
+        return f"{self.name}.was-{self.backend}"
+
     @abstractmethod
     def _make(self, size: int, base: Base | None, make: Callable[[Pool, str], object]) -> None:
         """The line of the manifest, then the image by ``make``."""
@@ -55,7 +84,7 @@ class RbdReplacing(RecordedDisk):
         """
         with filesystem.errors_of(path, "read"):
             there = path.stat().st_size
-        size, aside = self._wanted(there, None), self._place.disk(self.instance, f"{self.name}.was-{self.backend}")
+        size, aside = self._wanted(there, None), self._place.disk(self.instance, self._aside())
         pool, part = self._place.pool, new_part(self.instance)
         with filling(pool, self.instance, f"disk {self.label}"), Undo() as undo:
             self._settle(aside)
@@ -98,7 +127,7 @@ class RbdReplacing(RecordedDisk):
             return
         if not aside.exists():
             manifest.forget(self.directory, aside.name)
-        elif manifest.find(self.directory, self.name) and self.exists():
+        elif manifest.find(self.directory, self.name) and self._is_there():
             self._remove_aside(aside)
         else:
             aside._become(self)
