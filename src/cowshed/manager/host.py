@@ -160,10 +160,7 @@ class Host:
         root, devices = request.block_devices(root_volume, volumes)
         identity = str(uuids.uuid4())
         invented = name is None
-        name = names.invent(self.instances.records.exists) if name is None else names.check(name)
-        self.deleted.reclaim_due()
-        if not invented:
-            self.instances.check_free(name)
+        name = self._free_name(name)
         vifs = self._vifs(networks, publish, identity, groups, ips)
         instance = Instance(
             uuid=identity,
@@ -186,6 +183,19 @@ class Host:
         new = NewInstance(instance, vifs, chosen, password, devices, root)
         record = self._create(new, image, kernel, initrd, invented=invented)
         return Machine(self, record, ephemeral=ephemeral)
+
+    def _free_name(self, name: str | None) -> str:
+        """One that no instance has when those whose time is over have been reclaimed. :raises NameTaken:
+
+        :param name: None: an invented one
+        """
+        if name is not None:
+            names.check(name)
+        self.deleted.reclaim_due()
+        if name is None:
+            return names.invent(self.instances.records.exists)
+        self.instances.check_free(name)
+        return name
 
     def check_wait(self, condition: str, networks: Sequence[str] = (), publish: Sequence[str] = ()) -> None:
         """Before :meth:`run` with these: may what :meth:`Machine.wait` would wait for ever come?
