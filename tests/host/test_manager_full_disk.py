@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cowshed.errors import NoSpace
+from cowshed.errors import NoSpace, PermissionDenied
+from cowshed.host import doctor
 from cowshed.manager import reserve
 from cowshed.manager.records import Record, Records
 from cowshed.model.flavor import Flavor
@@ -132,3 +133,22 @@ def test_nothing_is_put_by_where_little_is_left(tmp_path: Path, monkeypatch: pyt
     assert not reserve.path_in(tmp_path).exists()
     with sqlite3.connect(records.path) as database:
         assert database.execute("select count(*) from instances").fetchone()[0] == 1
+
+
+def test_what_is_read_only_can_be_looked_at(place: Path) -> None:
+    """A disk with errors, or one that was mounted for a look: root has all permissions there are."""
+    records = anew(place)
+    records.add(record("web"))
+    records.close()
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    again = anew(place)
+    assert [one.name for one in again.all()] == ["web"]
+    with pytest.raises(PermissionDenied) as caught:
+        again.add(record("db"))
+    assert caught.value.hint == "its file system is mounted read-only"
+    with pytest.raises(PermissionDenied) as caught:
+        filesystem.write_atomically(place / "x", b"x")
+    assert caught.value.hint == "its file system is mounted read-only"
+    (finding,) = doctor.state_directory(place)
+    assert (finding.level, "mounted read-only" in finding.sentence) == ("error", True)
+    assert "chown" not in finding.remedy

@@ -88,6 +88,22 @@ def test_ls_is_not_answered_quickly_from_a_place_that_is_relative(
     assert not quick.ls()
 
 
+def test_ls_is_not_answered_quickly_where_we_may_not_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It was: with an empty table."""
+    from cowshed.cli import quick
+
+    def refuse(path: str, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(quick, "_ordinary", lambda: True)
+    monkeypatch.setattr(quick, "_state", lambda: str(tmp_path))
+    assert quick.ls()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.stat", refuse)
+        found = quick.ls()
+    assert not found
+
+
 @pytest.mark.parametrize("note", ["instances/{uuid}/rescue.json", "transit/{uuid}.out.json"])
 def test_ls_is_not_answered_quickly_where_an_instance_waits_for_something(
     state: Path, monkeypatch: pytest.MonkeyPatch, note: str

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cowshed.host import doctor, facts
 from cowshed.host.kvm import KvmState
 from cowshed.model.host import Finding, Firmware
-from cowshed.tools import run, virtiofsd
+from cowshed.tools import filesystem, reflink, run, virtiofsd
 from cowshed.units import GiB, MiB
 
 
@@ -170,7 +171,32 @@ def test_a_state_directory_we_cannot_write(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     (finding,) = doctor.state_directory(tmp_path)
     assert finding.sentence == f"no permission to write {tmp_path}"
-    assert "chown" in finding.remedy
+    assert finding.remedy == f"chmod u+rwx {tmp_path}"
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert "chown" in doctor.state_directory(tmp_path)[0].remedy
+    (finding,) = doctor.state_directory(tmp_path / "my state")
+    assert finding.remedy.endswith("/my state'"), "what is pasted into a shell shall not name two places"
+
+
+def test_a_state_directory_we_cannot_enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The round goes on: it was ended by Python's PermissionError."""
+    refuse_below(tmp_path / "state", monkeypatch)
+    assert facts.disk(tmp_path / "state/instances").total
+    assert filesystem.free_space(tmp_path / "state/instances")
+    assert reflink.possible(tmp_path / "state/instances") in (True, False)
+
+
+def refuse_below(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user who may not enter; root may."""
+    place.mkdir(mode=0)
+    real = os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if place in Path(path).parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
 
 
 def test_leftovers_are_counted() -> None:

@@ -163,8 +163,9 @@ def test_kill_in_the_middle_of_a_transaction(records: Records):
 def test_damaged_file(records: Records):
     records.path.parent.mkdir()
     records.path.write_bytes(b"this is no database" * 500)
-    with pytest.raises(DataCorrupt, match="not a database"):
+    with pytest.raises(DataCorrupt, match="not a database") as caught:
         records.all()
+    assert "stay as they are" in (caught.value.hint or "")
 
 
 def test_damaged_record(records: Records):

@@ -60,8 +60,12 @@ def _state() -> str:
 
 
 def _records(path: str) -> list[dict[str, Any]] | None:
-    if not os.path.exists(path):
+    try:
+        os.stat(path)
+    except FileNotFoundError:
         return []
+    except OSError:
+        return None
     import json
     import sqlite3
 

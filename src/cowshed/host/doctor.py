@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from cowshed.host import emulator as emulators
 from cowshed.host import facts, interpreter
 from cowshed.host.kvm import KvmState
 from cowshed.model.host import Finding, Firmware
-from cowshed.tools import run, virtiofsd
+from cowshed.tools import filesystem, run, virtiofsd
 from cowshed.units import GiB, MiB, format_size
 
 OK: Final = "ok"
@@ -232,15 +233,34 @@ def state_directory(path: Path, *, qemu_user: tuple[int, int] | None = None) -> 
     :param qemu_user: (uid, gid) that libvirt runs QEMU as; None: the calling user (session mode)
     """
     place = path
-    while not place.exists():
+    while not os.path.exists(place):  # Path's own fails below what we may not enter
         place = place.parent
+    if filesystem.is_read_only(place):
+        sentence = (
+            f"the file system of {place} is mounted read-only: instances can be looked at, but not started or changed"
+        )
+        return [Finding(ERROR, "state directory", sentence, "mount it for writing, or set another [host] state")]
     if not os.access(place, os.W_OK | os.X_OK):
-        remedy = f"sudo chown -R $USER {path}" if place == path else f"sudo install -d -o $USER {path}"
-        return [Finding(ERROR, "state directory", f"no permission to write {place}", remedy)]
+        return [Finding(ERROR, "state directory", f"no permission to write {place}", _opening(place, path))]
     if qemu_user and (closed := _closed_to(path, *qemu_user)):
         sentence = f"QEMU (user {qemu_user[0]}) cannot enter {closed}, so no instance with disks below it can start"
-        return [Finding(ERROR, "state directory", sentence, f"sudo chmod o+x {closed}, or set another [host] state")]
+        return [
+            Finding(
+                ERROR,
+                "state directory",
+                sentence,
+                f"sudo chmod o+x {shlex.quote(str(closed))}, or set another [host] state",
+            )
+        ]
     return [Finding(OK, "state directory", str(path))]
+
+
+def _opening(place: Path, path: Path) -> str:
+    """What lets this user write to ``path``, of which ``place`` is there."""
+    name = shlex.quote(str(path))
+    if place != path:
+        return f"sudo install -d -o $USER {name}"
+    return f"chmod u+rwx {name}" if place.stat().st_uid == os.geteuid() else f"sudo chown -R $USER {name}"
 
 
 def _closed_to(path: Path, uid: int, gid: int) -> Path | None:

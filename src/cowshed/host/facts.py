@@ -122,7 +122,7 @@ def most_memory(*, proc: Path = PROC) -> int | None:
 
 def disk(path: Path) -> Space:
     """The file system that holds ``path``, or will hold it."""
-    while not path.exists():
+    while not os.path.exists(path):  # Path's own fails below what we may not enter
         path = path.parent
     facts = os.statvfs(path)
     unit = facts.f_frsize

@@ -33,11 +33,13 @@ from cowshed.manager import reserve
 from cowshed.model.flavor import Flavor
 from cowshed.model.instance import Ending, Instance, InstanceState
 from cowshed.model.vif import PortForward, Protocol, Subnet, Vif, VifType
+from cowshed.tools import filesystem
 
 SCHEMA = 1
 KEPT_EVENTS = 10_000
 _PATIENCE = 30.0  # seconds for another process's transaction, which takes milliseconds
 _SHORTEST_PREFIX = 8
+_DAMAGED = "put a copy of it back; or move it away and begin without instances: their guests and disks stay as they are"
 _HEX = frozenset("0123456789abcdef-")
 _TABLES = """
 create table instances (
@@ -220,9 +222,10 @@ class Records:
                 return self._look(query, values)
 
     def _unopenable(self) -> bool:
-        """SQLite wants to make the files of its log to read, there is no room, and nothing is in them."""
+        """SQLite wants to make the files of its log to read, cannot (there is no room), and nothing is in them."""
         log = self.path.with_name(f"{self.path.name}-wal")
-        return reserve.is_full(self.path.parent) and not (log.exists() and log.stat().st_size)
+        unwritable = reserve.is_full(self.path.parent) or filesystem.is_read_only(self.path)
+        return unwritable and not (log.exists() and log.stat().st_size)
 
     def _look(self, query: str, values: tuple[object, ...]) -> list[sqlite3.Row]:
         """Read without making anything, which is right while nobody writes; on a full disk nobody does for long."""
@@ -305,8 +308,9 @@ class Records:
             free = shutil.disk_usage(self.path.parent).free
             return NoSpace(place=self.path.parent, needed="more", free=free, hint="free some space, then try again")
         if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
-            return PermissionDenied(action="use", path=self.path)
-        return DataCorrupt(path=self.path, reason=str(error))
+            hint = filesystem.READ_ONLY if filesystem.is_read_only(self.path) else None
+            return PermissionDenied(action="use", path=self.path, hint=hint)
+        return DataCorrupt(path=self.path, reason=str(error), hint=_DAMAGED)
 
     def _decoded(self, row: sqlite3.Row) -> Record:
         try:

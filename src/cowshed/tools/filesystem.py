@@ -28,6 +28,7 @@ from cowshed.errors import (
 from cowshed.units import MiB, format_size
 
 PART = ".part"
+READ_ONLY = "its file system is mounted read-only"
 _IN_MEMORY = 256 * MiB
 _RENAME_NOREPLACE = 1
 _MOUNT_FLAGS = {
@@ -64,7 +65,9 @@ def _translated(error: OSError, path: Path | str, action: str) -> CowshedError:
         place = Path(path).parent
         free = free_space(place) if place.exists() else 0
         return NoSpace(place=place, needed="more", free=free, hint="free some space, then try again")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno == errno.EROFS:
+        return PermissionDenied(action=action, path=path, hint=READ_ONLY)
+    if error.errno in (errno.EACCES, errno.EPERM):
         return PermissionDenied(action=action, path=path)
     if error.errno == errno.ENOENT:
         return NotFound(kind="file", name=error.filename or path)
@@ -342,9 +345,16 @@ def mount_flags(path: Path) -> list[str]:
     return [word for word, flag in _MOUNT_FLAGS.items() if found & flag]
 
 
+def is_read_only(path: Path) -> bool:
+    """Is the file system of ``path`` mounted so? No right to write there helps then."""
+    with suppress(OSError):
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    return False
+
+
 def free_space(path: Path) -> int:
     """Bytes an ordinary user may still write where ``path`` (or its nearest parent) is."""
-    while not path.exists():
+    while not os.path.exists(path):  # Path's own fails below what we may not enter
         path = path.parent
     facts = os.statvfs(path)
     return facts.f_bavail * facts.f_frsize

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import struct
 from functools import lru_cache
 from pathlib import Path
@@ -38,7 +39,7 @@ def _cloned(target: int, request: int, argument: int | bytes) -> bool:
 def possible(directory: Path) -> bool:
     """Tried once for each file system."""
     place = directory
-    while not place.exists():
+    while not os.path.exists(place):  # Path's own fails below what we may not enter
         place = place.parent
     return _possible(place.stat().st_dev, place)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -98,6 +99,6 @@ def _capabilities(rooms: Rooms) -> tuple[HostCapabilities, str]:
 
 
 def _leftovers(rooms: Rooms) -> list[str]:
-    if not rooms.instances.is_dir():
+    if not os.access(rooms.instances, os.R_OK | os.X_OK):  # which is told already
         return []
     return sorted(path.name for path in rooms.instances.glob("*_del"))

@@ -53,6 +53,8 @@ def _orphaned(rooms: Rooms) -> dict[str, list[str]]:
     from cowshed.disks import manifest
 
     found: defaultdict[str, list[str]] = defaultdict(list)
+    if not os.access(rooms.instances, os.R_OK | os.X_OK):  # of which the state directory's check speaks
+        return found
     for path in sorted(rooms.instances.glob(f"*/{manifest.FILE}")):
         try:
             named = {disk.backend for disk in manifest.load(path.parent).disks.values()}
