@@ -30,6 +30,11 @@ _PUBLIC = {
 __all__ = ["ComputeDriver", "CowshedError", "Host", "LibvirtDriver", "__version__", "load_compute_driver"]
 
 
+def __dir__() -> list[str]:
+    """Also what nobody has used yet, for those who look what there is."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)

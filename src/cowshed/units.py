@@ -19,14 +19,14 @@ _SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhd]?)", re.IGNORECASE)
 
 
-def parse_size(text: str | int) -> int:
+def parse_size(text: str | float) -> int:
     """Bytes in ``text``; ``20G``, ``20GB`` and ``20GiB`` all mean 20 * 2**30.
 
-    :raises InvalidRequest: it is not a size, or one of more than 8 EiB
+    :raises InvalidRequest: it is not a size (a number of bytes is whole), or one of more than 8 EiB
     """
     if isinstance(text, int):
         return checked_size(text)
-    match = _SIZE.fullmatch(text.strip())
+    match = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
     if not match:
         raise InvalidRequest(
             reason=f"{text!r} is not a size", hint="write a number and a unit, for example 512M or 20G"

@@ -34,9 +34,9 @@ def test_nonsense_is_not_a_size(text: str) -> None:
 
 def test_numbers_that_no_disk_has_are_no_sizes() -> None:
     assert units.parse_size("8191P") == 8191 << 50
-    for size in (-1, 1 << 63):
+    for size in (-1, 1 << 63, 1.5e9, None):
         with pytest.raises(InvalidRequest):
-            units.parse_size(size)
+            units.parse_size(size)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1 << 20, "1 MiB"), (3 << 29, "1.5 GiB")])

@@ -206,6 +206,17 @@ def test_binary_user_data_is_refused(host: Host, tmp_path: Path):
         host.run("tiny", user_data=tmp_path / "data")
 
 
+def test_a_path_is_a_file_and_never_the_name_of_an_image(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    raw_image(tmp_path / "tiny", size=2 << 20)
+    monkeypatch.chdir(tmp_path)
+    host.run(Path("tiny"), name="web")
+    used = host.instances.records.find("web").instance.image_ref
+    assert host.images.show(used).virtual_size == 2 << 20
+    assert host.images.pull(tmp_path / "tiny", name="again").name == "again"
+    with pytest.raises(ImageNotFound, match="no-such-image"):
+        host.run(Path("no-such-image"))
+
+
 @pytest.mark.parametrize("option", ["user_data", "vendor_data", "ssh_key"])
 def test_what_may_have_no_end_is_refused(host: Host, tmp_path: Path, option: str):
     """All of /dev/zero was read, until there was no memory left."""

@@ -21,6 +21,13 @@ def test_version_is_the_package_s():
     assert metadata.version("cowshed") == cowshed.__version__
 
 
+def test_what_is_public_is_seen_before_it_is_used():
+    done = subprocess.run(
+        [sys.executable, "-c", "import cowshed; print(*dir(cowshed))"], capture_output=True, text=True, check=True
+    )
+    assert set(cowshed.__all__) <= set(done.stdout.split())
+
+
 def test_command_is_installed():
     (command,) = metadata.entry_points(group="console_scripts", name="cowshed")
     assert command.value == "cowshed.cli:main"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cowshed import config as configuration
 from cowshed import log
+from cowshed.config import user
 from cowshed.errors import CowshedError, InstanceNotFound, InvalidRequest, InvalidState, NameTaken
 from cowshed.manager import names, request
 from cowshed.manager.deleted import Deleted
@@ -101,7 +102,7 @@ class Host:
 
     def run(
         self,
-        image: str = "",
+        image: str | Path = "",
         *,
         name: str | None = None,
         cpus: int = 1,
@@ -134,7 +135,8 @@ class Host:
     ) -> Machine:
         """A new instance, running.
 
-        :param image: name or id of an image, or the path or URL of one; empty: it boots from ``root_volume``
+        :param image: name or id of an image, or the path or URL of one (a Path is never a name); empty: it boots from
+            ``root_volume``
         :param memory: and the other sizes: bytes, or words such as ``512M``
         :param disk: the root disk's size; None: the image's
         :param ssh_key: public keys: their text, or paths of their files
@@ -155,6 +157,8 @@ class Host:
         :param ephemeral: removed at the end of the ``with`` block
         :raises ImageNotFound: :raises NameTaken: :raises InvalidRequest: and what the driver's spawn raises
         """
+        if isinstance(image, Path):
+            image = str(user.path(image).absolute())
         request.check_boot(image, root_volume, disk, kernel=kernel, initrd=initrd, cmdline=cmdline)
         flavor = request.flavor(cpus, memory, root=disk, ephemeral=ephemeral_disk, swap=swap, extra_specs=extra_specs)
         root, devices = request.block_devices(root_volume, volumes)

@@ -51,7 +51,7 @@ class Images:
 
     def pull(
         self,
-        source: str,
+        source: str | Path,
         *,
         name: str | None = None,
         format: DiskFormat | str | None = None,
@@ -61,7 +61,7 @@ class Images:
     ) -> Image:
         """Bring a path, ``file://`` or ``http(s)://`` image into the store."""
         return self._driver.pull_image(
-            source,
+            str(source),
             name=name,
             format=DiskFormat(format) if format else None,
             digest=digest,
