@@ -151,6 +151,16 @@ def test_an_image_needs_a_place(backend: Backend) -> None:
         backend.by_name(None, "disk", "raw")
 
 
+@BOTH
+@pytest.mark.parametrize(
+    ("uuid", "name"),
+    [("../../elsewhere", "disk"), ("/tmp/elsewhere", "disk"), ("..", "disk"), ("u", "../disk"), ("", "d")],
+)
+def test_a_place_is_within_the_state_directory(backend: Backend, kind: str, uuid: str, name: str) -> None:
+    with pytest.raises(InvalidRequest, match="cannot be the"):
+        backend.by_name({"uuid": uuid}, name, kind)
+
+
 def test_configure_decides_for_objects_made_afterwards(config: Config, server: Server) -> None:
     imagebackend.configure(config)
     try:
@@ -662,6 +672,17 @@ def test_a_limit_that_is_no_number_is_refused(backend: Backend, server: Server, 
 def test_a_disk_without_a_place_has_no_xml(backend: Backend, server: Server) -> None:
     with pytest.raises(AttributeError, match="disk_info_mapping"):
         backend.by_name(server, "disk").libvirt_info("none", {})
+
+
+def test_a_word_that_libvirt_does_not_know_is_refused(backend: Backend, server: Server) -> None:
+    disk = backend.by_name(server, "disk", "raw", MAPPING)
+    with pytest.raises(InvalidRequest, match="'sometimes' is no cache mode of a disk") as caught:
+        disk.libvirt_info("sometimes", {}).to_xml()
+    assert "writethrough" in (caught.value.hint or "")
+    shown = disk.libvirt_info("none", {})
+    shown.target_bus = "isa"
+    with pytest.raises(InvalidRequest, match="'isa' is no bus of a disk"):
+        shown.to_xml()
 
 
 def test_native_io_needs_a_cache_mode_without_the_page_cache(tmp_path: Path, server: Server) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
 from xml.etree import ElementTree as ET
 
 from cowshed.domain.disk import disk
+from cowshed.errors import InvalidRequest
 from cowshed.model.disk import AttachedDisk, Bus, CacheMode, Device, DiskSource, IoTune
+
+Word = TypeVar("Word", bound=StrEnum)
 
 QOS_KEYS = tuple(f"disk_{what}_{unit}_sec" for unit in ("bytes", "iops") for what in ("read", "write", "total"))
 
@@ -86,17 +91,24 @@ class DiskConfig:
             AttachedDisk(
                 source=self.source,
                 target=self.target_dev,
-                bus=Bus(self.target_bus),
-                device=Device(self.source_device),
+                bus=_known(Bus, self.target_bus, "bus"),
+                device=_known(Device, self.source_device, "device"),
                 boot_order=self.boot_order,
                 serial=self.serial or "",
-                cache=CacheMode(self.driver_cache or "default"),
+                cache=_known(CacheMode, self.driver_cache or "default", "cache mode"),
                 io=self.driver_io,
                 discard=self.driver_discard,
                 iotune=self.iotune(),
                 unit=self.device_unit,
             )
         ).to_xml()
+
+
+def _known(words: type[Word], value: str, what: str) -> Word:
+    """:raises InvalidRequest: it is none of them"""
+    if value not in tuple(words):
+        raise InvalidRequest(reason=f"{value!r} is no {what} of a disk", hint=f"known: {', '.join(words)}")
+    return words(value)
 
 
 @dataclass

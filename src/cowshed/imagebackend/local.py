@@ -169,7 +169,11 @@ class Local(Image):
 
 
 def path_of(settings: Settings, instance: Any, disk_name: str | None) -> Path:
-    """:raises InvalidRequest: neither a path nor an instance and a disk name were given"""
+    """:raises InvalidRequest: neither a path nor an instance and a disk name were given, or they lead elsewhere"""
     if instance is None or not disk_name:
         raise InvalidRequest(reason="an image needs an instance and a disk name, or a path")
-    return settings.instances / uuid_of(instance) / disk_name
+    uuid = uuid_of(instance)
+    for what, name in (("UUID of an instance", uuid), ("name of a disk", disk_name)):
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise InvalidRequest(reason=f"{name!r} cannot be the {what}")
+    return settings.instances / uuid / disk_name
