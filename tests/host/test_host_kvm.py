@@ -76,9 +76,10 @@ def alive(leader: int) -> list[str]:
 @pytest.mark.parametrize("what", SCRIPTS)
 def test_each_kind_of_emulator_gets_its_answer_in_time(tmp_path: Path, device: Path, what: str) -> None:
     emulator = fake(tmp_path, SCRIPTS[what])
+    limit = 40 if what == "spins" else 4  # its end is a second of CPU time, which takes long on a busy machine
     started = time.monotonic()
-    state = probe(4, tmp_path / "facts" / "kvm.json", emulator=emulator, device=device)
-    assert time.monotonic() - started < 8
+    state = probe(limit, tmp_path / "facts" / "kvm.json", emulator=emulator, device=device)
+    assert time.monotonic() - started < limit + 4
     assert state.usable is (what == "runs")
     assert ANSWERS[what] in state.reason
     (leader,) = starts(tmp_path)

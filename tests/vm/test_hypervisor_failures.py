@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -47,22 +48,34 @@ def test_the_embedded_default_starts_its_daemon(home: Path, tmp_path: Path) -> N
     other.close()
 
 
-def test_two_who_start_it_at_once_share_one_daemon(home: Path) -> None:
-    found: list[object] = []
+_AT_ONCE = """
+import threading
+from cowshed.errors import CowshedError
+from cowshed.hypervisor import Hypervisor
 
-    def ask() -> None:
-        try:
-            with Hypervisor("qemu:///session", hide_kvm=True) as hypervisor:
-                found.append(hypervisor.states())
-        except CowshedError as error:
-            found.append(error)
+found = []
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert found == [{}] * 4
+def ask():
+    try:
+        with Hypervisor("qemu:///session", hide_kvm=True) as hypervisor:
+            found.append(hypervisor.states())
+    except CowshedError as error:
+        found.append(error)
+
+threads = [threading.Thread(target=ask) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(60)
+print(found)
+"""
+
+
+@pytest.mark.usefixtures("home")
+def test_two_who_start_it_at_once_share_one_daemon() -> None:
+    """In a process of their own: libvirt's library remembers where an ordinary user's sockets were when it first looked."""
+    done = subprocess.run([sys.executable, "-c", _AT_ONCE], capture_output=True, text=True, timeout=90, check=False)
+    assert (done.returncode, done.stdout) == (0, "[{}, {}, {}, {}]\n"), done.stdout + done.stderr
 
 
 def test_a_killed_daemon_is_found_again(home: Path, tiny_xml: MakeXml) -> None:
