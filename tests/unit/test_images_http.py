@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -26,7 +27,7 @@ from cowshed.errors import (
     NameTaken,
     NoSpace,
 )
-from cowshed.images import addresses
+from cowshed.images import addresses, transport
 from cowshed.images.directory import DirectoryService
 from cowshed.images.pull import pull
 from cowshed.model.disk import DiskFormat
@@ -486,6 +487,33 @@ def test_the_proxy_of_the_environment_is_used(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         pull(service, proxy.url + "/b.raw")
         assert proxy.requests[1].path == "/b.raw"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "said"),
+    [
+        ("http://127.0.0.1:1", "nothing answers at the proxy 127.0.0.1:1 "),
+        ("http://[::1]:1", "nothing answers at the proxy ::1:1 "),
+        ("no-such-proxy.invalid:3128", "the proxy no-such-proxy.invalid has no address"),
+        ("http://me:secret@127.0.0.1:99999", "has a wrong port"),
+        ("http://", "has no host name"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_not_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str, said: str
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(FetchFailed) as caught:
+        pull(store(tmp_path), "http://images.example.org/a.raw")
+    assert said in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_ipv6_address_needs_no_brackets_to_go_without_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "::1")
+    assert transport._proxy(urlsplit("http://[::1]:8080/a")) is None
+    assert transport._proxy(urlsplit("http://[::2]:8080/a")) is not None
 
 
 # --- a later pull goes on ---------------------------------------------------------------------

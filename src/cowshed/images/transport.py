@@ -23,6 +23,7 @@ from cowshed import clock
 from cowshed.images.addresses import Policy
 
 ERRORS: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError)
+_VARIABLES: Final = "http_proxy, https_proxy or all_proxy"
 LOW_SPEED: Final = 1024  # bytes per second; slower than this for a whole silence limit is a broken server
 
 
@@ -95,9 +96,10 @@ class _Stream(httpcore.NetworkStream):
 class _Backend(httpcore.NetworkBackend):
     """Resolves a name once, checks each address, and connects to exactly that one."""
 
-    def __init__(self, check: Callable[[str], str | None], silence: float) -> None:
+    def __init__(self, check: Callable[[str], str | None], silence: float, *, proxy: bool = False) -> None:
         self._check = check
         self._silence = silence
+        self._proxy = proxy
         self._inner = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -111,7 +113,8 @@ class _Backend(httpcore.NetworkBackend):
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (socket.gaierror, UnicodeError) as error:
-            raise Unresolvable(f"the host name {host} has no address ({getattr(error, 'strerror', error)})") from error
+            name = f"the proxy {host}" if self._proxy else f"the host name {host}"
+            raise Unresolvable(f"{name} has no address ({getattr(error, 'strerror', error)})") from error
         broken: Exception = httpcore.ConnectError("no address")
         for address in dict.fromkeys(str(entry[4][0]) for entry in found):
             if reason := self._check(address):
@@ -121,6 +124,8 @@ class _Backend(httpcore.NetworkBackend):
                 return _Stream(stream, self._silence)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as failure:
                 broken = failure
+        if self._proxy and isinstance(broken, httpcore.ConnectError):
+            raise Refused(f"nothing answers at the proxy {host}:{port} ({_VARIABLES} name it)") from broken
         raise broken
 
     def connect_unix_socket(
@@ -157,18 +162,31 @@ def _pool(url: SplitResult, policy: Policy, silence: float) -> httpcore.Connecti
     if proxy.scheme not in ("http", "https"):
         raise Refused(f"the proxy {proxy.scheme}://{proxy.hostname} is of a kind that is not supported")
     return httpcore.HTTPProxy(
-        f"{proxy.scheme}://{proxy.hostname}:{proxy.port or (443 if proxy.scheme == 'https' else 80)}",
+        f"{proxy.scheme}://{_place(proxy)}",
         proxy_auth=(unquote(proxy.username), unquote(proxy.password or "")) if proxy.username else None,
         ssl_context=context,
-        network_backend=_Backend(lambda _: None, silence),
+        network_backend=_Backend(lambda _: None, silence, proxy=True),
     )
+
+
+def _place(proxy: SplitResult) -> str:
+    """Its host and port. :raises Refused: it has none"""
+    try:
+        port = proxy.port or (443 if proxy.scheme == "https" else 80)
+    except ValueError as error:
+        raise Refused(f"the proxy of {_VARIABLES} has a wrong port: {error}") from error
+    if not proxy.hostname:
+        raise Refused(f"the proxy of {_VARIABLES} has no host name")
+    return f"[{proxy.hostname}]:{port}" if ":" in proxy.hostname else f"{proxy.hostname}:{port}"
 
 
 def _proxy(url: SplitResult) -> SplitResult | None:
     """What HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say about this URL."""
     proxies = getproxies()
     found = proxies.get(url.scheme) or proxies.get("all")
-    if not found or proxy_bypass(url.netloc.rpartition("@")[2]):
+    host = url.hostname or ""
+    # An IPv6 address stands in NO_PROXY without the brackets of the URL.
+    if not found or proxy_bypass(url.netloc.rpartition("@")[2]) or (":" in host and proxy_bypass(host)):
         return None
     return urlsplit(found if "://" in found else f"http://{found}")
 
