@@ -199,6 +199,12 @@ def test_no_monitors_there(ceph: Ceph, tmp_path: Path) -> None:
         Cluster(Access(ceph_conf=str(conf), connect_timeout=2)).rados()
 
 
+def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
+    """Not \"RADOS object not found\"."""
+    with pytest.raises(ConfigError, match=r"gone\.conf: it is not there"):
+        Cluster(Access(ceph_conf=str(tmp_path / "gone.conf"))).rados()
+
+
 def test_a_silent_cluster_is_waited_for_once_by_all(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, using(FakeClock()) as turned:
         conf = tmp_path / "ceph.conf"

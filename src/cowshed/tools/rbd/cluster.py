@@ -122,6 +122,8 @@ class Cluster:
             conf["keyring"] = self.access.keyring
         try:
             handle = rados.Rados(rados_id=self.user, conffile=self.access.ceph_conf, conf=conf)
+        except rados.ObjectNotFound as error:  # which is what it calls a file
+            raise ConfigError(source=self.source, reason="it is not there", hint="see [rbd] ceph_conf") from error
         except rados.Error as error:
             raise ConfigError(
                 source=self.source, reason=f"it is no configuration of Ceph: {error}", hint="see [rbd] ceph_conf"
