@@ -4,29 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cowshed.contract.statistics import Statistics as StatisticsContract
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import counters
+from cowshed.driver.steps.disk_names import CONFIG_DRIVE
 from cowshed.errors import InstanceNotFound, InvalidState
 from cowshed.model.instance import Instance, PowerState
+
+if TYPE_CHECKING:
+    from cowshed.hypervisor.guest import Guest
 
 
 class Statistics(StatisticsContract):
     rooms: Rooms
 
     def get_diagnostics(self, instance: Instance) -> dict[str, Any]:
-        return counters.flat(self._stats(instance))
+        return counters.flat(self._counted(instance)[1])
 
     def get_instance_diagnostics(self, instance: Instance) -> dict[str, Any]:
-        return counters.structured(self._stats(instance), launched_at=instance.launched_at)
+        from cowshed.disks import manifest
+        from cowshed.domain.domain import Domain
 
-    def _stats(self, instance: Instance) -> dict[str, Any]:
+        guest, stats = self._counted(instance)
+        return counters.structured(
+            stats,
+            launched_at=instance.launched_at,
+            config_drive=CONFIG_DRIVE in manifest.load(self.rooms.directory(instance.uuid).path).disks,
+            addresses=[one.mac for one in Domain.parse(guest.xml()).interfaces],
+        )
+
+    def _counted(self, instance: Instance) -> tuple[Guest, dict[str, Any]]:
         guest = self.rooms.hypervisor.guest(instance.uuid)
-        if guest.state() != PowerState.RUNNING:
-            raise InvalidState(name=instance.name, state=guest.state().name.lower(), action="diagnosed")
-        return self.rooms.hypervisor.stats([instance.uuid])[instance.uuid]
+        if (state := guest.state()) != PowerState.RUNNING:
+            raise InvalidState(name=instance.name, state=state.word, action="diagnosed")
+        stats = self.rooms.hypervisor.stats([instance.uuid]).get(instance.uuid)
+        if stats is None:
+            raise InstanceNotFound(name=instance.name)  # it has gone meanwhile
+        return guest, stats
 
     def block_stats(self, instance: Instance, disk_id: str) -> list[int] | None:
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from cowshed import clock
@@ -49,9 +50,14 @@ def summed(stats: Stats) -> dict[str, int]:
 
 
 def flat(stats: Stats) -> dict[str, Any]:
-    """``cpu0_time`` (ns), ``memory`` (KiB), ``vda_read`` (bytes), ``vnet0_rx``, ..."""
+    """``cpu0_time`` (ns), ``memory`` (KiB), ``vda_read`` (bytes), ``vnet0_rx``, ...
+
+    What is not counted is not there: of a user network, and of a guest whose QEMU is busy.
+    """
     found: dict[str, Any] = {f"cpu{number}_time": cpu["time"] for number, cpu in enumerate(cpus(stats))}
     for disk in disks(stats):
+        if "rd.reqs" not in disk:
+            continue
         name = disk.get("name")
         for ours, theirs in (
             ("read_req", "rd.reqs"),
@@ -62,10 +68,12 @@ def flat(stats: Stats) -> dict[str, Any]:
             found[f"{name}_{ours}"] = disk.get(theirs, 0)
         found[f"{name}_errors"] = max(0, disk.get("errors", 0))
     for card in interfaces(stats):
+        if not (name := card.get("name")):
+            continue
         for way in ("rx", "tx"):
-            found[f"{card.get('name')}_{way}"] = card.get(f"{way}.bytes", 0)
+            found[f"{name}_{way}"] = card.get(f"{way}.bytes", 0)
             for ours, theirs in (("packets", "pkts"), ("errors", "errs"), ("drop", "drop")):
-                found[f"{card.get('name')}_{way}_{ours}"] = card.get(f"{way}.{theirs}", 0)
+                found[f"{name}_{way}_{ours}"] = card.get(f"{way}.{theirs}", 0)
     found["memory"] = stats.get("balloon.maximum", 0)
     prefix = "balloon."
     found.update(
@@ -74,8 +82,13 @@ def flat(stats: Stats) -> dict[str, Any]:
     return found
 
 
-def structured(stats: Stats, *, launched_at: float | None) -> dict[str, Any]:
-    """The newer shape: times in ns, memory in MiB, ``uptime`` in seconds since ``launched_at``."""
+def structured(
+    stats: Stats, *, launched_at: float | None, config_drive: bool, addresses: Sequence[str | None]
+) -> dict[str, Any]:
+    """The newer shape: times in ns, memory in MiB, ``uptime`` in seconds since ``launched_at``.
+
+    :param addresses: of the interfaces, in their order
+    """
     cards, drives, processors = interfaces(stats), disks(stats), cpus(stats)
     return {
         "state": _STATES.get(stats.get("state.state", 0), "pending"),
@@ -83,7 +96,7 @@ def structured(stats: Stats, *, launched_at: float | None) -> dict[str, Any]:
         "hypervisor": "qemu",
         "hypervisor_os": "linux",
         "uptime": int(clock.current().time() - launched_at) if launched_at else None,
-        "config_drive": False,
+        "config_drive": config_drive,
         "num_cpus": len(processors),
         "num_nics": len(cards),
         "num_disks": len(drives),
@@ -92,14 +105,14 @@ def structured(stats: Stats, *, launched_at: float | None) -> dict[str, Any]:
             "used": stats.get("balloon.current", 0) // 1024,
         },
         "cpu_details": [{"id": number, "time": cpu["time"]} for number, cpu in enumerate(processors)],
-        "nic_details": [_nic(card) for card in cards],
+        "nic_details": [_nic(card, address) for card, address in zip_longest(cards, addresses[: len(cards)])],
         "disk_details": [_disk(drive) for drive in drives],
     }
 
 
-def _nic(card: Mapping[str, Any]) -> dict[str, Any]:
+def _nic(card: Mapping[str, Any], address: str | None) -> dict[str, Any]:
     names = {"octets": "bytes", "errors": "errs", "drop": "drop", "packets": "pkts"}
-    found: dict[str, Any] = {"name": card.get("name")}
+    found: dict[str, Any] = {"name": card.get("name"), "mac_address": address}
     for way in ("rx", "tx"):
         found.update({f"{way}_{ours}": card.get(f"{way}.{theirs}", 0) for ours, theirs in names.items()})
     return found
