@@ -53,7 +53,7 @@ class Running(Idle):
     def ended(self) -> bool:
         return self.power == PowerState.SHUTDOWN
 
-    def shutdown(self) -> None:
+    def shutdown(self, *, within: float = 0) -> None:
         self.told.append("button")
 
     def destroy(self) -> None:

@@ -56,7 +56,9 @@ class Guest:
     def watch(self) -> Watch:
         return Watch(self.hub, UUID)
 
-    def call(self, action: str, function: Callable[[Any], Any], *, repeat: bool = False) -> Any:
+    def call(
+        self, action: str, function: Callable[[Any], Any], *, repeat: bool = False, within: float | None = None
+    ) -> Any:
         return function(self)
 
     # --- virDomain

@@ -42,8 +42,9 @@ def undefine(rooms: Rooms, uuid: str) -> None:
 
 def shut_down(rooms: Rooms, guest: Guest, timeout: float, interval: float) -> bool:
     """Ask the guest to power off, again every ``interval`` seconds; did it, within ``timeout``?"""
+    from cowshed import clock
     from cowshed.clock import Deadline
-    from cowshed.errors import DeadlineExceeded, InstanceNotFound
+    from cowshed.errors import Busy, DeadlineExceeded, InstanceNotFound
 
     deadline = Deadline(timeout, f"{guest.name} off")
     while not deadline.passed:
@@ -52,10 +53,12 @@ def shut_down(rooms: Rooms, guest: Guest, timeout: float, interval: float) -> bo
                 return True
             if guest.state() == PowerState.PAUSED:
                 return False  # a paused guest cannot answer
-            guest.shutdown()
+            guest.shutdown(within=deadline.remaining() or 0.0)
             guest.wait(OFF, timeout=min(interval or timeout, deadline.remaining() or 0.0), what=deadline.what)
         except DeadlineExceeded:
-            continue
+            continue  # also of a QEMU that hangs
+        except Busy:  # something else is done with it
+            clock.current().sleep(min(1.0, deadline.remaining() or 0.0))
         except InvalidState:
             continue  # it went off between the two calls
         except InstanceNotFound:
