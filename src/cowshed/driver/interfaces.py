@@ -142,9 +142,12 @@ class Interfaces(InterfacesContract):
             if guest.state() != PowerState.RUNNING:
                 return
             for one in nics.plugged(guest):
-                if one.up:
+                if not one.up:
+                    continue
+                with Undo() as undo:  # whether it is down is not known when libvirt went away
+                    undo.push(f"put {one.address} up again", nics.set_link, guest, one.address, up=True)
                     nics.set_link(guest, one.address, up=False)
-                    nics.set_link(guest, one.address, up=True)
+                nics.set_link(guest, one.address, up=True)
 
     def inject_network_info(self, instance: Instance, nw_info: NetworkInfo) -> None:
         """As :meth:`tell_network`; what fails is logged."""
