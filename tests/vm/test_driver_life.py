@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -193,3 +194,11 @@ def test_resources_count_running_guests(house: Machines, running: Instance) -> N
     told = house.driver.get_available_resource(node)
     assert told["vcpus_used"] >= running.flavor.vcpus
     assert told["memory_mb_used"] >= 160
+    assert told["uuid"] == house.driver.node_uuid()
+    assert json.loads(told["cpu_info"]).keys() == {"arch", "model", "vendor", "topology", "features"}
+    house.driver.pause(running)
+    try:  # its memory and its processors are still its own
+        assert house.driver.get_available_resource(node)["vcpus_used"] == told["vcpus_used"]
+        assert house.driver.get_per_instance_usage()[running.uuid]["memory_mb"] == 160
+    finally:
+        house.driver.unpause(running)

@@ -15,8 +15,9 @@ class Resources:
         """What this host has and what is used, for a scheduler.
 
         vcpus, memory_mb, local_gb and their ..._used (MiB, GiB), disk_available_least (GiB; negative: more was promised than
-        there is), hypervisor_type, hypervisor_version (7.2.3 is 7002003), hypervisor_hostname, cpu_info (JSON),
-        supported_instances (tuples of architecture, hypervisor, mode), pci_passthrough_devices (JSON), numa_topology.
+        there is), hypervisor_type, hypervisor_version (7.2.3 is 7002003), hypervisor_hostname, cpu_info (JSON: arch, model,
+        vendor, topology, features), uuid (the node's, the same for good), supported_instances (tuples of architecture, hypervisor,
+        mode), pci_passthrough_devices (JSON), numa_topology.
         """
         refuse(self, "get_available_resource")
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-from typing import Final
-
 from cowshed import log
 from cowshed.contract.callbacks import NetworkWaiter
 from cowshed.contract.host import Host as HostContract
@@ -14,8 +11,6 @@ from cowshed.model.host import Finding
 
 _log = log.logger(__name__)
 
-NODE: Final = "node-uuid"
-
 
 class Host(HostContract):
     rooms: Rooms
@@ -23,14 +18,7 @@ class Host(HostContract):
 
     def node_uuid(self) -> str:
         """Of this host, made once and kept: it stays when the host is renamed."""
-        from cowshed.tools import filesystem, locks
-
-        path = self.rooms.facts / NODE
-        filesystem.make_directory(path.parent)
-        with locks.directory(path.parent, timeout=60, what="what this host knows of itself"):
-            if not path.exists():
-                filesystem.write_atomically(path, str(uuid.uuid4()).encode())
-        return str(uuid.UUID(path.read_text().strip()))
+        return host_state.node_uuid(self.rooms)
 
     def get_host_ip_addr(self) -> str:
         from cowshed.host import facts

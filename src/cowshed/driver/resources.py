@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cowshed import log
 from cowshed.contract.resources import Resources as ResourcesContract
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import locate
+from cowshed.driver.steps import counters, host_state, locate
 from cowshed.errors import CowshedError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Resources(ResourcesContract):
         node, space, memory = hypervisor.node(), facts.disk(self.rooms.state), facts.memory()
         stats = hypervisor.recent_stats()
         disks = self._disk_infos(stats)
-        running = [one for one in stats.values() if one.get("state.state") == 1]
+        held = [one for one in stats.values() if counters.holds(one)]
         totals = resources.Totals(
             hostname=hypervisor.hostname(),
             vcpus=node.cpus,
@@ -43,13 +44,21 @@ class Resources(ResourcesContract):
             reserved_memory=self.rooms.config.host.reserved_memory,
             reserved_disk=self.rooms.config.host.reserved_disk,
             instances=len(stats),
+            uuid=host_state.node_uuid(self.rooms),
+            cpu=self._cpu,
         )
         usage = resources.Usage(
-            vcpus=sum(one.get("vcpu.current", 0) for one in running),
-            memory=sum(one.get("balloon.maximum", 0) for one in running) * 1024,
+            vcpus=sum(one.get("vcpu.current", 0) for one in held),
+            memory=sum(one.get("balloon.maximum", 0) for one in held) * 1024,
             disk=sum(info.virtual_size for info in disks),
         )
         return resources.available(totals, usage)
+
+    @cached_property
+    def _cpu(self) -> dict[str, Any]:
+        from cowshed.hypervisor import capabilities
+
+        return capabilities.host_cpu(self.rooms.hypervisor)
 
     def _disk_infos(self, uuids: Iterable[str]) -> list[DiskInfo]:
         """Of the disks that take room on this host; what cannot be told of one instance hides no other."""

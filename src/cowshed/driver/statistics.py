@@ -100,7 +100,7 @@ class Statistics(StatisticsContract):
         return {
             uuid: {"memory_mb": stats["balloon.maximum"] // 1024, "uuid": uuid}
             for uuid, stats in self.rooms.hypervisor.recent_stats().items()
-            if _runs(stats) and "balloon.maximum" in stats
+            if counters.holds(stats) and "balloon.maximum" in stats
         }
 
 

@@ -90,6 +90,24 @@ def host_uuid(hypervisor: Hypervisor) -> str:
     return ET.fromstring(told).findtext("host/uuid") or ""  # noqa: S314 - libvirt's own words
 
 
+def host_cpu(hypervisor: Hypervisor) -> dict[str, Any]:
+    """The processor of this host in the words of ``cpu_info``: arch, model, vendor, topology, features."""
+    told = hypervisor.call("describe the host", lambda c: str(c.getCapabilities()), repeat=True)
+    cpu = ET.fromstring(told).find("host/cpu")  # noqa: S314 - libvirt's own words
+    if cpu is None:
+        return {}
+    topology = cpu.find("topology")
+    return {
+        "arch": cpu.findtext("arch"),
+        "model": cpu.findtext("model"),
+        "vendor": cpu.findtext("vendor"),
+        "topology": {name: int(topology.get(name, "0")) for name in ("sockets", "cores", "threads")}
+        if topology is not None
+        else {},
+        "features": sorted({str(one.get("name")) for one in cpu.findall("feature")}),
+    }
+
+
 def _domain_capabilities(hypervisor: Hypervisor, emulator: str, arch: str, virt_type: VirtType) -> str:
     try:
         return hypervisor.call(

@@ -24,6 +24,11 @@ def _group(stats: Stats, kind: str) -> list[dict[str, Any]]:
     return found
 
 
+def holds(stats: Stats) -> bool:
+    """Has the guest its memory and processors here? One that is paused has them, too."""
+    return bool(stats.get("domain.id", -1) >= 0)
+
+
 def disks(stats: Stats) -> list[dict[str, Any]]:
     return _group(stats, "block")
 

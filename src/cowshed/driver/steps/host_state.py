@@ -7,6 +7,7 @@ somebody has disabled.
 from __future__ import annotations
 
 import json
+import uuid
 from typing import TYPE_CHECKING, Final
 
 from cowshed.errors import DataCorrupt, HostUnsuitable
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cowshed.driver.rooms import Rooms
 
 FILE: Final = "disabled.json"
+NODE: Final = "node-uuid"
 DECIDED, MAINTENANCE, UNREACHABLE = "decided", "maintenance", "unreachable"
 
 
@@ -29,6 +31,18 @@ def reasons(rooms: Rooms) -> dict[str, str]:
         return {}
     except (OSError, ValueError, AttributeError) as error:
         raise DataCorrupt(path=_path(rooms), reason=str(error), hint="remove it to enable the host") from error
+
+
+def node_uuid(rooms: Rooms) -> str:
+    """Of this host, made once and kept: it stays when the host is renamed."""
+    from cowshed.tools import filesystem, locks
+
+    path = rooms.facts / NODE
+    filesystem.make_directory(path.parent)
+    with locks.directory(path.parent, timeout=60, what="what this host knows of itself"):
+        if not path.exists():
+            filesystem.write_atomically(path, str(uuid.uuid4()).encode())
+    return str(uuid.UUID(path.read_text().strip()))
 
 
 def disable(rooms: Rooms, kind: str, reason: str) -> None:
