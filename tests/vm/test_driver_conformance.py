@@ -100,6 +100,10 @@ class TestLibvirt(DriverConformance, SharePromises):
         assert isinstance(self.driver, LibvirtDriver)
         return self.driver.rooms.images.reserve(Image(id="", name=f"snapshot-{uuid.uuid4()}")).id
 
+    def _is_stored(self, image_id: str) -> None:
+        assert isinstance(self.driver, LibvirtDriver)
+        assert self.driver.rooms.images.show(image_id).size > 0
+
     def test_user_data_that_cannot_be_is_refused_before_an_image_is_fetched(
         self, driver: LibvirtDriver, image: Image, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -10,7 +10,7 @@ from cowshed.contract.consoles import Consoles as ConsolesContract
 from cowshed.contract.promise import refuse, unfulfilled
 from cowshed.driver.rooms import Rooms
 from cowshed.driver.steps import locate
-from cowshed.errors import UnsupportedOperation
+from cowshed.errors import InstanceNotFound, UnsupportedOperation
 from cowshed.model.console import SerialConsole, SpiceConsole, VncConsole
 from cowshed.model.instance import Instance
 
@@ -24,7 +24,10 @@ class Consoles(ConsolesContract):
     def get_console_output(self, context: Any, instance: Instance) -> bytes:
         from cowshed.console import log
 
-        return log.tail(self.console_log_path(instance), OUTPUT)
+        path = self.console_log_path(instance)
+        if not path.exists() and not self.rooms.hypervisor.find(instance.uuid):
+            raise InstanceNotFound(name=instance.name)
+        return log.tail(path, OUTPUT)
 
     def get_vnc_console(self, context: Any, instance: Instance) -> VncConsole:
         from cowshed.console import endpoints

@@ -18,7 +18,7 @@ from cowshed.errors import (
 from cowshed.model.disk import IoTune
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
-from cowshed.model.vif import LOCAL, Vif
+from cowshed.model.vif import LOCAL, Vif, VifType
 from cowshed.model.volume import ROOT_ORDER, AttachedVolume
 from cowshed.testing.driver.lifecycle import FakeLifecycle, free_name
 from cowshed.testing.driver.shares import FakeShares
@@ -57,6 +57,9 @@ class FakeDevices(FakeLifecycle, FakeShares):
         name = mountpoint or free_name({"/dev/vda", *guest.volumes})
         if name.removeprefix("/dev/") in [one.removeprefix("/dev/") for one in guest.volumes]:
             raise NameTaken(kind="device", name=name)
+        identity = infos.volume_id(connection_info)
+        if identity in [infos.volume_id(one) for one in guest.volumes.values()]:
+            raise NameTaken(kind="volume", name=identity)
         guest.volumes[name] = connection_info
 
     def detach_volume(
@@ -170,8 +173,11 @@ class FakeDevices(FakeLifecycle, FakeShares):
 
     def attach_interface(self, instance: Instance, image_meta: Image, vif: Vif) -> None:
         guest = self._find(instance)
+        real = [one for one in guest.vifs if one.type != VifType.NONE]  # which ends with the first that leads somewhere
+        if vif.address.lower() in [one.address.lower() for one in real]:
+            raise InvalidRequest(reason=f"{guest.name} has an interface with the address {vif.address} already")
         self._check_ports([vif])
-        guest.vifs.append(vif)
+        guest.vifs = [*real, vif]
 
     def detach_interface(self, instance: Instance, vif: Vif) -> None:
         if guest := self.guests.get(instance.uuid):

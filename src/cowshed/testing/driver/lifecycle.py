@@ -293,7 +293,11 @@ class FakeLifecycle(Table):
         guest = self._find(instance)
         memory = guest.instance.flavor.memory // 1024
         return InstanceInfo(
-            guest.state, max_mem_kb=memory, mem_kb=memory if guest.running else 0, num_cpu=guest.instance.flavor.vcpus
+            guest.state,
+            internal_id=guest.boots if guest.running or guest.state == PowerState.PAUSED else None,
+            max_mem_kb=memory,
+            mem_kb=memory if guest.running else 0,
+            num_cpu=guest.instance.flavor.vcpus,
         )
 
     def instance_exists(self, instance: Instance) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cowshed.contract.types import BlockDevices, NetworkInfo
+from cowshed.errors import InvalidState
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.testing.driver.lifecycle import FakeLifecycle
@@ -16,6 +17,8 @@ class FakeRescue(FakeLifecycle):
         self, context: Any, instance: Instance, network_info: NetworkInfo, image_meta: Image, rescue_password: str
     ) -> None:
         guest = self._find(instance)
+        if guest.rescued_with:
+            raise InvalidState(name=guest.name, state="rescued", action="rescued")
         self.images.show(image_meta.id)
         self._off(guest)
         guest.rescued_with = image_meta

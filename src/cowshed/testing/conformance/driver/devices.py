@@ -35,6 +35,8 @@ class DevicePromises(DriverSuite):
         with refuses(*self.refusals):
             self.driver.attach_volume(None, second, instance, "/dev/vdy")
         self.driver.swap_volume(first, second, instance, "/dev/vdy", 0)
+        with refuses(*self.refusals):
+            self.driver.attach_volume(None, second, instance, "/dev/vdx")
         self.driver.power_on(None, instance, [])
         self._is(instance, PowerState.RUNNING)
         for entry in self.driver.get_all_volume_usage(
@@ -57,6 +59,8 @@ class DevicePromises(DriverSuite):
             self.driver.attach_volume(None, volume, instance, "/dev/vdy")
         for _ in range(2):
             self.driver.detach_volume(volume, instance, "/dev/vdy")
+        self.driver.attach_volume(None, volume, instance, "/dev/vdy")  # it is free again
+        self.driver.detach_volume(volume, instance, "/dev/vdy")
         self._is(instance, PowerState.RUNNING)
 
     @promise("attach_volume", "swap_volume")
@@ -91,6 +95,8 @@ class DevicePromises(DriverSuite):
         instance, vif = self.lasting(), Vif("conform", MAC)
         self.driver.power_off(instance)
         self.driver.attach_interface(instance, self.image, vif)
+        with refuses(*self.refusals):
+            self.driver.attach_interface(instance, self.image, vif)
         self.driver.power_on(None, instance, [vif])
         self._is(instance, PowerState.RUNNING)
         macs = [one["mac_address"] for one in self.driver.get_all_bw_counters([instance])]

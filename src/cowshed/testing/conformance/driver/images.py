@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from cowshed.contract.imaging import ImageService
 from cowshed.errors import InstanceNotFound, InvalidState
 from cowshed.model.image import Image
 from cowshed.model.instance import PowerState
@@ -21,14 +22,29 @@ class ImagePromises(DriverSuite):
 
     @promise("snapshot")
     def test_a_stopped_instance_becomes_an_image(self) -> None:
-        instance, told = self.lasting(), list[dict[str, Any]]()
+        instance, told, image_id = self.lasting(), list[dict[str, Any]](), self.reserved()
         self.driver.power_off(instance)
-        self.driver.snapshot(None, instance, self.reserved(), lambda **states: told.append(states))
+        self.driver.snapshot(None, instance, image_id, lambda **states: told.append(states))
+        self._is_stored(image_id)
         assert [one["task_state"] for one in told] == ["image_pending_upload", "image_uploading"]
         assert told[1]["expected_state"] == "image_pending_upload"
         self._is(instance, PowerState.SHUTDOWN)
         self.driver.power_on(None, instance, [])
         self._is(instance, PowerState.RUNNING)
+
+    @promise("snapshot")
+    def test_a_running_instance_becomes_an_image_and_runs_on(self) -> None:
+        instance, image_id = self.lasting(), self.reserved()
+        start = self.start_of(instance)
+        self.driver.snapshot(None, instance, image_id, lambda **_: None)
+        self.goes_on(instance, start)
+        self._is_stored(image_id)
+
+    def _is_stored(self, image_id: str) -> None:
+        """As far as the driver's own image service tells."""
+        images = getattr(self.driver, "images", None)
+        if isinstance(images, ImageService):
+            assert images.show(image_id).size > 0
 
     @promise("snapshot", "post_interrupted_snapshot_cleanup")
     def test_a_snapshot_of_nobody(self) -> None:
@@ -76,10 +92,15 @@ class ImagePromises(DriverSuite):
         with refuses(*self.refusals):
             self.driver.rescue(None, instance, [], replace(self.image, id="no-such-image", name="no-such-image"), "")
         self._is(instance, PowerState.RUNNING)
+        start = self.start_of(instance)
         self.driver.rescue(None, instance, [], self.image, "secret")
-        self._is(instance, PowerState.RUNNING)
+        self.has_started(instance, start)
+        start = self.start_of(instance)
+        with refuses(InvalidState):
+            self.driver.rescue(None, instance, [], self.image, "secret")
+        self.goes_on(instance, start)
         self.driver.unrescue(instance, [])
-        self._is(instance, PowerState.RUNNING)
+        self.has_started(instance, start)
 
     @promise("rebuild")
     def test_a_rebuilt_instance_runs_and_calls_back_once(self) -> None:
@@ -103,6 +124,7 @@ class ImagePromises(DriverSuite):
             rebuild(missing)
         assert not called
         self._is(instance, PowerState.RUNNING)
+        start = self.start_of(instance)
         rebuild(self.image)
         assert called == ["detach", "attach"]
-        self._is(instance, PowerState.RUNNING)
+        self.has_started(instance, start)

@@ -80,6 +80,7 @@ class LifePromises(DriverSuite):
         "get_diagnostics",
         "get_instance_disk_info",
         "get_vnc_console",
+        "get_console_output",
         "block_stats",
     )
     def test_an_unknown_instance_is_said_to_be_unknown(self) -> None:
@@ -96,6 +97,7 @@ class LifePromises(DriverSuite):
             lambda: self.driver.get_instance_disk_info(instance),
             lambda: self.driver.get_instance_diagnostics(instance),
             lambda: self.driver.get_vnc_console(None, instance),
+            lambda: self.driver.get_console_output(None, instance),
             lambda: self.driver.power_on(None, instance, []),
             lambda: self.driver.resume_state_on_host_boot(None, instance, []),
             lambda: self.driver.trigger_crash_dump(instance),
@@ -144,6 +146,9 @@ class LifePromises(DriverSuite):
         self.driver.set_bootable(instance, False)
         self._is(instance, PowerState.RUNNING)
         self.driver.power_off(instance)
+        assert self.driver.instance_exists(instance)
+        assert instance.name in self.driver.list_instances()
+        assert instance.uuid in self.driver.list_instance_uuids()
         starts: list[Callable[[], object]] = [
             lambda: self.driver.power_on(None, instance, []),
             lambda: self.driver.reboot(None, instance, [], RebootType.HARD),

@@ -17,9 +17,16 @@ class PowerPromises(DriverSuite):
         for _ in range(2):
             self.driver.power_off(instance)
             self._is(instance, PowerState.SHUTDOWN)
-        for _ in range(2):
-            self.driver.power_on(None, instance, [])
-            self._is(instance, PowerState.RUNNING)
+        self.driver.power_on(None, instance, [])
+        start = self.start_of(instance)
+        self.driver.power_on(None, instance, [])
+        self.goes_on(instance, start)
+
+    @promise("power_off")
+    def test_a_guest_that_does_not_listen_is_off_when_its_time_is_over(self) -> None:
+        instance = self.lasting()
+        self.driver.power_off(instance, timeout=1, retry_interval=1)
+        self._is(instance, PowerState.SHUTDOWN)
 
     @promise("pause", "unpause")
     def test_pause_and_unpause_may_be_repeated(self) -> None:
@@ -86,8 +93,13 @@ class PowerPromises(DriverSuite):
     @promise("resume_state_on_host_boot")
     def test_after_the_host_booted_what_was_off_runs(self) -> None:
         instance = self.lasting()
+        start = self.start_of(instance)
         self.driver.resume_state_on_host_boot(None, instance, [])
-        self._is(instance, PowerState.RUNNING)
+        self.goes_on(instance, start)
+        self.driver.suspend(None, instance)
+        self.driver.resume_state_on_host_boot(None, instance, [])
+        self._is(instance, PowerState.SHUTDOWN)
+        self.driver.resume(None, instance, [])  # its memory is still there
         self.driver.power_off(instance)
         self.driver.resume_state_on_host_boot(None, instance, [])
         self._is(instance, PowerState.RUNNING)

@@ -192,6 +192,20 @@ class DriverSuite:
             )
         self.hollow = [*getattr(self, "hollow", []), *((test, call) for call in calls)]
 
+    def start_of(self, instance: Instance) -> object:
+        """Another one for each start of the guest; None where the driver does not tell."""
+        return self.driver.get_info(instance).internal_id
+
+    def goes_on(self, instance: Instance, start: object) -> None:
+        """It runs, and has not been started since."""
+        self._is(instance, PowerState.RUNNING)
+        assert self.start_of(instance) == start, f"{instance.name} has been started again"
+
+    def has_started(self, instance: Instance, start: object) -> None:
+        """It runs, and has been started since."""
+        self._is(instance, PowerState.RUNNING)
+        assert start is None or self.start_of(instance) != start, f"{instance.name} has not been started again"
+
     def _is(self, instance: Instance, state: PowerState) -> None:
         found = self.driver.get_info(instance).state
         assert found == state, f"{instance.name} is {found.name}, not {state.name}"
