@@ -71,7 +71,8 @@ def explain(error: BaseException, uri: str) -> BaseException:
     server = urlsplit(uri).hostname
     elsewhere = f"does libvirt run on {server}, and does it let you in?" if server else ""
     if "Permission denied" in text:
-        hint = elsewhere or (_NO_PLACE if session.is_session(uri) else _GROUP)
+        ours = session.is_session(uri) and "socket=" not in uri  # else somebody has said whose it is
+        hint = elsewhere or (_NO_PLACE if ours else _GROUP)
         return PermissionDenied(action="use libvirt at", path=f"{uri} ({text})", hint=hint)
     if _NO_SOCKET in text and not server:
         try:
