@@ -53,7 +53,7 @@ class Running(Idle):
     def ended(self) -> bool:
         return self.power == PowerState.SHUTDOWN
 
-    def shutdown(self, *, within: float = 0) -> None:
+    def shutdown(self) -> None:
         self.told.append("button")
 
     def destroy(self) -> None:

@@ -91,7 +91,7 @@ def test_a_guest_that_could_not_start_again_is_not_stopped(
 class Polite(Deaf):
     """Shuts down when it is asked."""
 
-    def shutdown(self, *, within: float = 0) -> None:
+    def shutdown(self) -> None:
         super().shutdown()
         self.power = PowerState.SHUTDOWN
 

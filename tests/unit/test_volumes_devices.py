@@ -56,9 +56,7 @@ class Guest:
     def watch(self) -> Watch:
         return Watch(self.hub, UUID)
 
-    def call(
-        self, action: str, function: Callable[[Any], Any], *, repeat: bool = False, within: float | None = None
-    ) -> Any:
+    def call(self, action: str, function: Callable[[Any], Any], *, repeat: bool = False) -> Any:
         return function(self)
 
     # --- virDomain

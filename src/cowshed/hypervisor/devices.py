@@ -21,7 +21,6 @@ LIVE: Final = 1  # VIR_DOMAIN_AFFECT_LIVE
 CONFIG: Final = 2  # VIR_DOMAIN_AFFECT_CONFIG
 SAFETY_NET: Final = 2.0  # seconds after which the domain is read again although no event has come
 _GOING: Final = ("in the process of unplug", "guest is busy")  # QEMU's words for a second request while it waits
-REQUEST: Final = 30.0  # seconds for QEMU to take a request
 _FIRST: Final = 2.0  # seconds until the second request: a guest that boots drops the first
 _REST: Final = 0.5  # seconds between a refusal and the next request
 T = TypeVar("T")
@@ -126,10 +125,7 @@ class Devices:
         """Returns at once: the guest is asked, and answers by an event."""
         try:
             self._guest.call(
-                "detach a device from",
-                lambda domain: domain.detachDeviceAlias(device.alias, LIVE),
-                repeat=True,
-                within=REQUEST,
+                "detach a device from", lambda domain: domain.detachDeviceAlias(device.alias, LIVE), repeat=True
             )
         except InvalidState as error:
             _log.debug("it stopped meanwhile: %s", error)

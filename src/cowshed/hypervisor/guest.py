@@ -34,7 +34,6 @@ T = TypeVar("T")
 OFF: Final = frozenset({PowerState.SHUTDOWN, PowerState.CRASHED, PowerState.NOSTATE})
 SAFETY_NET: Final = 2.0  # seconds after which a state is read again although no event has come
 GIVING_UP: Final = 30.0  # seconds until an aborted call must have returned
-QUICK: Final = 30.0  # seconds for what QEMU does at once, unless it hangs
 
 _PAUSED: Final = 1  # VIR_DOMAIN_START_PAUSED
 _INACTIVE: Final = 2  # VIR_DOMAIN_XML_INACTIVE
@@ -52,6 +51,7 @@ class Guest:
     def __init__(self, hypervisor: Hypervisor, domain: Any) -> None:
         self._hypervisor = hypervisor
         self._domain = domain
+        self._generation = hypervisor.generation
         self.uuid: str = domain.UUIDString()
         self.name: str = domain.name()
 
@@ -77,24 +77,18 @@ class Guest:
 
         return BlockJobs(self)
 
-    def call(
-        self, action: str, function: Callable[[Any], T], *, repeat: bool = False, within: float | None = None
-    ) -> T:
+    def call(self, action: str, function: Callable[[Any], T], *, repeat: bool = False) -> T:
         """``function(virDomain)`` with errors translated; see ``Hypervisor.call``."""
         return self._hypervisor.call(
-            action,
-            lambda connection: function(self._resolve(connection)),
-            subject=self.name,
-            repeat=repeat,
-            within=within,
+            action, lambda connection: function(self._resolve(connection)), subject=self.name, repeat=repeat
         )
 
     def _resolve(self, connection: Any) -> Any:
-        """The domain on this connection: a handle is of the connection it came from, and dies with it."""
-        domain = self._domain
-        if domain.connect() is not connection:
-            domain = self._domain = connection.lookupByUUIDString(self.uuid)
-        return domain
+        """The domain on the present connection: a handle dies with the connection it came from."""
+        if self._generation != self._hypervisor.generation:
+            self._domain = connection.lookupByUUIDString(self.uuid)
+            self._generation = self._hypervisor.generation
+        return self._domain
 
     # --- what it is ---------------------------------------------------------------------------
 
@@ -130,17 +124,14 @@ class Guest:
         """Start QEMU, from the saved memory if there is one; running already is an InvalidState."""
         self.call("start", lambda d: d.createWithFlags(_PAUSED if paused else 0))
 
-    def shutdown(self, *, within: float = QUICK) -> None:
-        """Ask the guest to power off: through its agent if that is connected, else by ACPI.
-
-        :raises DeadlineExceeded: QEMU does not answer, as with all that has a time here
-        """
+    def shutdown(self) -> None:
+        """Ask the guest to power off: through its agent if that is connected, else by ACPI."""
         # Without flags libvirt uses a connected agent and falls back to ACPI if that does not answer.
-        self.call("shut down", lambda d: d.shutdownFlags(0), within=within)
+        self.call("shut down", lambda d: d.shutdownFlags(0))
 
     def reboot(self) -> None:
         """Ask the guest to boot again, through its agent or by ACPI."""
-        self.call("reboot", lambda d: d.reboot(0), within=QUICK)
+        self.call("reboot", lambda d: d.reboot(0))
 
     def destroy(self) -> None:
         """End QEMU now; off or gone already is success. Writes that QEMU holds are flushed where it can."""
@@ -167,11 +158,11 @@ class Guest:
 
     def suspend(self) -> None:
         """Stop its CPUs; the memory stays."""
-        self.call("pause", lambda d: d.suspend(), within=QUICK)
+        self.call("pause", lambda d: d.suspend())
 
     def resume(self) -> None:
         """Let its CPUs go on."""
-        self.call("resume", lambda d: d.resume(), within=QUICK)
+        self.call("resume", lambda d: d.resume())
 
     def save(self, *, running: bool = False) -> None:
         """Memory to the host's disk, QEMU ends; the next start restores it, paused if it was.
@@ -217,7 +208,7 @@ class Guest:
 
     def inject_nmi(self) -> None:
         """:raises UnsupportedOperation: this kind of guest has no NMI"""
-        self.call("send an NMI to", lambda d: d.injectNMI(0), within=QUICK)
+        self.call("send an NMI to", lambda d: d.injectNMI(0))
 
     # --- its definition -----------------------------------------------------------------------
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from cowshed import log
-from cowshed.errors import DeadlineExceeded, InstanceNotFound
+from cowshed.errors import InstanceNotFound
 from cowshed.hypervisor import power
 from cowshed.hypervisor.connection import Connection
 
@@ -18,11 +17,6 @@ if TYPE_CHECKING:
     from cowshed.hypervisor.secrets import Secrets
     from cowshed.model.host import CpuStats, HostCapabilities, VirtType
     from cowshed.model.instance import InstanceInfo
-
-_log = log.logger(__name__)
-
-STATISTICS: Final = 10.0  # seconds for those of all guests
-ATTEMPTS: Final = 3
 
 
 class Hypervisor(Connection):
@@ -105,19 +99,9 @@ class Hypervisor(Connection):
     def stats(self, uuids: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         """libvirt's statistics (``cpu.time``, ``balloon.current``, ``block.0.rd.bytes``, ...) by UUID.
 
-        A QEMU that hangs holds up nobody but who finds out: libvirt leaves what only it knows out of later answers.
-
         :param uuids: of these only; those that are gone are left out. None means all
-        :raises DeadlineExceeded: several hang; later calls get on
         """
-        for attempt in range(ATTEMPTS):
-            try:
-                return self.call("tell the statistics", lambda c: power.stats(c, uuids), repeat=True, within=STATISTICS)
-            except DeadlineExceeded as error:
-                _log.warning("a guest's QEMU hangs: %s", error)
-                if attempt == ATTEMPTS - 1:
-                    raise
-        raise AssertionError
+        return self.call("tell the statistics", lambda c: power.stats(c, uuids), repeat=True)
 
     def recent_stats(self) -> dict[str, dict[str, Any]]:
         """:meth:`stats` of all, at most half a second old, and of after every change made or heard of here.

@@ -42,9 +42,8 @@ def undefine(rooms: Rooms, uuid: str) -> None:
 
 def shut_down(rooms: Rooms, guest: Guest, timeout: float, interval: float) -> bool:
     """Ask the guest to power off, again every ``interval`` seconds; did it, within ``timeout``?"""
-    from cowshed import clock
     from cowshed.clock import Deadline
-    from cowshed.errors import Busy, DeadlineExceeded, InstanceNotFound
+    from cowshed.errors import DeadlineExceeded, InstanceNotFound
 
     deadline = Deadline(timeout, f"{guest.name} off")
     while not deadline.passed:
@@ -53,12 +52,10 @@ def shut_down(rooms: Rooms, guest: Guest, timeout: float, interval: float) -> bo
                 return True
             if guest.state() == PowerState.PAUSED:
                 return False  # a paused guest cannot answer
-            guest.shutdown(within=deadline.remaining() or 0.0)
+            guest.shutdown()
             guest.wait(OFF, timeout=min(interval or timeout, deadline.remaining() or 0.0), what=deadline.what)
         except DeadlineExceeded:
-            continue  # also of a QEMU that hangs
-        except Busy:  # something else is done with it
-            clock.current().sleep(min(1.0, deadline.remaining() or 0.0))
+            continue
         except InvalidState:
             continue  # it went off between the two calls
         except InstanceNotFound:
