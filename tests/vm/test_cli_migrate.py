@@ -131,7 +131,7 @@ def test_live_there_cold_back_and_resize(hosts: tuple[Host, Host], guest_dir: Pa
     assert not list((here.state / "transit").glob("*"))
     cowshed(here, "stop", "web", "--force")
     cowshed(here, "resize", "web", "--cpus", "2", "--disk", "80M")
-    assert "already" in cowshed(here, "resize", "web", "--cpus", "3", status=4)
+    assert "neither confirmed nor reverted" in cowshed(here, "resize", "web", "--cpus", "3", status=4)
     assert shown(here)["web"]["cpus"] == 2
     cowshed(here, "resize", "web", "--revert")
     assert shown(here)["web"]["cpus"] == 1

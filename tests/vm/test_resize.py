@@ -101,7 +101,7 @@ def test_resize_in_place_revert_and_confirm(sides: tuple[Machines, Machines], im
         larger = resize(here, instance, LARGE)
         said = boots(here, larger, 2, log=2)
         assert f"disk vda {80 * MiB}" in said and "cpus 2" in said
-        with pytest.raises(InvalidState, match="already"):
+        with pytest.raises(InvalidState, match="neither confirmed nor reverted"):
             here.driver.migrate_disk_and_power_off(None, larger, "localhost", LARGE, [])
         here.driver.finish_revert_migration(None, instance, [])
         said = boots(here, instance, 2, log=3)  # the second boot never was
