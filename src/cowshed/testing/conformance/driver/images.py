@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,8 +18,10 @@ from cowshed.testing.conformance.expect import refuses
 
 class ImagePromises(DriverSuite):
     def reserved(self) -> str:
-        """The id of an image that a snapshot is to fill. Replace it where the image service wants a record first."""
-        return "conform-snapshot"
+        """The id of an image that a snapshot is to fill, another one at each call. Replace it where the image service wants
+        a record first.
+        """
+        return f"conform-{uuid.uuid4()}"
 
     @promise("snapshot")
     def test_a_stopped_instance_becomes_an_image(self) -> None:
