@@ -34,7 +34,7 @@ class Again:
     """Names in a file, one a line, the tests that may be run once more: a few that failed, all of them with guests.
 
     Hundreds of guests are translated beside each other, and QEMU lets one in thousands stand still for good. Nothing is
-    named where anything else is wrong. ``COWSHED_TESTS_AGAIN`` says which file; without it nothing happens.
+    named where anything else is wrong. ``CI_TESTS_AGAIN`` says which file; without it nothing happens.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Again:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        path = os.environ.get("COWSHED_TESTS_AGAIN")
+        path = os.environ.get("CI_TESTS_AGAIN")
         if not path or "PYTEST_XDIST_WORKER" in os.environ or session.exitstatus != pytest.ExitCode.TESTS_FAILED:
             return
         guard = session.config.pluginmanager.get_plugin("skip-guard")

@@ -149,7 +149,7 @@ def test_a_variable_that_may_be_somebody_s_own_is_told_of(
         "COWSHED_CONFIG",
         "COWSHED_DEBUG",
         "COWSHED_PATH",
-        "COWSHED_TESTS_AGAIN",
+        "COWSHED_TESTS_KEPT",
         "COWSHED_HOST_STATE",
         # of a Kubernetes service with our name, and of other people's scripts
         "COWSHED_SERVICE_HOST",

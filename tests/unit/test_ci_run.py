@@ -114,8 +114,14 @@ def test_what_may_be_run_once_more(tmp_path: Path, failing: dict[str, list[int]]
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "1", "--dist", "loadgroup", "tests"],
         cwd=tmp_path,
         env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-        | {"PYTHONPATH": str(ROOT), "COWSHED_TESTS_AGAIN": str(tmp_path / "again")},
+        | {"PYTHONPATH": str(ROOT), "CI_TESTS_AGAIN": str(tmp_path / "again")},
         capture_output=True, timeout=180, check=False,
     )  # fmt: skip
     written = (tmp_path / "again").read_text().splitlines() if (tmp_path / "again").exists() else None
     assert written == named
+
+
+def test_where_the_failed_tests_are_named_outlives_the_private_home() -> None:
+    """Our own variables are taken from the tests (``PrivateHome``): CI names a file by one that is not."""
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "export CI_TESTS_AGAIN=" in script and "COWSHED_TESTS" not in script
