@@ -336,9 +336,6 @@ class FileBackend(Backend):
         )
 
     def capacity(self) -> Capacity:
-        place = self.instances
-        while not place.exists():
-            place = place.parent
-        facts = os.statvfs(place)
+        facts = os.statvfs(filesystem.nearest(self.instances))
         total, free = facts.f_blocks * facts.f_frsize, facts.f_bavail * facts.f_frsize
         return Capacity(total=total, free=free, used=total - facts.f_bfree * facts.f_frsize)

@@ -232,9 +232,7 @@ def state_directory(path: Path, *, qemu_user: tuple[int, int] | None = None) -> 
 
     :param qemu_user: (uid, gid) that libvirt runs QEMU as; None: the calling user (session mode)
     """
-    place = path
-    while not os.path.exists(place):  # Path's own fails below what we may not enter
-        place = place.parent
+    place = filesystem.nearest(path)
     if filesystem.is_read_only(place):
         sentence = (
             f"the file system of {place} is mounted read-only: instances can be looked at, but not started or changed"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from cowshed.model.host import CpuStats
+from cowshed.tools import filesystem
 
 PROC: Final = Path("/proc")
 UTMP: Final = Path("/run/utmp")
@@ -122,9 +123,7 @@ def most_memory(*, proc: Path = PROC) -> int | None:
 
 def disk(path: Path) -> Space:
     """The file system that holds ``path``, or will hold it."""
-    while not os.path.exists(path):  # Path's own fails below what we may not enter
-        path = path.parent
-    facts = os.statvfs(path)
+    facts = os.statvfs(filesystem.nearest(path))
     unit = facts.f_frsize
     return Space(facts.f_blocks * unit, facts.f_bavail * unit, (facts.f_blocks - facts.f_bfree) * unit)
 

@@ -352,11 +352,16 @@ def is_read_only(path: Path) -> bool:
     return False
 
 
-def free_space(path: Path) -> int:
-    """Bytes an ordinary user may still write where ``path`` (or its nearest parent) is."""
+def nearest(path: Path) -> Path:
+    """``path``, or the nearest of its parents that is there, as far as we may look."""
     while not os.path.exists(path):  # Path's own fails below what we may not enter
         path = path.parent
-    facts = os.statvfs(path)
+    return path
+
+
+def free_space(path: Path) -> int:
+    """Bytes an ordinary user may still write where ``path`` (or its nearest parent) is."""
+    facts = os.statvfs(nearest(path))
     return facts.f_bavail * facts.f_frsize
 
 

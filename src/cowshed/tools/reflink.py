@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 import struct
 from functools import lru_cache
 from pathlib import Path
+
+from cowshed.tools import filesystem
 
 FICLONE = 0x40049409  # linux/fs.h
 FICLONERANGE = 0x4020940D
@@ -38,9 +39,7 @@ def _cloned(target: int, request: int, argument: int | bytes) -> bool:
 
 def possible(directory: Path) -> bool:
     """Tried once for each file system."""
-    place = directory
-    while not os.path.exists(place):  # Path's own fails below what we may not enter
-        place = place.parent
+    place = filesystem.nearest(directory)
     return _possible(place.stat().st_dev, place)
 
 
