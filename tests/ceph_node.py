@@ -23,6 +23,8 @@ from typing import Any
 
 import pytest
 
+from tests import processes
+
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "ceph-node.sh"
 PLACE = "TESTS_CEPH_PLACE"  # the directory of the run's cluster, for its workers
 LOOK = 20.0  # seconds between two looks at whether the manager answers
@@ -108,8 +110,11 @@ class Ceph:
                 time.sleep(0.5)
 
     def kill(self, daemon: str, how: signal.Signals = signal.SIGKILL) -> None:
-        """``daemon`` is mon.a, mgr.x or osd.0. With SIGSTOP it does nothing any more when this returns."""
+        """``daemon`` is mon.a, mgr.x or osd.0; it is gone, or with SIGSTOP does nothing any more, when this returns."""
         pid = int((self.place / f"{daemon}.pid").read_text())
+        if how == signal.SIGKILL:
+            processes.end(pid, self.place, how)
+            return
         os.kill(pid, how)
         # One thread has to get a core before all of them stop; on a busy machine others answer meanwhile.
         while how == signal.SIGSTOP and not all(_stopped(task) for task in Path(f"/proc/{pid}/task").iterdir()):

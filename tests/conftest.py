@@ -13,11 +13,11 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
-from tests import ceph_node, ci_run, glance_server
+from tests import ceph_node, ci_run, glance_server, processes
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPECTED_SKIPS = ROOT / "tests" / "expected-skips.txt"
@@ -26,6 +26,8 @@ EXPECTED_SKIPS = ROOT / "tests" / "expected-skips.txt"
 TIME_LIMITS = {"host": 120, "vm": 240, "debian": 1200, "lvm": 300}
 
 MARKERS = {"debian": "vm", "lvm": "host"}
+
+_SIGNALS: dict[int, Any] = {}  # what answers each at the beginning
 
 
 # ------------------------------------------------------------------------------------------------------- a private home
@@ -36,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # everything below inherits that. Tests of interruptions need the real thing.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    _SIGNALS.update({number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)})
     # Containers often forbid it. Each of the hundreds of commands that the tests start would then compile cowshed anew,
     # which is half of what its start costs.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -97,11 +100,7 @@ class PrivateHome:
         return all(subprocess.run(c, check=False, capture_output=True, timeout=10).returncode == 0 for c in commands)
 
     def pytest_unconfigure(self) -> None:
-        for pidfile in self._place.rglob("*.pid"):
-            try:
-                os.kill(int(pidfile.read_text().split()[0]), signal.SIGTERM)
-            except (OSError, ValueError, IndexError):
-                continue  # ended already
+        processes.end_all(self._place)
         if self._shared:
             subprocess.run(["umount", "--lazy", "--recursive", str(self.mounts)], check=False, timeout=10)
         shutil.rmtree(self._place, ignore_errors=True)
@@ -195,17 +194,19 @@ class SkipGuard:
 
 
 @pytest.fixture(autouse=True)
-def log_as_imported() -> Iterator[None]:
-    """One that runs the command in this process sends our log to its own standard error, past those after it.
+def as_imported() -> Iterator[None]:
+    """What a test that runs the command in this process leaves: our log to its own standard error, answers to signals.
 
-    Before each test, not only after: a module's fixture can run the command as it ends, when nothing puts it right.
+    Put right before each test, not only after: a module's fixture can run the command as it ends.
     """
-    _reset_log()
+    _reset()
     yield
-    _reset_log()
+    _reset()
 
 
-def _reset_log() -> None:
+def _reset() -> None:
+    for number, answer in _SIGNALS.items():
+        signal.signal(number, answer)
     ours = logging.getLogger("cowshed")
     ours.handlers[:], ours.propagate = [], True
     ours.setLevel(logging.NOTSET)

@@ -18,6 +18,7 @@ from cowshed.errors import CowshedError
 from cowshed.hypervisor import Guest, Hypervisor, session
 from cowshed.model.image import Image
 from cowshed.tools import run
+from tests import processes
 from tests.vm import machines
 from tests.vm.two_hosts import Host, missing, two_hosts
 
@@ -41,15 +42,8 @@ def start_daemon(*, hide: bool = True) -> int:
 
 
 def end(pid: int, number: int = signal.SIGTERM) -> None:
-    """Send ``number`` to a process that we started and wait until it is gone."""
-    deadline = time.monotonic() + 20
-    try:
-        os.kill(pid, number)
-        while "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
-            assert time.monotonic() < deadline, f"process {pid} does not end"
-            time.sleep(0.02)
-    except (ProcessLookupError, FileNotFoundError):
-        return
+    """Send ``number`` to a daemon or a guest of the XDG directories as they are, and wait until it is gone."""
+    processes.end(pid, Path(os.environ["XDG_RUNTIME_DIR"]).parent, number)
 
 
 @pytest.fixture(scope="session")
@@ -71,9 +65,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         folder.mkdir(mode=0o700)
         monkeypatch.setenv(variable, str(folder))
     yield place
-    for pidfile in place.rglob("*.pid"):
-        if pidfile.read_text().strip().isdigit():
-            end(int(pidfile.read_text()))
+    processes.end_all(place)
     shutil.rmtree(place, ignore_errors=True)
 
 
