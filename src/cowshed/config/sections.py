@@ -24,6 +24,8 @@ def _option(default: Any, help: str, *, unit: str = "", choices: tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class HostSection:
+    """``[host]``: which libvirt, and where what is ours is kept."""
+
     uri: str = _option(
         "",
         "libvirt URI; empty: LIBVIRT_DEFAULT_URI, then qemu:///system for root where its socket is there, else qemu:///session",
@@ -47,6 +49,8 @@ class HostSection:
 
 @dataclass(frozen=True, slots=True)
 class ImagesSection:
+    """``[images]``: where images are kept, and what may enter."""
+
     service: str = _option("directory", "where images are kept: here, or in Glance", choices=("directory", "glance"))
     formats: tuple[str, ...] = _option(("raw", "qcow2", "iso"), "formats that may enter the store")
     max_virtual_size: int = _option(16 * TiB, "largest size an image may claim", unit="B")
@@ -59,6 +63,8 @@ class ImagesSection:
 
 @dataclass(frozen=True, slots=True)
 class GlanceSection:
+    """``[glance]``: the image service of an OpenStack cloud, where images are kept in one."""
+
     cloud: str = _option("", "name of the cloud in clouds.yaml; empty: the keys below, else OS_CLOUD or OS_* variables")
     auth_url: str = _option("", "of Keystone, where no clouds.yaml is used")
     username: str = _option("", "who cowshed is to Keystone")
@@ -86,6 +92,8 @@ class GlanceSection:
 
 @dataclass(frozen=True, slots=True)
 class CacheSection:
+    """``[cache]``: the bases that disks are made from."""
+
     keep_format: bool = _option(False, "keep qcow2 images as qcow2 bases instead of converting them to raw")
     max_size: int = _option(0, "bytes all bases together may hold; 0: no limit", unit="B")
     max_age: float = _option(7 * 86400.0, "how long an unused base is kept", unit="s")
@@ -94,6 +102,8 @@ class CacheSection:
 
 @dataclass(frozen=True, slots=True)
 class DisksSection:
+    """``[disks]``: which backend new disks get, and what they are like."""
+
     backend: str = _option(
         "qcow2",
         "where new disks live unless an instance says otherwise",
@@ -130,6 +140,8 @@ class DisksSection:
 
 @dataclass(frozen=True, slots=True)
 class LvmSection:
+    """``[lvm]``: the volume group of the lvm backend."""
+
     volume_group: str = _option("", "volume group of the lvm backend; empty: there is no such backend")
     thin_pool: str = _option("", "thin pool in the volume group; empty: every volume has all its space from the start")
     clear: str = _option(
@@ -141,6 +153,8 @@ class LvmSection:
 
 @dataclass(frozen=True, slots=True)
 class RbdSection:
+    """``[rbd]``: the Ceph pool of the rbd backend, and who we are to it."""
+
     pool: str = _option("", "Ceph pool of the rbd backend; empty: there is no such backend")
     namespace: str = _option("", "namespace in the pool, for which guests need libvirt 11.6; empty: the default one")
     user: str = _option("", "Ceph client without the leading client.; empty: Ceph's default (admin)")
@@ -154,6 +168,8 @@ class RbdSection:
 # Backends that are there only where an option says so: name -> (section, key).
 @dataclass(frozen=True, slots=True)
 class VolumesSection:
+    """``[volumes]``: how volumes of others are connected."""
+
     iscsi: str = _option(
         "qemu", "who logs in to iSCSI targets: QEMU itself, or the host through os-brick", choices=("qemu", "os-brick")
     )
@@ -168,6 +184,8 @@ class VolumesSection:
 
 @dataclass(frozen=True, slots=True)
 class NetworkSection:
+    """``[network]``: what an instance is connected to when it does not say."""
+
     default: str = _option("user", "network of an instance that names none: user, none, network:NAME or bridge:NAME")
     model: str = _option("virtio", "network card unless the image says otherwise")
     user_backend: str = _option("auto", "of the user network", choices=("auto", "passt", "slirp"))
@@ -179,6 +197,8 @@ class NetworkSection:
 
 @dataclass(frozen=True, slots=True)
 class ConsoleSection:
+    """``[console]``: how an instance is looked at from outside."""
+
     vnc: bool = _option(True, "give instances a VNC console")
     spice: bool = _option(False, "give instances a SPICE console")
     serial_tcp: bool = _option(False, "serve the first serial port on a TCP port instead of a pty of the host")
@@ -188,6 +208,8 @@ class ConsoleSection:
 
 @dataclass(frozen=True, slots=True)
 class GuestSection:
+    """``[guest]``: what a guest is given and told."""
+
     datasource: str = _option("nocloud", "how cloud-init gets its data", choices=("nocloud", "configdrive"))
     config_drive: bool = _option(True, "give every instance a config drive")
     cpu_mode: str = _option("", "libvirt's CPU mode; empty: host-model under KVM, maximum under TCG")
@@ -200,6 +222,8 @@ class GuestSection:
 
 @dataclass(frozen=True, slots=True)
 class InstancesSection:
+    """``[instances]``: what becomes of instances over time."""
+
     reclaim_interval: float = _option(
         0.0,
         "how long a softly deleted instance is kept before it is removed for good; 0: until it is removed by hand",
@@ -209,6 +233,8 @@ class InstancesSection:
 
 @dataclass(frozen=True, slots=True)
 class PowerSection:
+    """``[power]``: how guests are started and stopped."""
+
     shutdown_timeout: float = _option(60.0, "how long a guest may take to power off when asked", unit="s")
     soft_reboot_timeout: float = _option(120.0, "how long a guest may take to reboot when asked", unit="s")
     start_timeout: float = _option(60.0, "how long QEMU may take to start", unit="s")
@@ -216,6 +242,8 @@ class PowerSection:
 
 @dataclass(frozen=True, slots=True)
 class MigrationSection:
+    """``[migration]``: how instances move to another host."""
+
     uri: str = _option(
         "qemu+ssh://%s/system", "libvirt of another host, as this host's libvirt reaches it; %s: its name"
     )

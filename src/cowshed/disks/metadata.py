@@ -11,9 +11,6 @@ import ipaddress
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from email import message_from_string
-from email.mime.multipart import MIMEMultipart
-from email.mime.text import MIMEText
 from typing import Any
 
 from cowshed.errors import InvalidRequest
@@ -141,6 +138,12 @@ def _vendor_data(given: str, injected: Files, password: str | None) -> bytes:
 
 def _archive(config: str, given: str) -> bytes:
     """Both as one MIME archive. cloud-init tells the kind of a plain part by how it begins."""
+    from email import (
+        message_from_string,
+    )  # not at the top: few need it, and it takes longer to load than a disk to make
+    from email.mime.multipart import MIMEMultipart
+    from email.mime.text import MIMEText
+
     archive = MIMEMultipart()
     archive.set_boundary("=-cowshed-vendor-data-=")  # the same bytes for the same input
     archive.attach(MIMEText(config, "cloud-config", "utf-8"))

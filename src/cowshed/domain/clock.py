@@ -10,6 +10,8 @@ from cowshed.domain.element import Element, children, value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timer(Element):
+    """``<timer>``: one of its sources."""
+
     TAG: ClassVar[str] = "timer"
 
     name: str | None = value("@name")
@@ -19,6 +21,8 @@ class Timer(Element):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock(Element):
+    """``<clock>``: what the guest takes for the time."""
+
     TAG: ClassVar[str] = "clock"
 
     offset: str = value("@offset", "utc")

@@ -33,6 +33,8 @@ _DEVICES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Argument(Element):
+    """``<qemu:arg>``: one of them."""
+
     NAMESPACE: ClassVar[str] = namespace.QEMU
     TAG: ClassVar[str] = "arg"
 
@@ -41,6 +43,8 @@ class Argument(Element):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commandline(Element):
+    """``<qemu:commandline>``: words that QEMU is given besides."""
+
     NAMESPACE: ClassVar[str] = namespace.QEMU
     TAG: ClassVar[str] = "commandline"
 

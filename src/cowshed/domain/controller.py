@@ -10,6 +10,8 @@ from cowshed.domain.element import Element, value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Controller(Element):
+    """``<controller>``: a bus that devices are at."""
+
     TAG: ClassVar[str] = "controller"
 
     type: str | None = value("@type")

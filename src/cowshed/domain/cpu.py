@@ -10,6 +10,8 @@ from cowshed.domain.element import Element, value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cpu(Element):
+    """``<cpu>``: model, features, topology."""
+
     TAG: ClassVar[str] = "cpu"
 
     mode: str | None = value("@mode")

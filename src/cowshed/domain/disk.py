@@ -41,6 +41,8 @@ _PASSPHRASE: Final = "passphrase"  # noqa: S105 - the kind of a secret
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host(Element):
+    """``<host>`` in a network source: a server's address."""
+
     TAG: ClassVar[str] = "host"
 
     name: str | None = value("@name")
@@ -51,6 +53,8 @@ class Host(Element):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Auth(Element):
+    """``<auth>``: who we are to the server, and which secret proves it."""
+
     TAG: ClassVar[str] = "auth"
 
     username: str | None = value("@username")
@@ -71,6 +75,8 @@ class SourceEncryption(Element):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source(Element):
+    """``<source>``: where the content of one layer is."""
+
     TAG: ClassVar[str] = "source"
 
     file: Path | None = value("@file")
@@ -97,6 +103,8 @@ class Backing(Element):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk(Element):
+    """``<disk>``: one that a guest sees, with its chain."""
+
     TAG: ClassVar[str] = "disk"
 
     type: DiskType | None = value("@type")

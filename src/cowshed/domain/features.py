@@ -10,6 +10,8 @@ from cowshed.domain.element import Element, present, switch, value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features(Element):
+    """``<features>``: what the machine has beside its devices."""
+
     TAG: ClassVar[str] = "features"
 
     acpi: bool = present("acpi")

@@ -13,6 +13,8 @@ from cowshed.model.host import HostCapabilities
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listen(Element):
+    """``<listen>``: where a graphical console is served."""
+
     TAG: ClassVar[str] = "listen"
 
     type: str | None = value("@type")

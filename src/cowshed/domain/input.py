@@ -11,6 +11,8 @@ from cowshed.domain.properties import Properties
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input(Element):
+    """``<input>``: a keyboard, a mouse or a tablet."""
+
     TAG: ClassVar[str] = "input"
 
     type: str | None = value("@type")

@@ -33,6 +33,8 @@ class Forward(Element):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interface(Element):
+    """``<interface>``: a network card and what it is connected to."""
+
     TAG: ClassVar[str] = "interface"
 
     type: str | None = value("@type")

@@ -12,6 +12,8 @@ PERIOD: Final = 10  # seconds between two statistics; the contract's diagnostics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memballoon(Element):
+    """``<memballoon>``: gives back, and counts, a guest's memory."""
+
     TAG: ClassVar[str] = "memballoon"
 
     model: str | None = value("@model")

@@ -10,6 +10,8 @@ from cowshed.domain.element import Element, value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryBacking(Element):
+    """``<memoryBacking>``: what the guest's memory is made of on the host."""
+
     TAG: ClassVar[str] = "memoryBacking"
 
     source: str | None = value("source/@type")

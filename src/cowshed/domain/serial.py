@@ -32,6 +32,8 @@ class SerialSource(Element):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serial(Element):
+    """``<serial>``: a serial port."""
+
     TAG: ClassVar[str] = "serial"
 
     type: str | None = value("@type")

@@ -20,6 +20,8 @@ MODELS: Final = {"1.2": ("tpm-tis",), "2.0": ("tpm-crb", "tpm-tis")}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tpm(Element):
+    """``<tpm>``: a trusted platform module, emulated by swtpm."""
+
     TAG: ClassVar[str] = "tpm"
 
     model: str | None = value("@model")

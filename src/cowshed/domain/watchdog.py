@@ -13,6 +13,8 @@ ACTIONS: Final = ("none", "pause", "poweroff", "reset")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watchdog(Element):
+    """``<watchdog>``: what happens to a guest that does not answer it."""
+
     TAG: ClassVar[str] = "watchdog"
 
     model: str | None = value("@model")

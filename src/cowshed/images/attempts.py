@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from cowshed import clock, log
@@ -102,6 +101,8 @@ def retry_after(text: str) -> float | None:
     """Seconds (RFC 9110, 10.2.3: a number or a date); nonsense is ignored."""
     if text.isdecimal():
         return float(text[:9])
+    from email.utils import parsedate_to_datetime
+
     try:
         return parsedate_to_datetime(text).timestamp() - clock.current().time()
     except (ValueError, TypeError, OverflowError):

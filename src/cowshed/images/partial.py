@@ -47,6 +47,8 @@ class Validator:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
+    """Which version of the file the part is of, how many of its bytes are on disk for sure, and since which boot of the host."""
+
     validator: Validator
     synced: int
     boot: str

@@ -34,6 +34,8 @@ class SerialConsole(Console):
 
 @dataclass(frozen=True, slots=True)
 class SpiceConsole(Console):
+    """A SPICE console: its host and its ports, without and with TLS."""
+
     tls_port: int | None = None
 
     @property

@@ -39,6 +39,8 @@ class GroupRule:
 
 @dataclass(frozen=True, slots=True)
 class SecurityGroup:
+    """Rules that are given to ports under one name."""
+
     id: str
     name: str = ""
     rules: tuple[GroupRule, ...] = ()
