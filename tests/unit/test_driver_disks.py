@@ -20,7 +20,7 @@ from cowshed.disks import manifest
 from cowshed.disks.file import FileDisk
 from cowshed.driver import LibvirtDriver
 from cowshed.driver.rooms import Rooms
-from cowshed.driver.steps import layout, moving, named, opening, placing, shown, teardown
+from cowshed.driver.steps import layout, moving, named, opening, placing, replacing, shown, teardown
 from cowshed.errors import (
     ConfigError,
     Conflict,
@@ -319,6 +319,23 @@ def test_the_file_of_a_moved_disk_has_the_usual_name(host: Host) -> None:
         disks["disk"] = replace(disks["disk"], location="disk.raw")
     moving.settle(host.rooms, who)
     assert (place / "disk").read_bytes() == b"else"
+    assert host.read(who) == host.content
+
+
+def test_the_old_disk_of_a_second_rebuild_goes_whole(host: Host) -> None:
+    """The first rebuild has left the disk under a second name, which the old disk had beside its own ever after."""
+    who = host.web("raw")
+    place = host.rooms.directory(who.uuid).path
+    content = (place / "disk").read_bytes()
+    (place / "disk").rename(place / "disk.new-0a1b2c3d")
+    (place / "disk.new-11112222").write_bytes(content)
+    with manifest.editing(place) as disks:
+        old = replace(disks["disk"], name="disk.new-11112222", location="disk.new-0a1b2c3d")
+        disks["disk"] = replace(disks["disk"], location="disk.new-11112222")
+        disks[old.name] = old
+    moving.settle(host.rooms, who)  # as the guest starts
+    replacing.leftovers(host.rooms, who.uuid)
+    assert host.files(who) == ["disk", "disk.config", "layout.json", "manifest.json"]
     assert host.read(who) == host.content
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from cowshed import log
 from cowshed.contract.storage import Importing, Snapshotting
-from cowshed.driver.steps import reachable
+from cowshed.driver.steps import reachable, replacing
 from cowshed.errors import Conflict, CowshedError, DataCorrupt, NameTaken, NoSpace, UnsupportedOperation
 from cowshed.model.disk import DiskFormat, DiskSource, DiskType, ManifestDisk
 from cowshed.model.instance import Instance
@@ -50,7 +50,7 @@ def settle(rooms: Rooms, instance: Instance) -> None:
     for entry in manifest.load(directory).disks.values():
         if is_left(entry):
             _remove_left(rooms, instance, entry.name)
-        else:
+        elif not replacing.is_second(entry.name):  # the old disk of a rebuild goes soon, by the name its file has
             _name_as_usual(rooms, instance, entry)
     for path in directory.glob(f"{SCRATCH}*"):
         filesystem.remove_file(path)
