@@ -194,24 +194,40 @@ def test_completion_scripts(tmp_path: Path, shell: str):
 
 
 def test_bash_takes_its_script(state: Path):
-    """As a shell would: load the script, ask for words."""
+    """As a shell would: load the script, ask for words, which bash breaks at colons."""
+    from cowshed import config
+    from cowshed.images import pull
+    from cowshed.images.directory import DirectoryService
+
+    service = DirectoryService(state / "images", config.ImagesSection())
+    for name in ("sid:1", "sid:2"):
+        pull.pull(service, str(state / "x.raw"), name=name, format=None, digest=None, properties={})
     script = cowshed("completion", "bash", state=state).stdout
     (state / "script").write_text(script)
     (state / "cowshed").write_text(f'#!/bin/sh\nexec {sys.executable} -m cowshed.cli "$@"\n')
     (state / "cowshed").chmod(0o755)
-    ask = (
-        f"PATH={state}:$PATH; . {state}/script; COMP_WORDS=(cowshed show w); COMP_CWORD=2; "
-        '_cowshed_completion cowshed w show; echo "${COMPREPLY[@]}"'
-    )
-    done = subprocess.run(
-        ["bash", "-c", ask],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-        env={**os.environ, "COWSHED_HOST_STATE": str(state), "COWSHED_CONFIG": os.devnull},
-    )
-    assert done.stdout == "web\n", done.stderr
+    for line, words, found in (
+        ("cowshed show w", "show w", "web"),
+        ("cowshed run", "run ''", "debian sid:1 sid:2"),
+        ("cowshed run si", "run si", "sid:1 sid:2"),
+        ("cowshed  run sid:", "run sid :", "1 2"),
+        ("cowshed run sid:2", "run sid : 2", "2"),
+        ("cowshed image rm sid:1 si", "image rm sid : 1 si", "sid:1 sid:2"),
+    ):
+        ask = (
+            f"PATH={state}:$PATH; . {state}/script; COMP_WORDBREAKS=' :='; COMP_LINE='{line}'; COMP_WORDS=(cowshed {words}); "
+            "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); read -r _ _ _ _ function _ <<<$(complete -p cowshed); "
+            '$function cowshed; echo "${COMPREPLY[@]}"'
+        )
+        done = subprocess.run(
+            ["bash", "-c", ask],
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+            env={**os.environ, "COWSHED_HOST_STATE": str(state), "COWSHED_CONFIG": os.devnull},
+        )
+        assert done.stdout.split() == found.split(), (line, done.stdout, done.stderr)
 
 
 def test_nobody_reads(state: Path):
