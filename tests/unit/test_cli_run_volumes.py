@@ -153,3 +153,16 @@ def test_a_rebuild_keeps_what_was_asked_for_the_instance(cowshed: Call, driver: 
     assert shown["image"] == "other"
     assert shown["properties"] == {"hw_firmware_type": "uefi", "hw_tpm_version": "2.0"}
     assert "hw_tpm_version" in cowshed("show", "web")[1]
+
+
+def test_events_name_the_image_of_a_rescue_and_a_rebuild(cowshed: Call, driver: FakeDriver) -> None:
+    driver.images.add("other")
+    assert cowshed("run", "debian", "--name", "web", "--network", "none")[0] == 0
+    for line in (("rescue", "web", "--image", "other"), ("unrescue", "web"), ("rebuild", "web", "other", "--yes")):
+        assert cowshed(*line)[0] == 0
+    assert [(entry.event, entry.detail) for entry in Host.connect().events("web")] == [
+        ("created", "from image debian"),
+        ("rescued", "from image other"),
+        ("unrescued", ""),
+        ("rebuilt", "from image other"),
+    ]

@@ -221,7 +221,7 @@ class Instances(States):
 
         :raises InvalidState: it is rescued already, or suspended
         """
-        with self.changing(ref, "rescued", InstanceState.RUNNING) as record:
+        with self.changing(ref, "rescued", InstanceState.RUNNING, lambda: f"from image {image.name}") as record:
             self.driver.rescue(None, record.instance, record.vifs, image, password)
         return self.find(record.uuid)
 
@@ -242,7 +242,7 @@ class Instances(States):
 
         :raises InvalidState: it is rescued or suspended :raises DiskTooSmall: its root disk is too small for the image
         """
-        with self.changing(ref, "rebuilt", InstanceState.RUNNING) as record:
+        with self.changing(ref, "rebuilt", InstanceState.RUNNING, lambda: f"from image {image.name}") as record:
             instance = dataclasses.replace(record.instance, image_ref=image.id)
             image = _with(image, record.properties)
             self.driver.rebuild(
