@@ -15,7 +15,7 @@ from cowshed.errors import InvalidRequest
 
 
 def context() -> click.Context:
-    return click.Context(cowshed, info_name="cowshed")
+    return manual.outermost(cowshed)
 
 
 def test_every_verb_has_a_page(tmp_path: Path) -> None:
@@ -26,6 +26,12 @@ def test_every_verb_has_a_page(tmp_path: Path) -> None:
         text = manual.page(command, inner)
         assert text.startswith(".TH ")
         assert all(section in text for section in (".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS", ".SH EXIT STATUS"))
+
+
+def test_the_page_has_every_name_of_an_option_that_the_help_has() -> None:
+    done = CliRunner().invoke(cowshed, ["manual", "nic", "attach"])
+    assert ".B \\-h, \\-\\-help\n" in done.output
+    assert "-h, --help" in CliRunner().invoke(cowshed, ["help", "nic", "attach"]).output
 
 
 def test_nothing_in_a_text_is_taken_for_a_request() -> None:

@@ -22,7 +22,7 @@ def manual(session: Session, words: tuple[str, ...], directory: Path | None) -> 
     """Print a manual page: cowshed manual | man -l -"""
     from cowshed.cli.app import cowshed
 
-    context = click.Context(cowshed, info_name="cowshed")
+    context = outermost(cowshed)
     if directory is None:
         print(page(*find(context, " ".join(words))), end="")
         return
@@ -33,6 +33,11 @@ def manual(session: Session, words: tuple[str, ...], directory: Path | None) -> 
         path.write_text(page(command, inner))
         written.append({"page": str(path)})
     session.emit("pages", written, {"page": lambda row: row["page"]})
+
+
+def outermost(command: click.Command) -> click.Context:
+    """As click makes it: --help is -h too."""
+    return click.Context(command, info_name="cowshed", **command.context_settings)
 
 
 def find(context: click.Context, words: str) -> tuple[click.Command, click.Context]:

@@ -27,9 +27,9 @@ def help_(session: Session, words: tuple[str, ...]) -> None:
         session.emit("exit_codes", rows, {"code": lambda row: row["code"], "meaning": lambda row: row["meaning"]})
         return
     from cowshed.cli.app import cowshed
-    from cowshed.cli.manual import find
+    from cowshed.cli.manual import find, outermost
 
-    command, context = find(click.Context(cowshed, info_name="cowshed"), " ".join(words))
+    command, context = find(outermost(cowshed), " ".join(words))
     if session.format == "table":
         print(command.get_help(context))
     else:
