@@ -13,7 +13,7 @@ import click
 
 from cowshed.cli.consoles import SshCommand
 from cowshed.cli.context import Session, Verb, instance_argument, instance_names, verb
-from cowshed.errors import InvalidRequest
+from cowshed.errors import InvalidRequest, NotFound
 
 
 @click.command(cls=Verb)
@@ -115,7 +115,7 @@ def _kind(mode: int) -> str:
 
 
 def _target(source: str, path: str) -> Path | BinaryIO:
-    """:raises InvalidRequest: a file would take the place of what is none, such as /dev/null"""
+    """:raises InvalidRequest: a file would take the place of what is none, such as /dev/null :raises NotFound: no such directory"""
     if path == "-":
         return sys.stdout.buffer
     place = Path(path)
@@ -125,7 +125,10 @@ def _target(source: str, path: str) -> Path | BinaryIO:
             reason=f"{place} is {'a directory' if place.is_dir() else _kind(place.stat().st_mode)}, no file",
             hint="- writes to standard output",
         )
-    return place.resolve()  # what a link names is written, and the link stays
+    place = place.resolve()  # what a link names is written, and the link stays
+    if not place.parent.is_dir():
+        raise NotFound(kind="directory", name=str(place.parent))
+    return place
 
 
 @click.command("exec", cls=SshCommand)
