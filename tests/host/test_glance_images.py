@@ -100,6 +100,14 @@ def test_what_is_refused_never_reaches_glance(
     assert left(driver) == []
 
 
+def test_an_image_from_when_the_store_was_here_is_in_nobodys_way(driver: LibvirtDriver, qcow2: Path, name: str) -> None:
+    here = DirectoryService(driver.rooms.state / "images", ImagesSection())
+    with qcow2.open("rb") as source:
+        kept = here.upload(Image("", name, disk_format=DiskFormat.QCOW2), source)
+    assert driver.pull_image(str(qcow2), name=name).id != kept.id
+    assert here.show(kept.id).name == name
+
+
 def test_a_taken_name_is_said_before_anything_is_read(driver: LibvirtDriver, qcow2: Path, name: str) -> None:
     driver.pull_image(str(qcow2), name=name)
     with serving(file(CONTENT)) as server:

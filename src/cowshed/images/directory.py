@@ -212,11 +212,14 @@ class DirectoryService(ImageService):
     def check_name_free(self, name: str) -> None:
         """:raises NameTaken: an image has it, or will have it in a moment :raises InvalidRequest: nothing can have it"""
         record.check_name(name)
-        if any(image.name == name for image in self.list()):
+        if self._has(name):
             hint = f"choose another name, or remove that one: cowshed image rm {name}"
             raise NameTaken(kind="image", name=name, hint=hint)
         if name in incoming.names(self.root):
             raise NameTaken(kind="image", name=name, hint="somebody is just bringing it in; wait for that")
+
+    def _has(self, name: str) -> bool:
+        return any(image.name == name for image in self.list())
 
     def _check_free(self, image: Image) -> None:
         if (self.root / image.id).exists() or (self.root / (incoming.PREFIX + image.id)).exists():
