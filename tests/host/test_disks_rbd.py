@@ -807,6 +807,19 @@ def test_a_pool_that_is_full_before_a_clone(small: Place, tmp_path: Path) -> Non
     assert [name for name in small.everything() if not name.startswith(BASE)] == []
 
 
+def test_a_base_goes_from_a_pool_that_is_full(small: Place, tmp_path: Path) -> None:
+    base = small.backend.add_base("one", "image", filling(base_file(tmp_path / "base").path))
+    disk = small.disk()
+    disk.create(0, base)
+    _fill_up(small)
+    with pytest.raises(Busy):
+        small.backend.remove_base("one")
+    assert [kept.users for kept in small.backend.bases()] == [1]
+    disk.delete()
+    small.backend.remove_base("one")
+    assert small.everything() == []
+
+
 def test_what_does_not_fit_is_refused_before_it_is_begun(small: Place, tmp_path: Path) -> None:
     small.ceph.command("osd", "pool", "set-quota", small.name, "max_bytes", 2 * MiB)
     _until(lambda: small.backend.capacity().total <= 2 * MiB)

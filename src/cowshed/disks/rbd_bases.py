@@ -17,7 +17,16 @@ from typing import Any, Final
 
 from cowshed.contract.callbacks import SILENT, Progress
 from cowshed.contract.storage import BaseContent, BaseKeeping, FillBase, OpenSink
-from cowshed.errors import Busy, DataCorrupt, DigestMismatch, DiskNotFound, InvalidRequest, NameTaken
+from cowshed.errors import (
+    Busy,
+    DataCorrupt,
+    DigestMismatch,
+    DiskNotFound,
+    InvalidRequest,
+    NameTaken,
+    NoSpace,
+    SnapshotNotFound,
+)
 from cowshed.model.disk import Base, DiskFormat, KeptBase
 from cowshed.tools import filesystem
 from cowshed.tools.rbd import ImageSpec, Pool, RbdSink
@@ -117,11 +126,19 @@ class RbdBases(BaseKeeping):
             self.pool.rename(BASE + name, part)
         except DiskNotFound:
             return
+        except NoSpace:
+            return self._make_room(BASE + name)
         children = self.pool.children(part, SNAPSHOT)
         if children:
             self.pool.rename(part, BASE + name)
             raise Busy(what=f"base {name}", holder=f"disk {children[0]}")
         self.pool.remove(part)
+
+    def _make_room(self, image: str) -> None:
+        """Remove a base that keeps its name, since a full pool refuses a new one; nobody can clone into it either."""
+        with suppress(DiskNotFound, SnapshotNotFound):  # what an attempt before left has no snapshot any more
+            self.pool.remove_snapshot(image, SNAPSHOT)
+        self.pool.remove(image)
 
     # --- a base that is a local file ----------------------------------------------------------------
 
