@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cowshed import clock
-from cowshed.driver.steps import launch, marks, transit
+from cowshed.driver.steps import launch, marks, sending, transit
 from cowshed.driver.steps.transit import Way
 from cowshed.errors import (
     CowshedError,
@@ -165,6 +165,17 @@ def test_what_waits_for_its_end_says_how_it_ends(side: Side, dest: str, confirm:
         assert confirm in str(caught.value.hint)
         assert f"cowshed resize {who.name} --confirm" in str(caught.value.hint) and "--revert" in str(caught.value.hint)
     assert of(side).power == PowerState.RUNNING
+
+
+def test_a_host_that_ssh_would_take_for_an_option_is_refused(side: Side, tmp_path: Path) -> None:
+    """Some of them run a program on this host."""
+    made = tmp_path / "made"
+    with (
+        pytest.raises(InvalidRequest, match="no name of a host"),
+        sending.channel(side.rooms, f"-oProxyCommand=touch {made}") as channel,
+    ):
+        channel.ask("meet", probe="x")
+    assert not made.exists()
 
 
 @pytest.mark.parametrize("backend", ["raw", "qcow2"])

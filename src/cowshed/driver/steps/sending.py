@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cowshed.driver.steps import leaving, moving, nvram, passwords, tpm, volumes
-from cowshed.errors import Conflict, UnsupportedOperation
+from cowshed.errors import Conflict, InvalidRequest, UnsupportedOperation
 from cowshed.migration import cold
 from cowshed.migration.transport import Channel
 from cowshed.model.disk import DiskFormat, EncryptionFormat
@@ -30,9 +30,15 @@ RESEALED = (
 
 @contextmanager
 def channel(rooms: Rooms, dest: str) -> Iterator[Channel]:
-    """To cowshed on ``dest``. :raises ToolMissing: :raises ToolFailed: with what the command said last"""
+    """To cowshed on ``dest``.
+
+    :raises InvalidRequest: no host has that name
+    :raises ToolMissing: :raises ToolFailed: with what the command said last
+    """
     from cowshed.tools import pipe
 
+    if dest.startswith("-"):  # an option to ssh, of which some run programs on this host
+        raise InvalidRequest(reason=f"{dest} is no name of a host", hint="name a host; see [migration] command")
     words = [word.replace("%s", dest) for word in rooms.config.migration.command]
     with pipe.talking([*words, "serve"]) as (reader, writer):
         yield Channel(reader, writer)
