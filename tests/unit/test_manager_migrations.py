@@ -257,11 +257,24 @@ def test_a_name_that_is_taken_there_while_the_disks_come(
     here, there = hosts
     there.images.pull(str(raw_image(tmp_path / "other.raw")), name="tiny")
     before(monkeypatch, here, "migrate_disk_and_power_off", lambda: there.run("tiny", name="web"))
-    with pytest.raises(NameTaken, match="web"):
+    with pytest.raises(NameTaken, match="web") as caught:
         here.migrations.cold("web", THERE, timeout=5)
     assert "finish_migration" not in of(there).names()
+    assert "on the destination" in str(caught.value.hint)
     assert of(there).names()[-1] == "discard_received"
     assert here.instances.find("web").state == InstanceState.RUNNING
+
+
+def test_of_a_name_that_is_taken_there_nobody_is_told_to_remove_the_one_here(
+    hosts: tuple[Host, Host], tmp_path: Path
+) -> None:
+    here, there = hosts
+    there.images.pull(str(raw_image(tmp_path / "other.raw")), name="tiny")
+    there.run("tiny", name="web")
+    with pytest.raises(NameTaken, match="web") as caught:
+        here.migrations.live("web", THERE)
+    assert "on the destination" in str(caught.value.hint) and "cowshed rm" not in str(caught.value.hint)
+    untouched(here)
 
 
 def test_nobody_takes_its_name_while_it_starts_there(

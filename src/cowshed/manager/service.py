@@ -66,13 +66,28 @@ def _told(host: Host, message: Mapping[str, Any]) -> Record:
     return dataclasses.replace(found, uri=host.driver.rooms.uri, boot_log=0, created=created)
 
 
+def _check_free(host: Host, name: str) -> None:
+    """:raises NameTaken: :raises InvalidRequest:"""
+    try:
+        host.instances.check_free(name)
+    except NameTaken as error:
+        raise _taken(name) from error
+
+
+def _taken(name: str) -> NameTaken:
+    """Said on the other host, where the instance of that name is the one to be moved: nobody shall remove that."""
+    return NameTaken(
+        kind="instance", name=name, hint="another one on the destination has its name; cowshed ls there shows it"
+    )
+
+
 def _meet(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
     return host.driver.met(str(message["probe"]))
 
 
 def _receive(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
     instance = Instance(str(message["uuid"]), names.check(str(message["name"])), Flavor())
-    host.instances.check_free(instance.name)
+    _check_free(host, instance.name)
     host.driver.receive(instance, message, channel)
     return {"done": True}
 
@@ -80,10 +95,10 @@ def _receive(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[s
 def _finish(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
     """Its name may have been taken while its disks came; from now on nobody takes it, until it is recorded."""
     record, power_on = _told(host, message), bool(message["power_on"])
-    host.instances.check_free(record.name)
+    _check_free(host, record.name)
     with host.instances.locked(record.name):
         if host.instances.records.exists(record.name):
-            raise host.instances.records.taken(record.name)
+            raise _taken(record.name)
         image = host.driver.remembered_image(record.instance)
         host.driver.finish_migration(
             None, None, record.instance, str(message["info"]), record.vifs, image, True, power_on=power_on
@@ -108,7 +123,7 @@ def _discard(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[s
 
 def _check(host: Host, channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
     record = _told(host, message)
-    host.instances.check_free(record.name)
+    _check_free(host, record.name)
     source = dict(message["source"])
     return {"data": host.driver.check_can_live_migrate_destination(None, record.instance, source, {}, None)}
 

@@ -63,9 +63,9 @@ def refuse_taken(rooms: Rooms, instance: Instance) -> None:
     for guest in rooms.hypervisor.guests():
         if guest.uuid == instance.uuid:
             taken = f"{instance.name} ({instance.uuid})"
-            raise NameTaken(kind="domain", name=taken, hint="it is on this host already, or was left here")
+            raise NameTaken(kind="domain", name=taken, hint="the destination has it already, or it was left there")
         if guest.name == instance.name:
-            raise NameTaken(kind="domain", name=instance.name, hint="rename one of the two")
+            raise NameTaken(kind="domain", name=instance.name, hint="another one on the destination has its name; virsh list --all there shows it")
 
 
 def available(rooms: Rooms) -> dict[str, int]:
