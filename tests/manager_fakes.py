@@ -164,6 +164,9 @@ class PretendDriver(DiskListing, DiskResize, DiskMove, DiskSnapshots, DiskExport
     def moved_to(self, instance: Instance) -> str:
         return ""
 
+    def ran_before(self, instance: Instance) -> bool:
+        return False
+
     def volumes(self, instance: Instance) -> tuple[Any, ...]:
         return ()
 

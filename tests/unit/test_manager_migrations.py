@@ -44,6 +44,7 @@ class Moving(PretendDriver):
         hypervisor.hostname = lambda: self.name  # type: ignore[method-assign]
         hypervisor.version = lambda: (7, 2, 0)  # type: ignore[method-assign]
         self.left = self.kept = ""
+        self.ran = False
         self.done: Callable[[], object] = lambda: None  # when an instance has come, or is resized
         self.ends: dict[str, Any] = {"error": "no route to host"}
 
@@ -87,6 +88,9 @@ class Moving(PretendDriver):
     def moved_to(self, instance: Instance) -> str:
         return self.kept
 
+    def ran_before(self, instance: Instance) -> bool:
+        return self.ran
+
     def remembered_image(self, instance: Instance) -> None:
         return None
 
@@ -125,9 +129,9 @@ class Moving(PretendDriver):
         if self.moved_to(instance) or not self.kept:
             self.power.pop(instance.uuid)
 
-    def finish_revert_migration(self, context: Any, instance: Instance, *_: Any, **__: Any) -> None:
+    def finish_revert_migration(self, context: Any, instance: Instance, *_: Any, power_on: bool = True) -> None:
         self._call("finish_revert_migration", instance)
-        self.power[instance.uuid] = PowerState.RUNNING
+        self.power[instance.uuid] = PowerState.RUNNING if power_on else PowerState.SHUTDOWN
 
     def destroy(self, context: Any, instance: Instance, *_: Any, **__: Any) -> None:
         super().destroy(context, instance)
@@ -344,14 +348,15 @@ def test_a_resize_that_fails_is_not_recorded(hosts: tuple[Host, Host]) -> None:
     assert of(here).names()[-1] == "finish_revert_migration"
 
 
-def killed(hosts: tuple[Host, Host], step: str) -> Host:
-    """A cold move that ended at ``step``."""
+def killed(hosts: tuple[Host, Host], step: str, *, ran: bool = True) -> Host:
+    """A cold move that ended at ``step``, of an instance that ``ran`` before."""
     here = hosts[0]
     of(here).fail[step] = KeyboardInterrupt()
     with suppress(KeyboardInterrupt):
         here.migrations.cold("web", THERE, timeout=5)
     of(here).fail.clear()
     of(here).kept = THERE
+    of(here).ran = ran
     for host in hosts:
         of(host).calls.clear()
     return here
@@ -376,6 +381,16 @@ def test_a_cold_move_that_was_killed_before_it_ran_there_is_reverted(hosts: tupl
     here.migrations.revert("web")
     assert of(there).names()[-1] == "discard_received"
     assert of(here).names()[-1] == "finish_revert_migration"
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_what_is_reverted_runs_again_if_it_ran_before(hosts: tuple[Host, Host], ran: bool) -> None:
+    """Whoever has looked at it meanwhile, and found it switched off."""
+    here = killed(hosts, "migrate_disk_and_power_off", ran=ran)
+    uuid = here.instances.find("web").uuid
+    of(here).power[uuid] = PowerState.SHUTDOWN
+    assert here.instances.find("web").state == InstanceState.STOPPED
+    assert here.migrations.revert("web").state == (InstanceState.RUNNING if ran else InstanceState.STOPPED)
 
 
 def test_of_a_host_that_is_not_reached_only_the_revert_is_the_user_s_to_judge(hosts: tuple[Host, Host]) -> None:

@@ -92,9 +92,16 @@ class Resize(ResizeContract):
                 plan = sending.offer(rooms, instance, flavor, entries, channel)
                 used = {name: one for name, one in entries.items() if plan["modes"][name] == sending.THERE}
                 keeping.check(rooms, instance, used.values())
+                ran = guest.state() == PowerState.RUNNING
                 self._halt(guest, instance, network_info, timeout, retry_interval, undo)
                 self._keep(instance, used, undo)
-                note = {"dest": dest, "shared": bool(plan["shared"]), "keys": plan["keys"], "lines": _lines(used)}
+                note = {
+                    "dest": dest,
+                    "ran": ran,
+                    "shared": bool(plan["shared"]),
+                    "keys": plan["keys"],
+                    "lines": _lines(used),
+                }
                 transit.note(rooms, instance.uuid, Way.OUT, phase=Phase.KEPT, **note)
                 sending.send(rooms, instance, entries, plan, channel)
             volumes_of = {"is_shared_instance_path": bool(plan["shared"])}
@@ -253,6 +260,11 @@ class Resize(ResizeContract):
         """The host that it was sent to, while that waits for a confirmation or a revert here; "" where it was resized in place."""
         note = transit.noted(self.rooms, instance.uuid, Way.OUT) or {}
         return str(note.get("dest", "")) if note.get("phase") == Phase.KEPT else ""
+
+    def ran_before(self, instance: Instance) -> bool:
+        """Did it run when it was sent to another host, of which it waits for a confirmation or a revert here?"""
+        note = transit.noted(self.rooms, instance.uuid, Way.OUT) or {}
+        return bool(note.get("ran")) and note.get("phase") == Phase.KEPT
 
 
 def _sizes(flavor: Flavor) -> dict[str, int]:

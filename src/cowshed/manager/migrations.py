@@ -225,7 +225,8 @@ class Migrations:
             now = record.instance.flavor
             before = _old_flavor(record.instance) or now
             instance = dataclasses.replace(_without_old(record.instance), flavor=before)
-            ran = record.state == InstanceState.RUNNING
+            # What was moved is off by now, whoever looks: it was switched off for that.
+            ran = record.state == InstanceState.RUNNING or self._driver.ran_before(record.instance)
             boot_log = self._instances.log_end(record)
             self._driver.finish_revert_migration(None, instance, record.vifs, power_on=ran)
             self._instances.records.update(

@@ -37,6 +37,9 @@ class FakeMigrations(Table):
     def moved_to(self, instance: Instance) -> str:
         return ""
 
+    def ran_before(self, instance: Instance) -> bool:
+        return False
+
     def receive(self, instance: Instance, offer: Mapping[str, Any], channel: Any) -> None:
         refuse(self, "receive")
 
