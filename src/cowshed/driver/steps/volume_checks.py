@@ -88,7 +88,7 @@ def refuse_shared(rooms: Rooms, instance: Instance, info: Mapping[str, Any]) -> 
             if infos.is_same(one.connection_info, info) and not both:
                 raise Conflict(
                     reason=f"volume {one.id} ({spec.shown(info)}) is attached to instance {path.parent.name}",
-                    hint="detach it there, or share it between guests that know how (multiattach)",
+                    hint="detach it there, or attach it to both as shared (--shared; multiattach): the guests must know how",
                 )
 
 
