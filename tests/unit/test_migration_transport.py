@@ -167,6 +167,15 @@ def test_a_program_that_ends_says_why() -> None:
     assert caught.value.status == 7
 
 
+def test_who_does_not_take_all_of_it_says_why(pair: Pair, tmp_path: Path) -> None:
+    """A full disk, for example: the other side says so, cannot make sense of what comes then, and hangs up."""
+    source = sparse(tmp_path / "source", 4 * MiB, {0: os.urandom(4 * MiB)})
+    pair.there.fail(NoSpace(place="the other host", needed=2, free=1))
+    os.close(pair.there_in)
+    with pytest.raises(NoSpace, match="the other host"):
+        pair.here.send(source)
+
+
 def test_a_program_ends_with_the_talk() -> None:
     with pipe.talking(["sh", "-c", 'read line; echo "{\\"said\\": $line}"; cat >/dev/null']) as (reader, writer):
         channel = Channel(reader, writer, silence=10)

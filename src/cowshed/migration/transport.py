@@ -75,7 +75,14 @@ class Channel:
     # --- content ------------------------------------------------------------------------------
 
     def send(self, fd: int, progress: Progress = SILENT) -> None:
-        """The data extents of a file."""
+        """The data extents of a file. :raises CowshedError: what the other side said before it hung up"""
+        try:
+            self._send(fd, progress)
+        except BrokenPipeError:
+            self.hear()
+            raise
+
+    def _send(self, fd: int, progress: Progress) -> None:
         digest = hashlib.sha256()
         for offset, data in _pieces(fd):
             progress.check()
