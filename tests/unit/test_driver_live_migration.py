@@ -22,7 +22,7 @@ from cowshed.driver.steps import (
     transit,
     volumes,
 )
-from cowshed.errors import Busy, HypervisorError, InstanceNotFound
+from cowshed.errors import Busy, HostUnsuitable, HypervisorError, InstanceNotFound
 from cowshed.hypervisor import migrate
 from cowshed.hypervisor.migrate import Statistics
 from cowshed.model.disk import Bus
@@ -217,6 +217,37 @@ def test_who_keeps_the_disks_keeps_the_record_of_volumes(
     here.driver.destroy(None, who, [], destroy_disks=destroy_disks)
     assert disconnected == ["data"]
     assert volumes.recorded(here.rooms, who) == (() if destroy_disks else (known,))
+
+
+def test_storage_that_is_not_reached_from_the_destination_makes_it_unsuitable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before a cold move: the request is right, and this host is not."""
+    here = Host(tmp_path / "state")
+    who = here.web("raw")
+    info = {"driver_volume_type": "file", "serial": "data", "data": {"path": "/gone", "format": "raw"}}
+    known = AttachedVolume("data", info, "vdb", Bus.VIRTIO, serial="data", alias="ua-data", state=VolumeState.ATTACHED)
+    here.rooms.__dict__["hypervisor"] = SimpleNamespace(guests=list, find=lambda uuid: None)
+    monkeypatch.setattr(arriving, "check_guest", lambda *_: None)
+    monkeypatch.setattr(awaiting, "held", lambda *_: False)
+    monkeypatch.setattr(connect, "plug", lambda *_: ())
+    monkeypatch.setattr(locate, "remembered_image", lambda *_: None)
+
+    def refuse(self: File, info: Any) -> str:
+        raise HypervisorError(action="open the volume", reason="connection refused")
+
+    monkeypatch.setattr(File, "connect", refuse)
+    here.rooms.directory(who.uuid).delete()
+    found = {
+        "is_shared_instance_path": False,
+        "volumes": [record.entry(known)],
+        "disks": [],
+        "copied": {},
+        "records": {},
+    }
+    with pytest.raises(HostUnsuitable, match="cannot be had at the destination.*connection refused"):
+        arriving.prepare(here.rooms, who, None, (), found)
+    assert not here.rooms.directory(who.uuid).exists()
 
 
 def test_nobody_else_prepares_while_it_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

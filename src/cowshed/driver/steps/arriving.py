@@ -24,6 +24,7 @@ from cowshed.driver.steps import (
     serial,
     tpm,
     transit,
+    volume_checks,
     volumes,
 )
 from cowshed.driver.steps.transit import Way
@@ -35,6 +36,7 @@ from cowshed.errors import (
     NameTaken,
     NoSpace,
     NotFound,
+    OperatorError,
 )
 from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import Vif
@@ -65,7 +67,11 @@ def refuse_taken(rooms: Rooms, instance: Instance) -> None:
             taken = f"{instance.name} ({instance.uuid})"
             raise NameTaken(kind="domain", name=taken, hint="the destination has it already, or it was left there")
         if guest.name == instance.name:
-            raise NameTaken(kind="domain", name=instance.name, hint="another one on the destination has its name; virsh list --all there shows it")
+            raise NameTaken(
+                kind="domain",
+                name=instance.name,
+                hint="another one on the destination has its name; virsh list --all there shows it",
+            )
 
 
 def available(rooms: Rooms) -> dict[str, int]:
@@ -148,7 +154,11 @@ def prepare(
         image = locate.remembered_image(rooms, instance)
         if shared:  # the record is the source's as well, whose guest runs: only this host's side goes
             undo.push("disconnect its volumes here", leaving.disconnect, rooms, instance, found)
-        connected = volumes.connect_all(rooms, instance, _volumes(block_devices, told.volumes, shared=shared), undo)
+        wanted = _volumes(block_devices, told.volumes, shared=shared)
+        try:
+            connected = volumes.connect_all(rooms, instance, wanted, undo)
+        except OperatorError as error:  # not what is wrong with the request
+            raise volume_checks.not_there(error) from error
         undo.push("give the serial port back", serial.give_back, rooms, instance.uuid)
         xml = launch.assembled(rooms, instance, image, plugged, connected)
         if held:

@@ -202,10 +202,7 @@ def _check_volumes(
             info = passwords.added(known.connection_info, secret.get(known.id))
             find(rooms.connectors, info).look(info)
         except CowshedError as error:
-            raise HostUnsuitable(
-                reason=f"volume {known.id} cannot be had at the destination: {error}",
-                hint="see that the storage is reached from there as well",
-            ) from error
+            raise volume_checks.not_there(error, f"volume {known.id}") from error
 
 
 def _take(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cowshed import log
 from cowshed.driver.steps import reachable
-from cowshed.errors import Conflict, CowshedError, DiskTooSmall, NameTaken
+from cowshed.errors import Conflict, CowshedError, DiskTooSmall, HostUnsuitable, NameTaken
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance
 from cowshed.model.volume import AttachedVolume
@@ -90,6 +90,14 @@ def refuse_shared(rooms: Rooms, instance: Instance, info: Mapping[str, Any]) -> 
                     reason=f"volume {one.id} ({spec.shown(info)}) is attached to instance {path.parent.name}",
                     hint="detach it there, or attach it to both as shared (--shared; multiattach): the guests must know how",
                 )
+
+
+def not_there(error: CowshedError, what: str = "a volume") -> HostUnsuitable:
+    """What the destination of a move says whose storage is not reached from there."""
+    return HostUnsuitable(
+        reason=f"{what} cannot be had at the destination: {error}",
+        hint="see that the storage is reached from there as well",
+    )
 
 
 def foresee(rooms: Rooms, instance: Instance, planned: Sequence[AttachedVolume], image: Image) -> None:
