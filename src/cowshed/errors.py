@@ -210,8 +210,13 @@ class NoSpace(HostError):
 
 
 class HostUnsuitable(HostError):
-    template = "this host cannot run the instance: {reason}"
+    """``host``: which one; said is nothing of "this host" to who asked another."""
+
+    template = "{host} cannot run the instance: {reason}"
     code = "host-unsuitable"
+
+    def __init__(self, *, hint: str | None = None, host: str = "this host", **fields: Any) -> None:
+        super().__init__(hint=hint, host=host, **fields)
 
 
 # --- somebody must look after the host --------------------------------------------------------

@@ -245,7 +245,7 @@ def test_storage_that_is_not_reached_from_the_destination_makes_it_unsuitable(
         "copied": {},
         "records": {},
     }
-    with pytest.raises(HostUnsuitable, match="cannot be had at the destination.*connection refused"):
+    with pytest.raises(HostUnsuitable, match=r"cannot be had at the destination.*connection refused"):
         arriving.prepare(here.rooms, who, None, (), found)
     assert not here.rooms.directory(who.uuid).exists()
 

@@ -15,6 +15,7 @@ from cowshed.errors import (
     DataCorrupt,
     DeadlineExceeded,
     DigestMismatch,
+    HostUnsuitable,
     InternalError,
     InvalidState,
     NameTaken,
@@ -165,6 +166,13 @@ def test_a_program_that_ends_says_why() -> None:
     ):
         Channel(reader, writer, silence=10).hear()
     assert caught.value.status == 7
+
+
+def test_which_host_is_unsuitable(pair: Pair) -> None:
+    """Not this one, who hears it."""
+    pair.there.fail(HostUnsuitable(reason="it is disabled"))
+    with pytest.raises(HostUnsuitable, match=r"^the destination cannot run the instance: it is disabled"):
+        pair.here.hear()
 
 
 def test_who_does_not_take_all_of_it_says_why(pair: Pair, tmp_path: Path) -> None:

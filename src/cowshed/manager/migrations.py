@@ -297,7 +297,7 @@ def _stays(record: Record, dest: str, ended: list[str], data: Mapping[str, Any])
     if ended == ["cancelled"]:
         return Interrupted(what=f"{record.name} was migrated; it runs here as before")
     why = data.get("error", "the migration was aborted")
-    return HostUnsuitable(reason=f"{record.name} could not be moved to {dest}, and stays here: {why}")
+    return HostUnsuitable(host=dest, reason=f"{record.name} could not be moved there, and stays here: {why}")
 
 
 def _number(version: tuple[int, int, int]) -> int:
