@@ -184,6 +184,11 @@ def test_who_does_not_take_all_of_it_says_why(pair: Pair, tmp_path: Path) -> Non
         pair.here.send(source)
 
 
+def test_what_did_not_happen_in_time_is_not_the_program_s_fault() -> None:
+    with pytest.raises(DeadlineExceeded, match="web off"), pipe.talking(["cat"]):
+        raise DeadlineExceeded(what="web off", seconds=5)
+
+
 def test_a_program_ends_with_the_talk() -> None:
     with pipe.talking(["sh", "-c", 'read line; echo "{\\"said\\": $line}"; cat >/dev/null']) as (reader, writer):
         channel = Channel(reader, writer, silence=10)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from cowshed.errors import ToolFailed
+from cowshed.errors import CowshedError, ToolFailed
 from cowshed.tools.run import end, environment, require
 
 _LAST: Final = 20.0  # seconds a program may take to end once nobody talks to it any more
@@ -48,8 +48,8 @@ def talking(command: Sequence[str]) -> Iterator[tuple[int, int]]:
             process.stdin.close()
         end(process)
         listener.join(1)
-        # When the pipe broke, what the program said last is why.
-        if isinstance(error, OSError | EOFError):
+        # When the pipe broke, what the program said last is why. DeadlineExceeded is an OSError, too, and says it itself.
+        if isinstance(error, OSError | EOFError) and not isinstance(error, CowshedError):
             said = bytes(words).decode(errors="replace").strip() or "it ended"
             raise ToolFailed(command=shlex.join(arguments), status=process.returncode, output=said) from error
         raise
