@@ -18,7 +18,15 @@ from click.testing import CliRunner
 from cowshed.cli import migrate, resize
 from cowshed.cli.context import Session
 from cowshed.driver.steps import meeting
-from cowshed.errors import CowshedError, HostUnsuitable, InvalidRequest, InvalidState, NameTaken, ToolFailed
+from cowshed.errors import (
+    CowshedError,
+    DeadlineExceeded,
+    HostUnsuitable,
+    InvalidRequest,
+    InvalidState,
+    NameTaken,
+    ToolFailed,
+)
 from cowshed.hypervisor import capabilities
 from cowshed.manager import Host, service
 from cowshed.manager.records import Record, encode
@@ -424,6 +432,16 @@ def test_why_it_stays_is_said_also_when_the_other_host_cannot_clear_up(
         here.migrations.live("web", THERE)
     assert of(there).names() == ["rollback"]
     assert "its libvirt is away" in caplog.text
+
+
+def test_what_took_too_long_was_not_interrupted(hosts: tuple[Host, Host]) -> None:
+    """Nobody has said stop: exit code 7, and what can be done about it."""
+    here = hosts[0]
+    of(here).ends = {"late": 1600.0}
+    with pytest.raises(DeadlineExceeded, match=r"runs here as before.* within 1600 s") as caught:
+        here.migrations.live("web", THERE)
+    assert "at_timeout" in str(caught.value.hint)
+    untouched(here)
 
 
 def test_two_ways_that_part_are_refused(hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch) -> None:

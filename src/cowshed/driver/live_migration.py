@@ -182,6 +182,8 @@ class LiveMigration(LiveMigrationContract):
                         "bytes": final.processed,
                     }
                     rooms.progress.update(max(0, final.processed - told))
+            if monitor.late:
+                found["late"] = monitor.late
             if migration.error:
                 found["error"] = str(migration.error)
                 _log.info("libvirt says of the migration: %s", migration.error)

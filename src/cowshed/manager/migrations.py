@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cowshed import log
-from cowshed.errors import CowshedError, HostUnsuitable, Interrupted, InvalidRequest, InvalidState
+from cowshed.errors import CowshedError, DeadlineExceeded, HostUnsuitable, Interrupted, InvalidRequest, InvalidState
 from cowshed.manager import request
 from cowshed.manager.records import Record, encode
 from cowshed.model.flavor import Flavor
@@ -294,6 +294,12 @@ def _take_back(record: Record, other: Channel) -> None:
 
 
 def _stays(record: Record, dest: str, ended: list[str], data: Mapping[str, Any]) -> CowshedError:
+    if late := data.get("late"):
+        return DeadlineExceeded(
+            what=f"the migration of {record.name} to {dest} (given up: it runs here as before)",
+            seconds=late,
+            hint="[migration] completion and stall say how long it may take, at_timeout what happens then",
+        )
     if ended == ["cancelled"]:
         return Interrupted(what=f"{record.name} was migrated; it runs here as before")
     why = data.get("error", "the migration was aborted")

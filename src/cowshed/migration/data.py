@@ -51,6 +51,7 @@ _FACTS: Final[Mapping[str, Any]] = {
     "error": str,
     "statistics": dict[str, Any],
     "open": bool,
+    "late": float,
 }
 
 # What a call cannot do without: what those before it have said.

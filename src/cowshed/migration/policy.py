@@ -44,10 +44,14 @@ class Sample:
 
 @dataclass
 class Monitor:
-    """Follows one migration. ``forced``: somebody asked for its end (live_migration_force_complete)."""
+    """Follows one migration. ``forced``: somebody asked for its end (live_migration_force_complete).
+
+    ``late``: the seconds after which it was given up because it took too long; 0: it was not
+    """
 
     policy: Policy
     forced: bool = False
+    late: float = field(default=0.0, init=False)
     _round: int = field(default=0, init=False)
     _least: int | None = field(default=None, init=False)
     _progress_at: float = field(default=0.0, init=False)
@@ -62,7 +66,7 @@ class Monitor:
         if self.forced:
             return self._switch(Action.POST_COPY if self.policy.post_copy else Action.PAUSE)
         if self._over(sample):
-            return self._timed_out()
+            return self._timed_out(sample.elapsed)
         if sample.iteration > self._step and self._step < STEPS:
             self._step += 1
             return Action.DOWNTIME
@@ -94,8 +98,10 @@ class Monitor:
             self.policy.stall and stalled > self.policy.stall
         )
 
-    def _timed_out(self) -> Action:
+    def _timed_out(self, elapsed: float) -> Action:
         wanted = self.policy.at_timeout
+        if wanted == Action.ABORT:
+            self.late = elapsed
         if wanted == Action.POST_COPY and not self.policy.post_copy:
             wanted = Action.PAUSE
         return self._switch(wanted)
