@@ -255,7 +255,7 @@ def follow(rooms: Rooms, guest: Guest, migration: Migration, monitor: Monitor) -
     """Until it is over, steering. (True: it was given up on purpose, the bytes that the progress has been told of)"""
     from cowshed.hypervisor import migrate
 
-    aborted, done, begun, told = False, 0, False, False
+    aborted, done, begun, told, memory = False, 0, False, 0, False
     while True:
         try:
             if migration.wait(LOOK):
@@ -268,9 +268,10 @@ def follow(rooms: Rooms, guest: Guest, migration: Migration, monitor: Monitor) -
             if not begun:
                 _quietly("set the downtime", migrate.set_downtime, guest, monitor.downtime)
                 begun = True
-            if not told and now.total:  # at first QEMU does not know it yet
-                rooms.progress.phase("migrate", now.total)
-                told = True
+            # At first QEMU does not know it yet, and while disks are copied it knows nothing of the memory.
+            if now.total and (not told or (now.iteration and not memory and now.total > told)):
+                rooms.progress.phase("migrate", now.total - done)
+                told, memory = now.total, bool(now.iteration)
             if told:
                 rooms.progress.update(max(0, now.processed - done))
                 done = max(done, now.processed)
