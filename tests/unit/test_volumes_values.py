@@ -239,6 +239,12 @@ def test_what_qemu_says_is_told_apart(words: str, kind: type[Exception]) -> None
     assert told.hint or kind is PermissionDenied
 
 
+def test_who_may_not_log_in_hears_how_to() -> None:
+    source = DiskSource(DiskType.NETWORK, DiskFormat.RAW, protocol="iscsi", name="iqn.x/1")
+    told = qemu_source._meaning(source, "iSCSI: Failed to log in to target. Status: Authentication failure(513)")
+    assert isinstance(told, PermissionDenied) and "--password-file" in str(told.hint)
+
+
 def test_this_host_has_one_name_and_keeps_it(tmp_path: Path) -> None:
     (tmp_path / "id").write_text("abc\n")
     names = {"name_file": tmp_path / "none", "machine_id": tmp_path / "id"}

@@ -187,7 +187,8 @@ def _meaning(source: DiskSource, output: str) -> CowshedError:
             hint="install qemu-block-extra",
         )
     if any(words in output for words in _DENIED):
-        return PermissionDenied(action="open", path=where)
+        login = "see that user and password are those of the target (--user, --password-file)"
+        return PermissionDenied(action="open", path=where, hint=login if source.protocol == "iscsi" else None)
     if any(words in output for words in _GONE):
         return NotFound(kind="volume", name=where, hint=output)
     if "lock" in output and "Failed to get" in output:
