@@ -61,6 +61,18 @@ def test_other_words_stay_as_they_are() -> None:
         agent_files.read(agent, "/x", io.BytesIO(), limit=10)
 
 
+@pytest.mark.parametrize(
+    ("words", "input"), [(["wc", "-c"], agent_files.GIVEN), (["echo", "x" * agent_files.GIVEN], 0)]
+)
+def test_more_than_a_message_holds_is_refused_before_the_agent_hears_of_it(words: list[str], input: int) -> None:
+    """The agent would not answer, also others, for seconds."""
+    with pytest.raises(
+        InvalidRequest, match=f"^{words[0]} in the guest can be given 128 KiB of words and input"
+    ) as caught:
+        agent_files.execute(None, words, input=b"x" * input)  # type: ignore[arg-type]
+    assert "cowshed cp" in str(caught.value.hint)
+
+
 def test_a_program_of_which_the_agent_says_nonsense() -> None:
     class Nonsense:
         def command(self, name: str, arguments: dict[str, Any], **options: Any) -> Any:

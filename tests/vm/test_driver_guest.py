@@ -26,6 +26,7 @@ from cowshed.errors import (
     PortInUse,
     UnsupportedOperation,
 )
+from cowshed.hypervisor import agent_files
 from cowshed.model.image import Image
 from cowshed.model.instance import Instance, PowerState
 from cowshed.model.vif import Vif
@@ -90,6 +91,8 @@ def test_programs_run_in_the_guest(house: Machines, running: Instance) -> None:
     done = house.driver.execute(running, ["sh", "-c", "cat; echo oops >&2; exit 3"], input=b"hello")
     assert (done.status, done.stdout, done.stderr) == (3, b"hello", b"oops\n")
     assert house.driver.execute(running, ["sh", "-c", "kill -9 $$"]).status == -9
+    most = agent_files.GIVEN - len("wc-c")
+    assert house.driver.execute(running, ["wc", "-c"], input=bytes(most)).stdout == b"%d\n" % most
     with pytest.raises(DeadlineExceeded):
         house.driver.execute(running, ["sleep", "5"], timeout=0.5)
     with pytest.raises(HypervisorError):

@@ -134,11 +134,14 @@ def _target(source: str, path: str) -> Path | BinaryIO:
 @click.command("exec", cls=SshCommand)
 @instance_argument()
 @click.option("--timeout", metavar="TIME", default="60s", show_default=True, help="How long it may run.")
-@click.option("-i", "--stdin", "with_input", is_flag=True, help="Give it standard input (read to its end first).")
+@click.option(
+    "-i", "--stdin", "with_input", is_flag=True, help="Give it standard input (read to its end first; 128 KiB at most)."
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @verb
 def exec_(session: Session, instance: str, timeout: str, with_input: bool, command: tuple[str, ...]) -> int:
     """Run COMMAND in INSTANCE through its agent (no network needed); its exit code is passed on."""
+    from cowshed.hypervisor import agent_files
     from cowshed.units import parse_duration
 
     allowed = parse_duration(timeout)
@@ -146,7 +149,9 @@ def exec_(session: Session, instance: str, timeout: str, with_input: bool, comma
         raise InvalidRequest(
             reason=f"nothing can be run in {allowed:g} s", hint="say how long it may run: --timeout 60s"
         )
-    data = sys.stdin.buffer.read() if with_input else b""
+    data = (
+        sys.stdin.buffer.read(agent_files.GIVEN + 1) if with_input else b""
+    )  # a pipe may have no end; too much is refused
     done = session.host.machine(instance).execute(command, input=data, timeout=allowed)
     if session.format != "table":
         session.emit(

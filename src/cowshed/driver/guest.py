@@ -104,6 +104,7 @@ class Guest(GuestContract):
 
         :param timeout: seconds
         :raises DeadlineExceeded: it still runs, and goes on; else as :meth:`write_file`
+        :raises InvalidRequest: ``command`` and ``input`` are more than 128 KiB
         """
         from cowshed.hypervisor import agent_files
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from cowshed.units import format_size
 PIECE: Final = 48 << 10  # bytes a message: 64 KiB as base64; an agent under TCG needs 30 s for one of 1 MiB
 OUTPUT: Final = 16 << 20  # the agent keeps at most this much of a program's output (QEMU's GUEST_EXEC_MAX_OUTPUT)
 TRANSFER: Final = 30  # seconds for one piece
+GIVEN: Final = (
+    128 << 10
+)  # bytes for a program. A message that no socket takes at once (208 KiB) is not answered: libvirt 9.0
 _LOOK: Final = 0.1  # seconds between looks at a program: the agent has no event for its end
 
 
@@ -134,7 +138,13 @@ def execute(agent: Agent, command: Sequence[str], *, input: bytes = b"", timeout
     """Run a program in the guest to its end.
 
     :raises DeadlineExceeded: it still runs (and goes on: the agent cannot end it)
+    :raises InvalidRequest: its words and ``input`` are more than GIVEN bytes
     """
+    if len(input) + sum(len(os.fsencode(word)) for word in command) > GIVEN:
+        raise InvalidRequest(
+            reason=f"{command[0]} in the guest can be given {format_size(GIVEN)} of words and input at most",
+            hint="copy the input into the guest before (cowshed cp), and let the program read it there",
+        )
     arguments = {"path": command[0], "arg": list(command[1:]), "capture-output": True}
     if input:
         arguments["input-data"] = base64.b64encode(input).decode()
