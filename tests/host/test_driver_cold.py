@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cowshed.disks import manifest
-from cowshed.driver.steps import host_state, taking, tpm
+from cowshed.driver.steps import arriving, host_state, taking, tpm
 from cowshed.errors import (
     Conflict,
     CowshedError,
@@ -25,6 +25,7 @@ from cowshed.errors import (
 from cowshed.host import facts
 from cowshed.model.disk import Base, DiskFormat
 from cowshed.model.instance import Instance
+from cowshed.tools import sparse
 from tests.cold_moves import Move, Side, connected
 from tests.unit.test_driver_disks import SIZE
 
@@ -361,6 +362,30 @@ def test_what_is_refused_before_it_is_stopped(sides: tuple[Side, Side], monkeypa
         refused(found, HostUnsuitable, "free")
         target.rooms.config = usual
         move_nothing(found)
+
+
+def test_a_base_that_has_to_come_along_has_room_there(
+    sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = sides
+    found = Move(source, target, made(source, "qcow2 on a base"))
+    base = sparse.allocated(source.rooms.cache.root / "the-base")
+    assert base >= len(source.content)
+    needed = base + source.disk(found.instance).info().allocated
+    with connected(found, monkeypatch):
+        with monkeypatch.context() as full:
+            full.setattr(source.guest, "ended", lambda: pytest.fail("it was stopped"))
+            full.setattr(arriving, "available", lambda rooms: {"qcow2": needed - 1})
+            refused(found, HostUnsuitable, "the backend qcow2 of the destination")
+            move_nothing(found)
+        monkeypatch.setattr(arriving, "available", lambda rooms: {"qcow2": needed})
+        found.finish(target, found.leave())
+        grown(found)
+        found.revert()
+        # The base stays there: now only the disk has to come.
+        monkeypatch.setattr(arriving, "available", lambda rooms: {"qcow2": needed - base})
+        found.finish(target, found.leave())
+        grown(found)
 
 
 def move_nothing(found: Move) -> None:

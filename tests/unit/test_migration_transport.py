@@ -170,9 +170,10 @@ def test_a_program_that_ends_says_why() -> None:
 
 def test_which_host_is_unsuitable(pair: Pair) -> None:
     """Not this one, who hears it."""
-    pair.there.fail(HostUnsuitable(reason="it is disabled"))
-    with pytest.raises(HostUnsuitable, match=r"^the destination cannot run the instance: it is disabled"):
+    pair.there.fail(HostUnsuitable(reason="it is disabled", hint="cowshed host enable"))
+    with pytest.raises(HostUnsuitable, match=r"^the destination cannot run the instance: it is disabled") as caught:
         pair.here.hear()
+    assert caught.value.hint == "there: cowshed host enable"
 
 
 def test_who_does_not_take_all_of_it_says_why(pair: Pair, tmp_path: Path) -> None:

@@ -164,11 +164,12 @@ def _raised(message: Mapping[str, Any]) -> CowshedError:
     """The error that the other side had, of the same class where it is one of ours."""
     for kind in vars(errors).values():
         if isinstance(kind, type) and issubclass(kind, CowshedError) and kind.code == message["error"]:
-            fields = message.get("fields", {})
+            fields, hint = message.get("fields", {}), message.get("hint")
             try:
                 if kind is errors.HostUnsuitable:
                     fields = {**fields, "host": "the destination"}
-                return kind(hint=message.get("hint"), **fields)
+                    hint = f"there: {hint}" if str(hint).startswith("cowshed ") else hint  # a command for that host
+                return kind(hint=hint, **fields)
             except (TypeError, ValueError, KeyError):
                 break
     return InternalError(reason=f"the other host says: {message.get('text', message['error'])}")

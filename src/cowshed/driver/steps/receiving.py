@@ -73,7 +73,8 @@ def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Ch
         }
     )
     tpm.check_comes(rooms, instance, offer["tpm"])
-    _check_room(rooms, entries, modes, offer["allocated"])
+    coming = {name: offer["bases"].get(name, 0) for name in bases}
+    _check_room(rooms, entries, modes, offer["allocated"], coming)
     _check_volumes(rooms, instance, found, offer["passwords"])
     wanted = _wanted_keys(rooms, entries, shared)
     peer.say({"shared": shared, "modes": modes, "bases": bases, "keys": wanted})
@@ -177,12 +178,19 @@ def _may_adopt(rooms: Rooms, entry: ManifestDisk) -> bool:
 
 
 def _check_room(
-    rooms: Rooms, entries: Mapping[str, ManifestDisk], modes: Mapping[str, str], sizes: Mapping[str, int]
+    rooms: Rooms,
+    entries: Mapping[str, ManifestDisk],
+    modes: Mapping[str, str],
+    sizes: Mapping[str, int],
+    bases: Mapping[str, int],
 ) -> None:
+    """``sizes`` by disk; ``bases`` come first, into a cache that is where the disks on them are."""
     needed: dict[str, int] = {}
+    left = dict(bases)
     for name, entry in entries.items():
         if modes[name] != THERE:
-            needed[entry.backend] = needed.get(entry.backend, 0) + int(sizes.get(name, entry.virtual_size))
+            size = sizes.get(name, entry.virtual_size) + left.pop(Path(entry.base_path or "").name, 0)
+            needed[entry.backend] = needed.get(entry.backend, 0) + size
     free = arriving.available(rooms)
     for backend, size in needed.items():
         if size > free.get(backend, 0):

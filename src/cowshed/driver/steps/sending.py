@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cowshed.driver.steps import leaving, moving, nvram, passwords, tpm, volumes
@@ -16,6 +17,7 @@ from cowshed.migration.transport import Channel
 from cowshed.model.disk import DiskFormat, EncryptionFormat
 from cowshed.model.flavor import Flavor
 from cowshed.model.instance import Instance
+from cowshed.tools import sparse
 
 if TYPE_CHECKING:
     from cowshed.driver.rooms import Rooms
@@ -117,6 +119,7 @@ def offer(
                 name: rooms.backend(one.backend).disk(instance.uuid, name).info().allocated
                 for name, one in entries.items()
             },
+            bases={_base_name(one): _held(one.base_path) for one in entries.values() if one.base_path},
         )
     finally:
         filesystem.remove_file(probe)
@@ -128,6 +131,14 @@ def offer(
         sealed={name for name, one in entries.items() if one.encryption},
     )
     return plan
+
+
+def _held(path: str) -> int:
+    """Bytes; 0 where it is no file."""
+    try:
+        return sparse.allocated(Path(path))
+    except OSError:
+        return 0
 
 
 def _line(entry: ManifestDisk) -> dict[str, Any]:
