@@ -333,6 +333,16 @@ def test_what_a_killed_process_left_is_cleared_away(host: Host, driver: PretendD
     assert other.state == "running"
 
 
+def test_what_cannot_be_cleared_away_is_tried_once(host: Host, driver: PretendDriver):
+    """A storage that does not answer takes its time for each try."""
+    record = host.run("tiny", name="web").record
+    host.instances.records.update(dataclasses.replace(record, state=InstanceState.DELETING))
+    driver.fail["destroy"] = HypervisorUnavailable(uri="x", reason="gone")
+    host.run("tiny", name="other")
+    assert driver.names().count("destroy") == 1
+    assert sorted(one.name for one in host.machines()) == ["other", "web"]
+
+
 def test_half_done_instance_can_be_removed_by_its_name(host: Host):
     record = host.run("tiny", name="web").record
     host.instances.records.update(dataclasses.replace(record, state=InstanceState.DELETING))

@@ -63,7 +63,8 @@ class Instances(States):
             uri=self.driver.rooms.uri,
             properties=dict(new.properties),
         )
-        self.recover()
+        if self.records.exists(record.name):  # a second look at all, right after check_free's, is of use to nobody else
+            self.recover()
         with self.locked(record.name):
             record = self.records.add(record)
             try:
