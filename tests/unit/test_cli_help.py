@@ -23,7 +23,7 @@ def verbs(command: click.Command, context: click.Context) -> Iterator[tuple[clic
         yield from verbs(below, click.Context(below, parent=context, info_name=name))
 
 
-ALL = list(verbs(cowshed, click.Context(cowshed, info_name="cowshed")))
+ALL = list(verbs(cowshed, manual.outermost(cowshed)))
 
 
 @pytest.mark.parametrize(("command", "context"), ALL, ids=[context.command_path for _, context in ALL])

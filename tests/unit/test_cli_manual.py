@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -29,9 +30,14 @@ def test_every_verb_has_a_page(tmp_path: Path) -> None:
 
 
 def test_the_page_has_every_name_of_an_option_that_the_help_has() -> None:
-    done = CliRunner().invoke(cowshed, ["manual", "nic", "attach"])
-    assert ".B \\-h, \\-\\-help\n" in done.output
-    assert "-h, --help" in CliRunner().invoke(cowshed, ["help", "nic", "attach"]).output
+    """Asked in processes of their own: click keeps the option as the first context has made it, which may be a test's."""
+    assert ".B \\-h, \\-\\-help\n" in said("manual", "nic", "attach")
+    assert "-h, --help" in said("help", "nic", "attach")
+
+
+def said(*words: str) -> str:
+    command = [sys.executable, "-m", "cowshed.cli", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def test_nothing_in_a_text_is_taken_for_a_request() -> None:
