@@ -1,8 +1,9 @@
 """What the two hosts of a cold move say to each other, as JSON, before the content of the disks follows.
 
 * source, the offer: ``arch``, ``memory`` (bytes), ``probe`` (a file in the instance's directory, shows whether that is shared),
-  ``disks`` (lines of the manifest), ``allocated`` (bytes by disk), ``bases`` (bytes by file name, of what they stand on), ``records`` (small files beside the disks), ``volumes``,
-  ``passwords`` (by volume), ``tpm`` (its version, "" where there is none);
+  ``disks`` (lines of the manifest), ``allocated`` (bytes by disk), ``bases`` (bytes by file name, of what they stand on),
+  ``records`` (small files beside the disks), ``volumes``, ``passwords`` (by volume), ``tpm`` (its version, "" where there is
+  none);
 * destination, the plan: ``shared`` (the directory is), ``modes`` (disk to how it comes), ``bases`` (file names of those that
   must come first), ``keys`` (the disks whose keys must come);
 * source, when the guest is off: ``keys`` (by disk, base64), ``nvram``, ``tpm`` (what they remember by then).

@@ -258,6 +258,11 @@ class ManifestDisk:
     snapshot: str | None = None
     rolling_back: str | None = None
 
+    @property
+    def base_name(self) -> str:
+        """What its base is called in the cache of any host; "" where there is none."""
+        return Path(self.base_path or "").name
+
 
 @dataclass(frozen=True, slots=True)
 class LocalDisk:

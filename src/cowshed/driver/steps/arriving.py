@@ -227,7 +227,7 @@ def _make_disk(
 
 def base_here(rooms: Rooms, entry: ManifestDisk) -> Base | None:
     """The same base in the cache of this host: fetched where the image service has it, None if it cannot be had."""
-    name = Path(entry.base_path or "").name
+    name = entry.base_name
     base = rooms.cache.lookup(name)
     if base is None and entry.image_id:
         try:

@@ -67,7 +67,7 @@ def receive(rooms: Rooms, instance: Instance, offer: Mapping[str, Any], peer: Ch
     modes = {name: THERE if shared else _mode(rooms, instance, one, known.get(name)) for name, one in entries.items()}
     bases = sorted(
         {
-            Path(entries[name].base_path or "").name
+            entries[name].base_name
             for name, mode in modes.items()
             if mode in (OVERLAY, SEALED) and name in known and not known[name]
         }
@@ -174,7 +174,7 @@ def _mode(rooms: Rooms, instance: Instance, entry: ManifestDisk, base: Base | No
 def _may_adopt(rooms: Rooms, entry: ManifestDisk) -> bool:
     """Is there room in the cache for the base under its name? Another one of that name stays, and the disk comes whole."""
     known = bool(entry.base_digest) and entry.base_format == DiskFormat.RAW
-    return known and rooms.cache.lookup(Path(entry.base_path or "").name) is None
+    return known and rooms.cache.lookup(entry.base_name) is None
 
 
 def _check_room(
@@ -189,7 +189,7 @@ def _check_room(
     left = dict(bases)
     for name, entry in entries.items():
         if modes[name] != THERE:
-            size = sizes.get(name, entry.virtual_size) + left.pop(Path(entry.base_path or "").name, 0)
+            size = sizes.get(name, entry.virtual_size) + left.pop(entry.base_name, 0)
             needed[entry.backend] = needed.get(entry.backend, 0) + size
     free = arriving.available(rooms)
     for backend, size in needed.items():
@@ -233,7 +233,7 @@ def _take(
         transit.note(rooms, instance.uuid, Way.IN, shared=False, name=instance.name, cold=True)
         for name in bases:
             adopted = _adopt(rooms, name, entries, peer)
-            known.update({disk: adopted for disk, one in entries.items() if Path(one.base_path or "").name == name})
+            known.update({disk: adopted for disk, one in entries.items() if one.base_name == name})
         provision.directory(rooms, instance, undo)
         filesystem.write_atomically(directory / RECEIVED, _me(rooms))
         undo.push("forget the keys of what stays where it is", leaving.forget_common_keys, rooms, instance)
@@ -261,7 +261,7 @@ def _take(
 
 
 def _adopt(rooms: Rooms, name: str, entries: Mapping[str, ManifestDisk], peer: Channel) -> Base:
-    entry = next(one for one in entries.values() if Path(one.base_path or "").name == name)
+    entry = next(one for one in entries.values() if one.base_name == name)
     size = entry.virtual_size  # a base is never larger than what stands on it
     told = Base(
         rooms.cache.root / name,

@@ -119,7 +119,7 @@ def offer(
                 name: rooms.backend(one.backend).disk(instance.uuid, name).info().allocated
                 for name, one in entries.items()
             },
-            bases={_base_name(one): _held(one.base_path) for one in entries.values() if one.base_path},
+            bases={one.base_name: _held(one.base_path) for one in entries.values() if one.base_path},
         )
     finally:
         filesystem.remove_file(probe)
@@ -127,7 +127,7 @@ def offer(
         plan,
         disks=entries,
         modes=(RAW, OVERLAY, THERE, SEALED, RESEALED),
-        bases={_base_name(one) for one in entries.values() if one.base_path},
+        bases={one.base_name for one in entries.values() if one.base_path},
         sealed={name for name, one in entries.items() if one.encryption},
     )
     return plan
@@ -156,7 +156,7 @@ def send(
     variables, remembered = nvram.packed(rooms, instance.uuid), tpm.packed(rooms, instance.uuid)
     to.say({"go": True, "keys": keys, "nvram": variables, "tpm": remembered})
     for name in plan["bases"]:
-        _send_file(rooms, next(one.base_path for one in entries.values() if _base_name(one) == name) or "", to)
+        _send_file(rooms, next(one.base_path for one in entries.values() if one.base_name == name) or "", to)
     for name, mode in plan["modes"].items():
         rooms.progress.check()
         if mode in (OVERLAY, SEALED):
@@ -171,10 +171,6 @@ def _key(rooms: Rooms, entry: ManifestDisk) -> str:
     return base64.b64encode(rooms.keys.get(entry.encryption.key_id)).decode()
 
 
-def _base_name(entry: ManifestDisk) -> str:
-    return os.path.basename(entry.base_path or "")
-
-
 def _send_raw(rooms: Rooms, instance: Instance, entry: ManifestDisk, to: Channel) -> None:
     """What a guest sees of it, in one piece."""
     directory = rooms.directory(instance.uuid).path
@@ -187,8 +183,6 @@ def _send_raw(rooms: Rooms, instance: Instance, entry: ManifestDisk, to: Channel
 
 
 def _send_file(rooms: Rooms, path: str, to: Channel) -> None:
-    from pathlib import Path
-
     from cowshed.tools import filesystem
 
     fd = filesystem.open_regular(Path(path))
