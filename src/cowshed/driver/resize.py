@@ -253,18 +253,20 @@ class Resize(ResizeContract):
 
     def resized(self, instance: Instance) -> bool:
         """Does it wait for a confirmation or a revert here?"""
-        note = transit.noted(self.rooms, instance.uuid, Way.OUT)
-        return note is not None and note.get("phase") == Phase.KEPT
+        return bool(self._kept(instance))
 
     def moved_to(self, instance: Instance) -> str:
         """The host that it was sent to, while that waits for a confirmation or a revert here; "" where it was resized in place."""
-        note = transit.noted(self.rooms, instance.uuid, Way.OUT) or {}
-        return str(note.get("dest", "")) if note.get("phase") == Phase.KEPT else ""
+        return str(self._kept(instance).get("dest", ""))
 
     def ran_before(self, instance: Instance) -> bool:
         """Did it run when it was sent to another host, of which it waits for a confirmation or a revert here?"""
+        return bool(self._kept(instance).get("ran"))
+
+    def _kept(self, instance: Instance) -> dict[str, Any]:
+        """What was noted when it was resized or sent, while that waits for its end; else nothing."""
         note = transit.noted(self.rooms, instance.uuid, Way.OUT) or {}
-        return bool(note.get("ran")) and note.get("phase") == Phase.KEPT
+        return note if note.get("phase") == Phase.KEPT else {}
 
 
 def _sizes(flavor: Flavor) -> dict[str, int]:
