@@ -55,34 +55,31 @@ class Told:
         pass
 
 
-def test_the_total_is_told_when_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def followed(monkeypatch: pytest.MonkeyPatch, looks: list[Statistics | None]) -> tuple[tuple[bool, int], list[Any]]:
+    """How a migration ended that was looked at so often, and what the progress was told."""
     monkeypatch.setattr(migrate, "set_downtime", lambda *_: None)
-    looks = [None, Statistics(), Statistics(total=100, processed=10), Statistics(total=100, processed=60)]
     waits = iter([False] * len(looks) + [True])
     migration: Any = SimpleNamespace(wait=lambda _: next(waits), statistics=iter(looks).__next__)
     rooms: Any = SimpleNamespace(progress=Told())
     monitor: Any = SimpleNamespace(downtime=300, next=lambda _: None)
     guest: Any = SimpleNamespace(name="web")
-    assert leaving.follow(rooms, guest, migration, monitor) == (False, 60)
-    assert rooms.progress.words == [("migrate", 100), 10, 50]
+    return leaving.follow(rooms, guest, migration, monitor), rooms.progress.words
+
+
+def test_the_total_is_told_when_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = [None, Statistics(), Statistics(total=100, processed=10), Statistics(total=100, processed=60)]
+    assert followed(monkeypatch, looks) == ((False, 60), [("migrate", 100), 10, 50])
 
 
 def test_the_memory_is_a_phase_of_its_own_after_the_disks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else more would be done than there is. What the guest dirties meanwhile begins none."""
-    monkeypatch.setattr(migrate, "set_downtime", lambda *_: None)
     looks = [
         Statistics(total=100, processed=10),
         Statistics(total=100, processed=100),
         Statistics(total=300, processed=150, iteration=1),
         Statistics(total=310, processed=200, iteration=2),
     ]
-    waits = iter([False] * len(looks) + [True])
-    migration: Any = SimpleNamespace(wait=lambda _: next(waits), statistics=iter(looks).__next__)
-    rooms: Any = SimpleNamespace(progress=Told())
-    monitor: Any = SimpleNamespace(downtime=300, next=lambda _: None)
-    guest: Any = SimpleNamespace(name="web")
-    assert leaving.follow(rooms, guest, migration, monitor) == (False, 200)
-    assert rooms.progress.words == [("migrate", 100), 10, 90, ("migrate", 200), 50, 50]
+    assert followed(monkeypatch, looks) == ((False, 200), [("migrate", 100), 10, 90, ("migrate", 200), 50, 50])
 
 
 def test_an_error_is_for_the_caller_to_say(

@@ -255,7 +255,8 @@ def follow(rooms: Rooms, guest: Guest, migration: Migration, monitor: Monitor) -
     """Until it is over, steering. (True: it was given up on purpose, the bytes that the progress has been told of)"""
     from cowshed.hypervisor import migrate
 
-    aborted, done, begun, told, memory = False, 0, False, 0, False
+    aborted, done, begun = False, 0, False
+    told, memory = 0, False  # the total of which the progress knows, and whether the memory is in it
     while True:
         try:
             if migration.wait(LOOK):
@@ -269,7 +270,7 @@ def follow(rooms: Rooms, guest: Guest, migration: Migration, monitor: Monitor) -
                 _quietly("set the downtime", migrate.set_downtime, guest, monitor.downtime)
                 begun = True
             # At first QEMU does not know it yet, and while disks are copied it knows nothing of the memory.
-            if now.total and (not told or (now.iteration and not memory and now.total > told)):
+            if now.total > told and (not told or (now.iteration and not memory)):
                 rooms.progress.phase("migrate", now.total - done)
                 told, memory = now.total, bool(now.iteration)
             if told:
