@@ -54,7 +54,7 @@ def test_what_does_not_listen_is_killed(tmp_path: Path) -> None:
         assert process.poll() == -signal.SIGKILL
 
 
-def test_the_number_of_a_thread_is_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_number_of_a_thread_is_nobody() -> None:
     """A signal to it would reach us: the number of a daemon that is gone may be that of a thread of ours."""
     told: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))

@@ -149,9 +149,8 @@ def exec_(session: Session, instance: str, timeout: str, with_input: bool, comma
         raise InvalidRequest(
             reason=f"nothing can be run in {allowed:g} s", hint="say how long it may run: --timeout 60s"
         )
-    data = (
-        sys.stdin.buffer.read(agent_files.GIVEN + 1) if with_input else b""
-    )  # a pipe may have no end; too much is refused
+    # A pipe may have no end. What is too much is refused.
+    data = sys.stdin.buffer.read(agent_files.GIVEN + 1) if with_input else b""
     done = session.host.machine(instance).execute(command, input=data, timeout=allowed)
     if session.format != "table":
         session.emit(

@@ -138,9 +138,8 @@ def _vendor_data(given: str, injected: Files, password: str | None) -> bytes:
 
 def _archive(config: str, given: str) -> bytes:
     """Both as one MIME archive. cloud-init tells the kind of a plain part by how it begins."""
-    from email import (
-        message_from_string,
-    )  # not at the top: few need it, and it takes longer to load than a disk to make
+    # Not at the top: few need it, and it takes longer to load than a disk to make.
+    from email import message_from_string
     from email.mime.multipart import MIMEMultipart
     from email.mime.text import MIMEText
 

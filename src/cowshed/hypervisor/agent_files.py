@@ -19,9 +19,8 @@ from cowshed.units import format_size
 PIECE: Final = 48 << 10  # bytes a message: 64 KiB as base64; an agent under TCG needs 30 s for one of 1 MiB
 OUTPUT: Final = 16 << 20  # the agent keeps at most this much of a program's output (QEMU's GUEST_EXEC_MAX_OUTPUT)
 TRANSFER: Final = 30  # seconds for one piece
-GIVEN: Final = (
-    128 << 10
-)  # bytes for a program. A message that no socket takes at once (208 KiB) is not answered: libvirt 9.0
+# Bytes for a program, as its words and its input. A message that no socket takes at once (208 KiB) is not answered: libvirt 9.0.
+GIVEN: Final = 128 << 10
 _LOOK: Final = 0.1  # seconds between looks at a program: the agent has no event for its end
 
 
