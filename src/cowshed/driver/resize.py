@@ -198,8 +198,8 @@ class Resize(ResizeContract):
     def confirm_migration(self, migration: Any, instance: Instance, network_info: NetworkInfo) -> None:
         rooms = self.rooms
         with log.about(instance.name):
-            note = transit.noted(rooms, instance.uuid, Way.OUT)
-            if note is None or note.get("phase") != Phase.KEPT:
+            note = transit.kept(rooms, instance.uuid)
+            if note is None:
                 return
             for entry in _entries(note):
                 keeping.quietly(rooms, instance.uuid, entry)
@@ -228,8 +228,8 @@ class Resize(ResizeContract):
         """The caller has destroyed the instance at the destination, without its disks where both hosts see them."""
         rooms, vifs = self.rooms, tuple(network_info or ())
         with log.about(instance.name):
-            note = transit.noted(rooms, instance.uuid, Way.OUT)
-            if note is not None and note.get("phase") == Phase.KEPT:
+            note = transit.kept(rooms, instance.uuid)
+            if note is not None:
                 teardown.stop(rooms, instance.uuid)
                 opening.let_go(rooms, instance)
                 for entry in _entries(note):
@@ -253,20 +253,17 @@ class Resize(ResizeContract):
 
     def resized(self, instance: Instance) -> bool:
         """Does it wait for a confirmation or a revert here?"""
-        return bool(self._kept(instance))
+        return transit.kept(self.rooms, instance.uuid) is not None
 
     def moved_to(self, instance: Instance) -> str:
         """The host that it was sent to, while that waits for a confirmation or a revert here; "" where it was resized in place."""
-        return str(self._kept(instance).get("dest", ""))
+        note = transit.kept(self.rooms, instance.uuid)
+        return str(note.get("dest", "")) if note else ""
 
     def ran_before(self, instance: Instance) -> bool:
         """Did it run when it was sent to another host, of which it waits for a confirmation or a revert here?"""
-        return bool(self._kept(instance).get("ran"))
-
-    def _kept(self, instance: Instance) -> dict[str, Any]:
-        """What was noted when it was resized or sent, while that waits for its end; else nothing."""
-        note = transit.noted(self.rooms, instance.uuid, Way.OUT) or {}
-        return note if note.get("phase") == Phase.KEPT else {}
+        note = transit.kept(self.rooms, instance.uuid)
+        return bool(note and note.get("ran"))
 
 
 def _sizes(flavor: Flavor) -> dict[str, int]:

@@ -69,6 +69,12 @@ def each(rooms: Rooms, way: Way) -> Iterator[str]:
         yield path.name.removesuffix(ending)
 
 
+def kept(rooms: Rooms, uuid: str) -> dict[str, Any] | None:
+    """What was noted when it was resized or sent, while that waits for a confirmation or a revert here."""
+    found = noted(rooms, uuid, Way.OUT)
+    return found if found and found.get("phase") == Phase.KEPT else None
+
+
 def gone(rooms: Rooms, uuid: str) -> bool:
     """Does it run on another host by now, or is kept here only for a revert?"""
     found = noted(rooms, uuid, Way.OUT)
@@ -91,8 +97,7 @@ def refuse_another(rooms: Rooms, instance: Instance, action: str) -> None:
 
 def refuse_kept(rooms: Rooms, instance: Instance, action: str) -> None:
     """:raises InvalidState: its disks of before are kept here, as the disks that they are now"""
-    found = noted(rooms, instance.uuid, Way.OUT)
-    if found and found.get("phase") == Phase.KEPT:
+    if found := kept(rooms, instance.uuid):
         raise _refusal(instance, found, action)
 
 
